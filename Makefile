@@ -1,0 +1,79 @@
+# Every target works on a machine that has Python 3.11 or newer and make, and reuses what is there.
+#
+#   make demo    the quickstart notebook from end to end, with a summary
+#   make test    all tests, those in a real browser included
+#   make lab     JupyterLab with the extension
+#   make lint    formatters, linters, types and the front end's unit tests
+#   make bench   the benchmarks, one JSON line each
+#   make clean   removes .venv, builds and caches
+#
+# Another Python: make PYTHON=/path/to/python3 venv
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv demo lab test lint bench clean
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+TOOLS := .venv/.tools
+INSTALLED := .venv/.installed
+MODULES := labextension/node_modules/.package-lock.json
+FRONT_END := aios_jupyter/labextension/package.json
+SOURCES := $(wildcard labextension/*.json) \
+  $(shell find labextension/src labextension/style labextension/schema -type f 2>/dev/null)
+BENCHMARKS := $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py))
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,11p'
+
+venv: $(FRONT_END) $(INSTALLED)
+
+$(TOOLS): pyproject.toml constraints.txt hatch_build.py scripts/environment.sh
+	@scripts/environment.sh "$(PYTHON)"
+	@touch $@
+
+$(MODULES): labextension/package-lock.json | $(TOOLS)
+	@echo "Installing the front end's packages with npm"
+	@cd labextension && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(FRONT_END): $(SOURCES) $(MODULES) | $(TOOLS)
+	@echo "Building the front end"
+	@cd labextension && npm run --silent build:prod
+	@touch $@
+
+$(INSTALLED): $(TOOLS) aios_jupyter/kernel/spec/kernel.json $(wildcard jupyter-config/server/*) \
+  scripts/install.sh | $(FRONT_END)
+	@scripts/install.sh
+	@touch $@
+
+demo: venv
+	@.venv/bin/python scripts/demo.py
+
+lab: venv
+	@.venv/bin/jupyter lab $(ROOT_FLAG) notebooks
+
+test: venv
+	@scripts/chromium.sh
+	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
+
+lint: venv
+	ruff format --check .
+	ruff check .
+	mypy
+	cd labextension && npm run --silent lint:check && npm test --silent
+
+bench: venv
+	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
+
+clean:
+	rm -rf .venv build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
+	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

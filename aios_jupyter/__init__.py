@@ -1,0 +1,72 @@
+"""AIOS for Jupyter: lease GPUs, train on all of them and serve, without leaving the notebook.
+
+>>> import aios_jupyter
+>>> session = aios_jupyter.connect()
+>>> lease = session.alloc(devices=2, time="1h")
+
+Names are loaded when they are first used, so that importing this package costs a kernel nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import train as train
+    from .errors import AiosError as AiosError
+    from .session import Lease as Lease
+    from .session import RunHandle as RunHandle
+    from .session import RunResult as RunResult
+    from .session import Session as Session
+    from .session import connect as connect
+    from .session import down as down
+
+_WHERE = {
+    "AiosError": ".errors",
+    "Lease": ".session",
+    "RunHandle": ".session",
+    "RunResult": ".session",
+    "Session": ".session",
+    "connect": ".session",
+    "down": ".session",
+}
+
+__all__ = [
+    "AiosError",
+    "Lease",
+    "RunHandle",
+    "RunResult",
+    "Session",
+    "__version__",
+    "connect",
+    "down",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        return importlib.import_module(".train", __name__)
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """`%load_ext aios_jupyter`: adds `%aios` and `%%aios`."""
+    from .notebook.magics import load
+
+    load(ipython)
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "aios-jupyter"}]
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    from .server.app import AiosApp
+
+    return [{"module": "aios_jupyter", "app": AiosApp}]

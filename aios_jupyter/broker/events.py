@@ -1,0 +1,256 @@
+"""What the broker's core is told (events) and what it wants done (actions).
+
+An event says what has happened; `State.handle` answers with actions in the order in which they are
+to be carried out. `Put` and `Drop` keep the journal equal to the state and come before anything
+that people or agents see of the same change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeVar
+
+from ..schema import (
+    Lease,
+    Node,
+    Owner,
+    Process,
+    Progress,
+    RankExit,
+    Request,
+    Run,
+    RunState,
+    Struct,
+)
+
+S = TypeVar("S", bound=Struct)
+
+
+def replace(struct: S, **changes: Any) -> S:
+    """A copy of a struct with other values in some fields."""
+    return struct.__replace__(**changes)
+
+
+# --- events
+
+
+class SessionOpened(Struct):
+    """A session said hello, for the first time or again after its connection broke."""
+
+    owner: Owner
+
+
+class SessionLost(Struct):
+    """A session's connection closed without a goodbye. `dead`: its process is known to be gone."""
+
+    session: str
+    dead: bool
+
+
+class SessionClosed(Struct):
+    """A session said goodbye."""
+
+    session: str
+
+
+class Submitted(Struct):
+    """A session asks for devices."""
+
+    request: Request
+
+
+class Cancelled(Struct):
+    """Take a request back; one that was granted in the meantime has its lease ended."""
+
+    request: str
+    by: str
+    admin: bool = False
+
+
+class Released(Struct):
+    """Give a lease back before its time."""
+
+    lease: str
+    by: str
+    admin: bool = False
+    reason: str = "released"
+
+
+class Extended(Struct):
+    """A lease shall end `time` seconds from now; None takes its end away."""
+
+    lease: str
+    time: float | None
+    by: str
+    admin: bool = False
+
+
+class NodeJoined(Struct):
+    """An agent said hello. `held`: leases for which it has living processes."""
+
+    node: Node
+    held: tuple[str, ...] = ()
+
+
+class NodeLost(Struct):
+    """An agent's connection closed or went silent."""
+
+    node: str
+
+
+class OutsideReported(Struct):
+    """All processes outside any lease on a node now, by device; a device left out has none."""
+
+    node: str
+    outside: dict[str, tuple[Process, ...]]
+
+
+class RunCreated(Struct):
+    """A user is about to start ranks under a lease."""
+
+    run: Run
+
+
+class RunReported(Struct):
+    """What a node says of a run: only what has changed. `metrics` and `detail` are merged."""
+
+    run: str
+    state: RunState | None = None
+    progress: Progress | None = None
+    metrics: dict[str, float] | None = None
+    detail: dict[str, Any] | None = None
+
+
+class RankExited(Struct):
+    """A rank has ended."""
+
+    run: str
+    exit: RankExit
+
+
+class StopRequested(Struct):
+    """Somebody wants a run ended."""
+
+    run: str
+    by: str
+    admin: bool = False
+    reason: str = "stopped"
+
+
+class RanksGone(Struct):
+    """An agent confirms that no process of a lease is left on its node."""
+
+    node: str
+    lease: str
+
+
+class Tick(Struct):
+    """Time has passed."""
+
+
+Event: TypeAlias = (
+    SessionOpened
+    | SessionLost
+    | SessionClosed
+    | Submitted
+    | Cancelled
+    | Released
+    | Extended
+    | NodeJoined
+    | NodeLost
+    | OutsideReported
+    | RunCreated
+    | RunReported
+    | RankExited
+    | StopRequested
+    | RanksGone
+    | Tick
+)
+
+
+# --- actions
+
+
+class Unconfirmed(Struct):
+    """Devices of a lease that ended while its node was out of reach with processes on them.
+
+    Kept in the journal, so that they are not granted when the node comes back with the processes.
+    """
+
+    node: str
+    lease: str
+    devices: tuple[str, ...]
+
+
+Record: TypeAlias = Owner | Request | Lease | Run | Node | Unconfirmed | int
+
+
+class Put(Struct):
+    """Journal: the record of that kind and id is now this one."""
+
+    kind: str
+    id: str
+    record: Record
+
+
+class Drop(Struct):
+    """Journal: the record is gone."""
+
+    kind: str
+    id: str
+
+
+class Audit(Struct):
+    """Note who did what."""
+
+    what: str
+    who: str
+    detail: dict[str, Any]
+
+
+class Granted(Struct):
+    """Tell the session, and the lease's agents, that the request holds a lease."""
+
+    request: Request
+    lease: Lease
+
+
+class RequestEnded(Struct):
+    """Tell the session that its request ended without a lease, for `request.reason`."""
+
+    request: Request
+
+
+class EndLease(Struct):
+    """Tell these agents to end all processes of the lease and to answer with RanksGone.
+
+    The lease is named by its id alone, as an agent may hold processes of one long forgotten.
+    """
+
+    lease: str
+    nodes: tuple[str, ...]
+    reason: str = ""
+
+
+class LeaseEnded(Struct):
+    """Tell the session that its lease has ended, for `lease.reason`; its devices are free."""
+
+    lease: Lease
+
+
+class StopRun(Struct):
+    """Tell these agents to end the ranks of the run."""
+
+    run: Run
+    nodes: tuple[str, ...]
+    reason: str
+
+
+class RunEnded(Struct):
+    """Tell the session that a run has ended; `run` has the end state and the reason."""
+
+    run: Run
+
+
+Action: TypeAlias = (
+    Put | Drop | Audit | Granted | RequestEnded | EndLease | LeaseEnded | StopRun | RunEnded
+)

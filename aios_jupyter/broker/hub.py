@@ -1,0 +1,142 @@
+"""What the parts of the broker share: state, journal, who is connected, and how they are told.
+
+`enact` is the only place where the core's actions become effects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..config import Settings
+from ..schema import Lease, Owner, Usage
+from . import events as ev
+from . import messages as msg
+from .journal import Journal
+from .protocol import Connection
+from .state import State
+
+
+class SessionLink:
+    """A connection of a session; it sits in `Connection.context`. A shell's commands share one."""
+
+    def __init__(self, owner: Owner, passive: bool) -> None:
+        self.owner = owner
+        self.passive = passive
+
+
+class AgentLink:
+    """The connection of a node's agent; it sits in `Connection.context`."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+
+
+class Hub:
+    """The middle of the broker.
+
+    Attributes
+    ----------
+    sessions, agents
+        Connections by session and by node.
+    usage
+        The last sample of each device.
+    changed
+        Something that people see has changed.
+    used
+        When (monotonic) somebody last asked for something.
+    """
+
+    def __init__(self, directory: Path, settings: Settings, dask: str = "") -> None:
+        self.settings = settings
+        self.dask = dask
+        self.journal = Journal(directory / "journal.sqlite", sync=settings.journal_sync)
+        self.state = State(owner_grace=settings.owner_grace, node_grace=settings.reap_after)
+        self.sessions: dict[str, set[Connection]] = {}
+        self.agents: dict[str, Connection] = {}
+        self.usage: dict[str, Usage] = {}
+        self.changed = False
+        self.used = time.monotonic()
+        self._secret = _secret(directory / "secret")
+
+    def restore(self) -> None:
+        """Take up what the journal has."""
+        self.enact(self.state.restore(self.journal.load(), time.time()))
+        self.journal.commit()
+
+    def handle(self, event: ev.Event) -> None:
+        """Let the core decide, and do what it says.
+
+        Raises
+        ------
+        AiosError
+            The core refused; nothing has changed.
+        """
+        self.enact(self.state.handle(event, time.time()))
+
+    def enact(self, actions: Iterable[ev.Action]) -> None:
+        """Journal actions, then tell whom they concern (told after the journal's commit)."""
+        actions = list(actions)
+        self.journal.apply(actions, time.time())
+        self.changed = self.changed or bool(actions)
+        for action in actions:
+            match action:
+                case ev.Granted(request=request, lease=lease):
+                    self._announce(request.session, lease)
+                case ev.RequestEnded(request=request):
+                    self._tell_session(request.session, "request.ended", request)
+                case ev.EndLease(lease=identity, nodes=nodes, reason=reason):
+                    end = msg.LeaseEnd(lease=identity, reason=reason)
+                    self.tell_nodes(nodes, "lease.end", end)
+                case ev.LeaseEnded(lease=lease):
+                    end = msg.LeaseEnd(lease=lease.id, reason=lease.reason)
+                    self.tell_nodes({slot.node for slot in lease.slots}, "lease.end", end)
+                    self._tell_session(lease.session, "lease.ended", lease)
+                case ev.StopRun(run=run, nodes=nodes, reason=reason):
+                    self.tell_nodes(nodes, "run.stop", msg.RunStop(run=run.id, reason=reason))
+                case ev.RunEnded(run=run):
+                    self._tell_session(run.session, "run.ended", run)
+
+    def refuse(self, op: str, connection: Connection) -> None:
+        """Keep an audit record of a refusal."""
+        self.enact([ev.Audit(what="refused", who=connection.name, detail={"op": op})])
+
+    def token(self, lease: Lease) -> str:
+        """What admits the lease's owner to its agents: nobody else can make it."""
+        text = f"{lease.id}:{lease.fence}:{lease.user}"
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def grant_for_agent(self, lease: Lease) -> msg.Grant:
+        """The lease, its token, and whose it is."""
+        owner = self.state.sessions.get(lease.session)
+        return msg.Grant(lease=lease, token=self.token(lease), owner=owner)
+
+    def tell_nodes(self, nodes: Iterable[str], topic: str, body: Any) -> None:
+        """An event to the agents of these nodes, those that are connected."""
+        for node in nodes:
+            if node in self.agents:
+                self.agents[node].tell(topic, body)
+
+    def _announce(self, session: str, lease: Lease) -> None:
+        nodes = {slot.node for slot in lease.slots}
+        self.tell_nodes(nodes, "lease.granted", self.grant_for_agent(lease))
+        self._tell_session(session, "granted", msg.Grant(lease=lease, token=self.token(lease)))
+
+    def _tell_session(self, session: str, topic: str, body: Any) -> None:
+        for connection in self.sessions.get(session, ()):
+            connection.tell(topic, body)
+
+
+def _secret(path: Path) -> bytes:
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()

@@ -1,0 +1,262 @@
+"""How requests become leases, and how leases, runs and sessions come to their ends.
+
+A lease goes ACTIVE → (ENDING, once a run has used it) → gone. Its devices are granted again when
+every node that it has devices on has confirmed that its processes are gone, or has been out of
+reach for the node grace.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Slot
+from . import events as ev
+from . import gang
+from .deadlines import Deadlines
+from .events import replace
+from .ledger import Ledger, nodes_of
+from .policy import Pool
+
+
+class Leasing(Ledger):
+    """The ledger with its rules; the parameters are those of `State`."""
+
+    def __init__(
+        self, owner_grace: float, node_grace: float, unused_grace: float, node_memory: float
+    ) -> None:
+        super().__init__()
+        self.owner_grace = owner_grace
+        self.node_grace = node_grace
+        self.unused_grace = unused_grace
+        self.node_memory = max(node_memory, node_grace)
+        # The last attempt of each line that found no place; the same again would not either.
+        self._in_vain: dict[Pool, tuple[str, int]] = {}
+        self._deadlines = Deadlines(
+            {
+                "expiry": (self._expiry, self._expired),
+                "owner": (self._owner_deadline, self._owner_overdue),
+                "unused": (self._unused_deadline, self._unused),
+                "node": (self._node_deadline, self._write_off),
+                "forget": (self._forget_deadline, self._forget),
+            }
+        )
+
+    # --- requests
+
+    def _grant(self) -> None:
+        """Grant whatever is next and fits, in every line."""
+        for pool in Pool:
+            while (id := self._queue.head(pool)) is not None:
+                attempt = (id, self.fleet.version)
+                if self._in_vain.get(pool) == attempt:
+                    break
+                request = self.requests[id]
+                slots = self.fleet.pick(pool, request.count, request.memory)
+                if slots is None:
+                    self._in_vain[pool] = attempt
+                    break
+                self._queue.remove(id)
+                self._grant_to(request, slots)
+
+    def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
+        fence = self._next_fence()
+        lease = Lease(
+            id=f"L{fence}",
+            request=request.id,
+            session=request.session,
+            user=request.user,
+            slots=slots,
+            fence=fence,
+            granted=self._now,
+            expires=None if request.time is None else self._now + request.time,
+            label=request.label,
+            keep_run=request.keep_run,
+        )
+        for slot in slots:
+            self.fleet.hold(slot.device, lease.id)
+        request = replace(request, state=RequestState.GRANTED, lease=lease.id)
+        self._put("lease", lease.id, lease)
+        self._put("request", request.id, request)
+        self._deadlines.arm("expiry", lease.id)
+        devices = [slot.device for slot in slots]
+        self._audit("granted", lease.user, lease=lease.id, request=request.id, devices=devices)
+        self._out.append(ev.Granted(request=request, lease=lease))
+
+    def _end_queued(self, request: Request, reason: str) -> None:
+        self._queue.remove(request.id)
+        request = self._end_request(request, reason)
+        self._audit("request ended", request.user, request=request.id, reason=reason)
+        self._out.append(ev.RequestEnded(request=request))
+
+    def _end_request(self, request: Request, reason: str) -> Request:
+        request = replace(request, state=RequestState.ENDED, reason=reason)
+        self._put("request", request.id, request)
+        self._note_ended_request(request)
+        return request
+
+    def _review_queue(self) -> None:
+        """The cluster has other devices than before: requests may have to wait for others."""
+        for request in self.queue():
+            pool = self.fleet.pool_for(request.want, request.count, request.memory)
+            if pool is None:
+                self._end_queued(request, "the cluster no longer has enough devices for it")
+            else:
+                self._queue.move(request.id, pool)
+
+    # --- leases
+
+    def _end(self, lease: Lease, reason: str, lost_node: str = "") -> None:
+        """Begin the end of a lease; it is over at once when no processes can be left."""
+        if lease.state is LeaseState.ENDING:
+            return
+        self._end_request(self.requests[lease.request], reason)
+        for id in self._live.get(lease.id, ()):
+            self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
+        lease = replace(lease, state=LeaseState.ENDING, reason=reason)
+        self._put("lease", lease.id, lease)
+        self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
+        waiting = nodes_of(lease) - self._written_off if lease.used else set()
+        self._waiting_for[lease.id] = waiting
+        connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
+        if connected:
+            self._out.append(ev.EndLease(lease=lease.id, nodes=connected, reason=reason))
+        if not waiting:
+            self._finish(lease)
+
+    def _confirm(self, lease: Lease, node: str) -> None:
+        """A node has no processes of an ending lease, or has been given up."""
+        waiting = self._waiting_for[lease.id]
+        if node in waiting:
+            waiting.remove(node)
+            if not waiting:
+                self._finish(lease)
+
+    def _finish(self, lease: Lease) -> None:
+        del self._waiting_for[lease.id]
+        self._drop("lease", lease.id)
+        if lease.used:
+            for node in sorted(nodes_of(lease) & self._written_off):
+                devices = tuple(slot.device for slot in lease.slots if slot.node == node)
+                self._put(
+                    "unconfirmed",
+                    f"{lease.id}@{node}",
+                    ev.Unconfirmed(node=node, lease=lease.id, devices=devices),
+                )
+        for slot in lease.slots:
+            self.fleet.unhold(slot.device)
+        for id in list(self._live.get(lease.id, ())):
+            self._end_run(self.runs[id])
+        self._out.append(ev.LeaseEnded(lease=lease))
+
+    def _expiry(self, lease: str) -> float | None:
+        found = self.leases.get(lease)
+        return found.expires if found and found.state is LeaseState.ACTIVE else None
+
+    def _expired(self, lease: str) -> None:
+        self._end(self.leases[lease], "its time is over")
+
+    def _unused_deadline(self, lease: str) -> float | None:
+        found = self.leases.get(lease)
+        if found is None or found.used or not found.keep_run or found.session in self.sessions:
+            return None
+        return found.granted + self.unused_grace if found.state is LeaseState.ACTIVE else None
+
+    def _unused(self, lease: str) -> None:
+        self._end(self.leases[lease], "no run came for it and its session is gone")
+
+    # --- runs
+
+    def _end_run(self, run: Run) -> None:
+        run = gang.ended(run, self._now)
+        self._put("run", run.id, run)
+        self._note_ended_run(run)
+        self._audit(
+            "run ended", run.user, run=run.id, lease=run.lease, state=run.state, reason=run.reason
+        )
+        self._out.append(ev.RunEnded(run=run))
+        lease = self.leases.get(run.lease)
+        if lease and lease.keep_run and run.lease not in self._live:
+            self._end(lease, f"its run {run.id} has ended")
+
+    # --- sessions
+
+    def _end_session(self, session: str, reason: str) -> None:
+        self._lost.pop(session, None)
+        self._drop("session", session)
+        for id in list(self._open.get(session, ())):
+            request = self.requests[id]
+            if request.state is RequestState.QUEUED:
+                self._end_queued(request, reason)
+            elif not self.leases[request.lease].keep_run:
+                self._end(self.leases[request.lease], reason)
+            elif (self._unused_deadline(request.lease) or math.inf) <= self._now:
+                self._unused(request.lease)
+            else:
+                self._deadlines.arm("unused", request.lease)
+
+    def _owner_deadline(self, session: str) -> float | None:
+        owner = self.sessions.get(session)
+        if owner is None or session not in self._lost:
+            return None
+        if owner.keep is Keep.PROCESS and owner.pid:
+            return None  # such a process is watched, and reported when it is dead
+        return self._lost[session] + self.owner_grace
+
+    def _owner_overdue(self, session: str) -> None:
+        reason = f"its session was lost and did not come back within {self.owner_grace:g} s"
+        self._end_session(session, reason)
+
+    # --- nodes
+
+    def _node_deadline(self, node: str) -> float | None:
+        since = self.fleet.down.get(node)
+        return None if since is None else since + self.node_grace
+
+    def _write_off(self, node: str) -> None:
+        """A node was down for too long: nothing waits for it any longer."""
+        self._written_off.add(node)
+        for lease in list(self.leases.values()):
+            if node not in nodes_of(lease):
+                continue
+            if lease.state is LeaseState.ENDING:
+                self._confirm(lease, node)
+            else:
+                self._end(lease, f"node {node} was lost", lost_node=node)
+
+    def _forget_deadline(self, node: str) -> float | None:
+        since = self.fleet.down.get(node)
+        return None if since is None else since + self.node_memory
+
+    def _forget(self, node: str) -> None:
+        if node not in self._written_off:
+            self._write_off(node)
+        self._written_off.discard(node)
+        for id, record in list(self._unconfirmed.items()):
+            if record.node == node:
+                self._drop("unconfirmed", id)
+        self.fleet.forget(node)
+        self._drop("node", node)
+        self._review_queue()
+
+    # --- time
+
+    def _clock_back(self) -> None:
+        """After the clock jumped back nothing began in the future: no wait becomes longer."""
+        for table in (self._lost, self.fleet.down):
+            table.update({id: min(since, self._now) for id, since in table.items()})
+        for lease in list(self.leases.values()):
+            early = lease.granted - self._now
+            if early > 0:
+                expires = None if lease.expires is None else lease.expires - early
+                self._put("lease", lease.id, replace(lease, granted=self._now, expires=expires))
+        self._arm_all()
+
+    def _arm_all(self) -> None:
+        for id in self.leases:
+            self._deadlines.arm("expiry", id)
+            self._deadlines.arm("unused", id)
+        for id in self._lost:
+            self._deadlines.arm("owner", id)
+        for id in self.fleet.down:
+            self._deadlines.arm("node", id)
+            self._deadlines.arm("forget", id)

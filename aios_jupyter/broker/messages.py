@@ -1,0 +1,153 @@
+"""Bodies of the calls and events of `protocol.py`, one struct each; `schema.py` has the nouns."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from ..errors import ProtocolError
+from ..schema import (
+    Lease,
+    Node,
+    Owner,
+    Process,
+    Progress,
+    RankExit,
+    Request,
+    Run,
+    RunState,
+    Struct,
+    Usage,
+)
+
+
+def session_id(secret: str) -> str:
+    """A session's id is made from its secret, so that knowing the id does not give the session.
+
+    Raises
+    ------
+    ProtocolError
+        The secret is too short to be one.
+    """
+    if len(secret) < 16:
+        raise ProtocolError("A session's secret has at least 16 characters.")
+    return "s-" + hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+class Version(Struct, frozen=True, kw_only=True):
+    """What every hello has."""
+
+    version: int
+
+
+class SessionHello(Version, frozen=True, kw_only=True):
+    """A kernel, shell or server says who it is; `secret` proves a return to the same session.
+
+    `passive`: it only looks on (the Jupyter server) and does not keep an idle cluster up.
+    """
+
+    owner: Owner
+    secret: str
+    passive: bool = False
+
+
+class Welcome(Struct, frozen=True, kw_only=True):
+    """The broker's answer: who it takes you for."""
+
+    cluster: str
+    user: str
+    role: str
+    version: str
+    dask: str = ""
+
+
+class NodeHello(Version, frozen=True, kw_only=True):
+    """An agent says what it has, and which leases and runs it still holds processes for."""
+
+    node: Node
+    held: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+
+
+class NodeWelcome(Struct, frozen=True, kw_only=True):
+    """Leases that are active on that node, with their tokens, and the cluster's Dask address."""
+
+    grants: tuple[Grant, ...]
+    dask: str = ""
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """A lease and the token that admits its owner to the agents.
+
+    `owner` goes to agents only: its process may use the leased devices without a run.
+    """
+
+    lease: Lease
+    token: str
+    owner: Owner | None = None
+
+
+class Submitted(Struct, frozen=True, kw_only=True):
+    """Answer to `submit`: the request, and the lease where it was granted at once."""
+
+    request: Request
+    lease: Lease | None = None
+    token: str = ""
+
+
+class ById(Struct, frozen=True, kw_only=True):
+    """A call about one thing."""
+
+    id: str
+    reason: str = ""
+
+
+class ExtendBy(Struct, frozen=True, kw_only=True):
+    """`extend`: the lease ends `time` seconds from now; None takes its end away."""
+
+    id: str
+    time: float | None
+
+
+class NodeReport(Struct, frozen=True, kw_only=True):
+    """One second of a node: usage of each device, and processes outside any lease."""
+
+    usage: tuple[Usage, ...]
+    outside: dict[str, tuple[Process, ...]] = {}
+
+
+class RunReport(Struct, frozen=True, kw_only=True):
+    """What a node says of a run: only what has changed."""
+
+    run: str
+    state: RunState | None = None
+    progress: Progress | None = None
+    metrics: dict[str, float] | None = None
+    detail: dict[str, Any] | None = None
+
+
+class RankReport(Struct, frozen=True, kw_only=True):
+    """A rank has ended."""
+
+    run: str
+    exit: RankExit
+
+
+class LeaseEnd(Struct, frozen=True, kw_only=True):
+    """To an agent: end all processes of this lease and answer `node.gone`."""
+
+    lease: str
+    reason: str = ""
+
+
+class RunStop(Struct, frozen=True, kw_only=True):
+    """To an agent: end the ranks of this run."""
+
+    run: str
+    reason: str = ""
+
+
+class RunCreated(Struct, frozen=True, kw_only=True):
+    """To an agent: the broker knows of this run, so its ranks may be started."""
+
+    run: Run

@@ -1,0 +1,114 @@
+"""What the nodes' agents tell: what they have, how busy it is, and how their ranks fare."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..errors import AccessError
+from ..schema import LIVE, LeaseState, RankExit
+from . import events as ev
+from . import messages as msg
+from .hub import AgentLink, Hub
+from .protocol import Connection, Handler
+
+
+class Nodes:
+    """Agents and their reports."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def handlers(self) -> dict[str, Handler]:
+        """The calls and events, for `Connection`."""
+        calls: dict[str, Handler] = {
+            "node.hello": (msg.NodeHello, self._hello),
+            "node.report": (msg.NodeReport, self._report),
+            "node.run": (msg.RunReport, self._run),
+            "node.exit": (msg.RankReport, self._exit),
+            "node.gone": (msg.ById, self._gone),
+        }
+        return {op: (body, self._guard(op, function)) for op, (body, function) in calls.items()}
+
+    def _guard(self, op: str, function: Any) -> Any:
+        def guarded(connection: Connection, body: Any) -> Any:
+            known = op == "node.hello" or isinstance(connection.context, AgentLink)
+            if connection.role != "node" or not known:
+                raise AccessError(f"Only a node that has said hello may send {op!r}.")
+            return function(connection, body)
+
+        return guarded
+
+    def left(self, link: AgentLink, connection: Connection) -> None:
+        """An agent's connection has gone; its ranks may well go on."""
+        if self._hub.agents.get(link.node) is connection:
+            del self._hub.agents[link.node]
+            self._hub.handle(ev.NodeLost(node=link.node))
+
+    def _hello(self, connection: Connection, hello: msg.NodeHello) -> msg.NodeWelcome:
+        node = hello.node
+        before = self._hub.agents.get(node.id)
+        if before and before is not connection:
+            before.context = None
+            before.close()
+        connection.context = AgentLink(node.id)
+        self._hub.agents[node.id] = connection
+        self._hub.handle(ev.NodeJoined(node=node, held=hello.held))
+        self._miss_runs(node.id, set(hello.runs))
+        return msg.NodeWelcome(
+            grants=tuple(
+                self._hub.grant_for_agent(lease)
+                for lease in self._hub.state.leases.values()
+                if lease.state is LeaseState.ACTIVE
+                and any(slot.node == node.id for slot in lease.slots)
+            ),
+            dask=self._hub.dask,
+        )
+
+    def _miss_runs(self, node: str, held: set[str]) -> None:
+        """Ranks that an agent no longer knows ended with its earlier life."""
+        for run in list(self._hub.state.runs.values()):
+            lease = self._hub.state.leases.get(run.lease)
+            if run.state not in LIVE or node not in run.nodes or run.id in held or lease is None:
+                continue
+            exited = {exit.rank for exit in run.exits}
+            for rank, slot in enumerate(lease.slots[: run.world_size]):
+                if slot.node == node and rank not in exited:
+                    reason = f"rank {rank} was lost when the agent of node {node} ended"
+                    self._hub.handle(
+                        ev.RankExited(
+                            run=run.id,
+                            exit=RankExit(rank=rank, code=-9, time=time.time(), reason=reason),
+                        )
+                    )
+
+    def _report(self, connection: Connection, report: msg.NodeReport) -> None:
+        for usage in report.usage:
+            self._hub.usage[usage.device] = usage
+        node = connection.context.node
+        if report.outside != {
+            device.id: self._hub.state.outside[device.id]
+            for device in self._hub.state.nodes[node].devices
+            if self._hub.state.outside.get(device.id)
+        }:
+            self._hub.handle(ev.OutsideReported(node=node, outside=report.outside))
+        self._hub.changed = True
+
+    def _run(self, connection: Connection, report: msg.RunReport) -> None:
+        if report.run in self._hub.state.runs:
+            self._hub.handle(
+                ev.RunReported(
+                    run=report.run,
+                    state=report.state,
+                    progress=report.progress,
+                    metrics=report.metrics,
+                    detail=report.detail,
+                )
+            )
+
+    def _exit(self, connection: Connection, report: msg.RankReport) -> None:
+        if report.run in self._hub.state.runs:
+            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+
+    def _gone(self, connection: Connection, body: msg.ById) -> None:
+        self._hub.handle(ev.RanksGone(node=connection.context.node, lease=body.id))

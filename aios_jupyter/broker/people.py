@@ -1,0 +1,237 @@
+"""What kernels, shells and servers may call; each call is checked against the name that the
+caller's certificate carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+from .. import __version__
+from ..errors import AccessError, ConflictError, NotFoundError
+from ..process import alive
+from ..schema import Keep, Lease, LeaseState, Owner, Request, Run
+from . import events as ev
+from . import messages as msg
+from .events import replace
+from .hub import Hub, SessionLink
+from .protocol import Connection, Handler
+from .views import queue_row
+
+# Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
+READ_ONLY = frozenset({"hello", "bye", "status", "subscribe", "queue.row", "lease.get", "run.get"})
+
+
+class People:
+    """Sessions, their leases and runs."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._host = socket.gethostname()
+        self._lost: dict[str, Owner] = dict(hub.state.sessions)
+
+    def handlers(self) -> dict[str, Handler]:
+        """The calls, for `Connection`."""
+        calls: dict[str, Handler] = {
+            "hello": (msg.SessionHello, self._hello),
+            "bye": (None, self._bye),
+            "submit": (Request, self._submit),
+            "cancel": (msg.ById, self._cancel),
+            "release": (msg.ById, self._release),
+            "extend": (msg.ExtendBy, self._extend),
+            "queue.row": (msg.ById, self._queue_row),
+            "lease.get": (msg.ById, self._lease),
+            "lease.token": (msg.ById, self._lease_token),
+            "run.create": (Run, self._run_create),
+            "run.get": (msg.ById, self._run_get),
+            "run.stop": (msg.ById, self._run_stop),
+            "audit": (Any, self._audit),
+        }
+        return {op: (body, self.guard(op, function)) for op, (body, function) in calls.items()}
+
+    def guard(self, op: str, function: Any) -> Any:
+        """Who may call: those who said hello; viewers only to look. Refusals are audit records."""
+
+        def guarded(connection: Connection, body: Any) -> Any:
+            if op != "hello" and not isinstance(connection.context, SessionLink):
+                raise AccessError(f"A session must say hello before {op!r}.")
+            try:
+                if connection.role == "viewer" and op not in READ_ONLY:
+                    raise AccessError(f"{connection.name} may look but not {op}; ask an admin.")
+                result = function(connection, body)
+            except AccessError:
+                self._hub.refuse(op, connection)
+                raise
+            if op not in READ_ONLY:
+                self._hub.used = time.monotonic()
+            return result
+
+        return guarded
+
+    def look_for_lost(self) -> None:
+        """End sessions whose processes are gone; called once a second."""
+        for owner in list(self._lost.values()):
+            if owner.id in self._hub.state.sessions:
+                self._look_for(owner)
+            else:
+                del self._lost[owner.id]
+
+    def left(self, session: SessionLink, connection: Connection) -> None:
+        """A connection of a session has gone; the session is lost with its last one."""
+        owner = session.owner
+        others = self._hub.sessions.get(owner.id, set())
+        others.discard(connection)
+        if others:
+            return
+        self._hub.sessions.pop(owner.id, None)
+        if session.passive:
+            return
+        self._lost[owner.id] = owner
+        self._look_for(owner)
+        if owner.keep is Keep.CONNECTION and owner.id in self._lost:
+            self._hub.handle(ev.SessionLost(session=owner.id, dead=False))
+        # A killed process closes its sockets a moment before it is gone.
+        asyncio.get_running_loop().call_later(0.1, self._look_for, owner)
+
+    def _look_for(self, owner: Owner) -> None:
+        """End a session whose process is known to be gone; another machine's cannot be seen."""
+        if owner.id not in self._lost or owner.host != self._host or not owner.pid:
+            return
+        if not alive(owner.pid, owner.pid_start):
+            del self._lost[owner.id]
+            self._hub.handle(ev.SessionLost(session=owner.id, dead=True))
+
+    def _hello(self, connection: Connection, hello: msg.SessionHello) -> msg.Welcome:
+        owner = hello.owner
+        if owner.id != msg.session_id(hello.secret):
+            raise AccessError("That session belongs to somebody else.")
+        if connection.role in ("node", "broker"):
+            raise AccessError("A node's certificate cannot open a session.")
+        owner = replace(owner, user=connection.name)
+        known = self._hub.state.sessions.get(owner.id)
+        if known and known.user != owner.user:
+            raise AccessError("That session belongs to somebody else.")
+        connection.context = SessionLink(owner, hello.passive)
+        self._hub.sessions.setdefault(owner.id, set()).add(connection)
+        self._lost.pop(owner.id, None)
+        if not hello.passive:
+            self._hub.handle(ev.SessionOpened(owner=owner))
+        return msg.Welcome(
+            cluster=self._hub.settings.cluster,
+            user=connection.name,
+            role=connection.role,
+            version=__version__,
+            dask=self._hub.dask,
+        )
+
+    def _bye(self, connection: Connection, _: None) -> None:
+        session: SessionLink = connection.context
+        self._hub.sessions[session.owner.id].discard(connection)
+        if not session.passive:
+            self._hub.handle(ev.SessionClosed(session=session.owner.id))
+        connection.context = SessionLink(session.owner, passive=True)
+
+    def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
+        owner = connection.context.owner
+        request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
+        self._hub.handle(ev.Submitted(request=request))
+        request = self._hub.state.requests[request.id]
+        lease = self._hub.state.leases.get(request.lease)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            return msg.Submitted(request=request)
+        return msg.Submitted(request=request, lease=lease, token=self._hub.token(lease))
+
+    def _cancel(self, connection: Connection, body: msg.ById) -> None:
+        self._hub.handle(
+            ev.Cancelled(request=body.id, by=connection.name, admin=connection.role == "admin")
+        )
+
+    def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
+        return queue_row(self._hub.state, body.id)
+
+    def _release(self, connection: Connection, body: msg.ById) -> None:
+        self._hub.handle(
+            ev.Released(
+                lease=body.id,
+                by=connection.name,
+                admin=connection.role == "admin",
+                reason=body.reason or "released",
+            )
+        )
+
+    def _extend(self, connection: Connection, body: msg.ExtendBy) -> Lease:
+        self._hub.handle(
+            ev.Extended(
+                lease=body.id,
+                time=body.time,
+                by=connection.name,
+                admin=connection.role == "admin",
+            )
+        )
+        lease = self._hub.state.leases[body.id]
+        self._hub.tell_nodes(
+            {s.node for s in lease.slots}, "lease.granted", self._hub.grant_for_agent(lease)
+        )
+        return lease
+
+    def _lease(self, connection: Connection, body: msg.ById) -> Lease:
+        return self._owned_lease(connection, body.id)
+
+    def _lease_token(self, connection: Connection, body: msg.ById) -> msg.Grant:
+        lease = self._owned_lease(connection, body.id)
+        if lease.state is not LeaseState.ACTIVE:
+            raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
+        return msg.Grant(lease=lease, token=self._hub.token(lease))
+
+    def _owned_lease(self, connection: Connection, identity: str) -> Lease:
+        lease = self._hub.state.leases.get(identity)
+        if lease is None:
+            raise NotFoundError(f"There is no lease {identity!r}; 'aios leases' lists yours.")
+        if lease.user != connection.name:
+            raise AccessError(f"Lease {identity} belongs to {lease.user}, not to you.")
+        return lease
+
+    # --- runs
+
+    def _run_create(self, connection: Connection, run: Run) -> Run:
+        owner = connection.context.owner
+        lease = self._owned_lease(connection, run.lease)
+        run = replace(
+            run,
+            session=owner.id,
+            user=owner.user,
+            label=run.label or owner.label,
+            nodes=tuple(dict.fromkeys(slot.node for slot in lease.slots)),
+            world_size=len(lease.slots) if run.world_size <= 0 else run.world_size,
+            started=time.time(),
+        )
+        missing = [node for node in run.nodes if node not in self._hub.agents]
+        if missing:
+            raise ConflictError(f"Node {missing[0]} of lease {lease.id} is down; try again later.")
+        self._hub.handle(ev.RunCreated(run=run))
+        for node in run.nodes:
+            self._hub.agents[node].tell("run.created", msg.RunCreated(run=run))
+        return run
+
+    def _run_get(self, connection: Connection, body: msg.ById) -> Run:
+        run = self._hub.state.runs.get(body.id)
+        if run is None:
+            raise NotFoundError(f"There is no run {body.id!r}; 'aios runs' lists them.")
+        return run
+
+    def _run_stop(self, connection: Connection, body: msg.ById) -> None:
+        self._hub.handle(
+            ev.StopRequested(
+                run=body.id,
+                by=connection.name,
+                admin=connection.role == "admin",
+                reason=body.reason or f"stopped by {connection.name}",
+            )
+        )
+
+    def _audit(self, connection: Connection, _: Any) -> list[Any]:
+        if connection.role != "admin":
+            raise AccessError("Only an admin may read the audit records.")
+        return list(self._hub.journal.audit(200))

@@ -1,0 +1,396 @@
+"""The wire between kernels, broker and node agents: typed msgpack frames over TLS, no pickle.
+
+A frame is a 4-byte big-endian length and one msgpack array, tagged by its first element:
+
+    ["call",  id, op, body]        asks; answered by "reply" or "fail" with the same id
+    ["reply", id, body]
+    ["fail",  id, kind, message]   `kind` names a class of `errors.py`
+    ["event", topic, body]         told, never answered
+
+The first call on a connection is an op that ends in "hello" and carries `version`; anything else
+closes the connection. Bodies are structs of `schema.py` and `messages.py`, checked for types when
+decoded: a malformed body is a `fail`, a malformed frame ends the connection. Payloads (pickled
+cells) are opaque bytes within a body.
+
+Writes are coalesced: everything that one turn of the event loop produced leaves in one write.
+`before_write` runs ahead of that write; the broker commits its journal there, so that nothing is
+seen before it is durable, at one commit for all connections of a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+
+from ..errors import AiosError, ClusterError, ProtocolError, from_kind
+from ..tls import SERVER_ROLES, peer
+from . import messages
+
+VERSION = 1
+MAX_FRAME = 64 * 1024 * 1024
+CHUNK = 4 * 1024 * 1024
+
+LOST = "The connection to the cluster was lost; look at 'aios status' and try again."
+
+log = logging.getLogger("aios.protocol")
+
+Handler = tuple[Any, Callable[["Connection", Any], Any]]
+
+
+class _Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
+    id: int
+    op: str
+    body: msgspec.Raw
+
+
+class _Reply(msgspec.Struct, tag="reply", array_like=True, frozen=True):
+    id: int
+    body: msgspec.Raw
+
+
+class _Fail(msgspec.Struct, tag="fail", array_like=True, frozen=True):
+    id: int
+    kind: str
+    message: str
+
+
+class _Event(msgspec.Struct, tag="event", array_like=True, frozen=True):
+    topic: str
+    body: msgspec.Raw
+
+
+_decode_frame = msgspec.msgpack.Decoder(_Call | _Reply | _Fail | _Event).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Connection(asyncio.Protocol):
+    """One connection, either side.
+
+    Parameters
+    ----------
+    handlers
+        `op or topic -> (body type, function(connection, body))`. A call's function returns the
+        reply's body or an awaitable of it, and raises an `AiosError` to refuse.
+    on_close
+        Called once with the connection when it is gone.
+    before_write
+        Called ahead of each write.
+    server
+        Whether this side listens: it then expects a hello first.
+    """
+
+    def __init__(
+        self,
+        handlers: dict[str, Handler],
+        *,
+        on_close: Callable[[Connection], None] | None = None,
+        before_write: Callable[[], None] | None = None,
+        server: bool = False,
+    ) -> None:
+        self.handlers = handlers
+        self.name = self.role = ""
+        self.greeted = not server
+        self.heard = 0.0
+        self.context: Any = None
+        self._server = server
+        self._on_close = on_close
+        self._before_write = before_write
+        self._buffer = bytearray()
+        self._outbox: list[bytes] = []
+        self._flushing = False
+        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._next = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.closed = asyncio.Event()
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("Any", transport)
+        self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
+        self._transport.set_write_buffer_limits(high=8 * 1024 * 1024)
+        try:
+            self.name, self.role = peer(transport)
+        except AiosError:
+            self.abort("no certificate")
+            return
+        if not self._server and self.role not in SERVER_ROLES:
+            self.abort(f"the other side is a {self.role}, not a broker or node")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self._loop.time()
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        while end - start >= 4 and not self.closed.is_set():
+            size = int.from_bytes(buffer[start : start + 4], "big")
+            if size > MAX_FRAME:
+                self.abort(f"a frame of {size} bytes")
+                return
+            if end - start - 4 < size:
+                break
+            frame = bytes(buffer[start + 4 : start + 4 + size])
+            start += 4 + size
+            try:
+                message = _decode_frame(frame)
+            except msgspec.MsgspecError as error:
+                self.abort(f"a malformed frame ({error})")
+                return
+            self._dispatch(message)
+        del buffer[:start]
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set()
+        self._writable.set()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ClusterError(LOST))
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        if self._on_close:
+            self._on_close(self)
+
+    # --- sending
+
+    async def call(
+        self, op: str, body: Any = None, result: Any = Any, timeout: float | None = None
+    ) -> Any:
+        """Ask the other side and wait for its reply, decoded as `result`.
+
+        Raises
+        ------
+        AiosError
+            The class and sentence that the other side refused with.
+        ClusterError
+            The connection is lost, or no reply came within `timeout` seconds.
+        """
+        if self.closed.is_set():
+            raise ClusterError(LOST)
+        self._next += 1
+        identity = self._next
+        future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        self._waiting[identity] = future
+        self._send(_Call(identity, op, msgspec.Raw(_encode(body))))
+        try:
+            async with asyncio.timeout(timeout):
+                raw = await future
+        except TimeoutError:
+            raise ClusterError(f"The cluster did not answer {op!r} within {timeout:g} s.") from None
+        finally:
+            self._waiting.pop(identity, None)
+        return msgspec.msgpack.decode(raw, type=result)
+
+    def tell(self, topic: str, body: Any = None) -> None:
+        """Send an event; nothing waits for it."""
+        if not self.closed.is_set():
+            self._send(_Event(topic, msgspec.Raw(_encode(body))))
+
+    async def drain(self) -> None:
+        """Wait until the other side has taken most of what was sent."""
+        await asyncio.sleep(0)
+        await self._writable.wait()
+
+    def close(self) -> None:
+        """Write what is waiting and close."""
+        if not self.closed.is_set():
+            self._flush()
+            self._transport.close()
+
+    async def wait_closed(self, timeout: float = 1.0) -> None:
+        """After `close`: wait for the other side's goodbye, and do without it when it is late."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.closed.wait()
+        except TimeoutError:
+            self._transport.abort()
+            await self.closed.wait()
+
+    def abort(self, why: str) -> None:
+        """Close at once; this side alone is told why, in its log."""
+        log.warning("closing a connection of %s (%s): %s", self.name, self.role, why)
+        self._transport.abort()
+
+    def _send(self, message: msgspec.Struct) -> None:
+        data = _encode(message)
+        if len(data) > MAX_FRAME:
+            raise ProtocolError(
+                f"A message of {len(data)} bytes is over the limit of {MAX_FRAME}; send less."
+            )
+        self._outbox.append(len(data).to_bytes(4, "big"))
+        self._outbox.append(data)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._before_write:
+            self._before_write()
+        if self._outbox and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outbox))
+        self._outbox.clear()
+
+    # --- receiving
+
+    def _dispatch(self, message: Any) -> None:
+        match message:
+            case _Reply(id=identity, body=body):
+                future = self._waiting.get(identity)
+                if future and not future.done():
+                    future.set_result(body)
+            case _Fail(id=identity, kind=kind, message=text):
+                future = self._waiting.get(identity)
+                if future and not future.done():
+                    future.set_exception(from_kind(kind, text))
+            case _Call(id=identity, op=op, body=body):
+                self._answer(identity, op, body)
+            case _Event(topic=topic, body=body):
+                self._hear(topic, body)
+
+    def _answer(self, identity: int, op: str, body: msgspec.Raw) -> None:
+        try:
+            if not self.greeted:
+                self._greet(op, body)
+            handler = self.handlers.get(op)
+            if handler is None:
+                raise ProtocolError(f"This side does not know the call {op!r}; update it.")
+            kind, function = handler
+            try:
+                decoded = msgspec.msgpack.decode(body, type=kind)
+            except msgspec.MsgspecError as error:
+                raise ProtocolError(f"The call {op!r} has a wrong shape: {error}.") from None
+            result = function(self, decoded)
+        except AiosError as error:
+            self._send(_Fail(identity, error.kind, str(error)))
+            if not self.greeted:
+                self.close()
+            return
+        except Exception as error:  # noqa: BLE001  # logged there
+            self._broken(identity, op, error)
+            return
+        if inspect.isawaitable(result):
+            self._spawn(self._answer_later(identity, op, result))
+        else:
+            self._send(_Reply(identity, msgspec.Raw(_encode(result))))
+
+    def _greet(self, op: str, body: msgspec.Raw) -> None:
+        if not op.endswith("hello"):
+            raise ProtocolError("The first call of a connection must be a hello.")
+        try:
+            version = msgspec.msgpack.decode(body, type=messages.Version).version
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"The hello has a wrong shape: {error}.") from None
+        if version != VERSION:
+            raise ProtocolError(
+                f"This cluster speaks protocol {VERSION} and the other side {version}; install "
+                "the same version of aios-jupyter on both, then 'aios down' and 'aios up'."
+            )
+        self.greeted = True
+
+    async def _answer_later(self, identity: int, op: str, result: Awaitable[Any]) -> None:
+        try:
+            value = await result
+        except AiosError as error:
+            self._send(_Fail(identity, error.kind, str(error)))
+        except Exception as error:  # noqa: BLE001  # logged there
+            self._broken(identity, op, error)
+        else:
+            self._send(_Reply(identity, msgspec.Raw(_encode(value))))
+
+    def _broken(self, identity: int, op: str, error: Exception) -> None:
+        """A mistake of ours ends this call alone: the connection, and all others, go on."""
+        log.error("the call %r failed", op, exc_info=error)
+        text = f"{op} failed within the cluster ({error!r}); its log has the details."
+        self._send(_Fail(identity, AiosError.kind, text))
+
+    def _hear(self, topic: str, body: msgspec.Raw) -> None:
+        handler = self.handlers.get(topic)
+        if not self.greeted or handler is None:
+            if not self.greeted:
+                self.abort("an event before the hello")
+            return
+        kind, function = handler
+        try:
+            result = function(self, msgspec.msgpack.decode(body, type=kind))
+        except msgspec.MsgspecError as error:
+            self.abort(f"the event {topic!r} has a wrong shape ({error})")
+            return
+        except Exception:
+            log.exception("the event %r failed", topic)
+            return
+        if inspect.isawaitable(result):
+            self._spawn(result)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("a handler failed", exc_info=task.exception())
+
+
+async def connect(
+    address: str,
+    context: ssl.SSLContext,
+    handlers: dict[str, Handler] | None = None,
+    on_close: Callable[[Connection], None] | None = None,
+    timeout: float = 10.0,
+) -> Connection:
+    """Open a connection to `host:port`; the caller says hello.
+
+    Raises
+    ------
+    ClusterError
+        Nothing answers there, or it is not of this cluster.
+    """
+    host, port = split_address(address)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            _, connection = await loop.create_connection(
+                lambda: Connection(handlers or {}, on_close=on_close), host, port, ssl=context
+            )
+    except (OSError, ssl.SSLError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise ClusterError(f"The cluster at {address} does not answer ({reason}).") from None
+    return connection
+
+
+async def serve(
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    make: Callable[[], Connection],
+) -> tuple[asyncio.Server, int]:
+    """Listen on `host:port` (port 0: any) and return the server and its port."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(make, host, port, ssl=context, backlog=512)
+    return server, server.sockets[0].getsockname()[1]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` as a pair; the host may be an IPv6 address in brackets."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(ValueError):
+        return host.strip("[]"), int(port)
+    raise ClusterError(f"{address!r} is not an address; give host:port.")

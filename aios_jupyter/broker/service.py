@@ -1,0 +1,146 @@
+"""The broker as a server: connections in, `state.handle` in the middle, journal and actions out.
+
+It decides nothing: who may have which device is in `state.py`. `hub.py` turns the core's actions
+into effects; `people.py`, `nodes.py` and `watchers.py` have the calls; this listens and keeps the
+clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..config import Settings
+from ..errors import AccessError
+from ..schema import LIVE
+from ..tls import Bundle
+from . import events as ev
+from .hub import AgentLink, Hub, SessionLink
+from .nodes import Nodes
+from .people import People
+from .protocol import Connection, Handler, serve
+from .watchers import Watchers
+
+log = logging.getLogger("aios.broker")
+
+VIEW_INTERVAL = 0.2
+SWEEP_INTERVAL = 1.0
+# What was said before must be written before the process ends.
+SHUTDOWN_DELAY = 0.05
+
+
+class Broker:
+    """The broker of one cluster.
+
+    Parameters
+    ----------
+    directory
+        Where the journal and the secret that tokens are made from are kept.
+    bundle
+        The broker's certificates.
+    on_end
+        Called when nobody has used the cluster for `Settings.idle_timeout`, and on `shutdown`.
+    """
+
+    def __init__(
+        self, directory: Path, bundle: Bundle, settings: Settings, on_end: Callable[[], None]
+    ) -> None:
+        self.hub = Hub(directory, settings)
+        self.port = 0
+        self._bundle = bundle
+        self._on_end = on_end
+        self._connections: set[Connection] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, host: str, port: int) -> int:
+        """Restore from the journal and listen; returns the port."""
+        self.hub.restore()
+        self._people = People(self.hub)
+        self._nodes = Nodes(self.hub)
+        self._watchers = Watchers(self.hub, self._people)
+        self._handlers: dict[str, Handler] = {
+            **self._people.handlers(),
+            **self._nodes.handlers(),
+            **self._watchers.handlers(),
+            "shutdown": (None, self._people.guard("shutdown", self._shutdown)),
+            "beat": (Any, lambda connection, body: None),
+        }
+        context = self._bundle.server_context()
+        self._server, self.port = await serve(host, port, context, self._connection)
+        self._tasks = [
+            asyncio.create_task(self._every(SWEEP_INTERVAL, self._sweep)),
+            asyncio.create_task(self._every(VIEW_INTERVAL, self._watchers.show)),
+        ]
+        return self.port
+
+    async def stop(self) -> None:
+        """Close everything; the journal keeps what was promised."""
+        for task in self._tasks:
+            task.cancel()
+        self._server.close()
+        for connection in list(self._connections):
+            connection.close()
+        self.hub.journal.commit()
+        self.hub.journal.close()
+
+    def _connection(self) -> Connection:
+        connection = Connection(
+            self._handlers,
+            on_close=self._closed,
+            before_write=self.hub.journal.commit,
+            server=True,
+        )
+        self._connections.add(connection)
+        return connection
+
+    def _closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._watchers.left(connection)
+        match connection.context:
+            case AgentLink() as link:
+                self._nodes.left(link, connection)
+            case SessionLink() as link:
+                self._people.left(link, connection)
+
+    def _shutdown(self, connection: Connection, _: None) -> None:
+        if connection.role != "admin":
+            raise AccessError("Only an admin may stop the cluster.")
+        self._end()
+
+    def _end(self) -> None:
+        self.hub.tell_nodes(self.hub.agents, "shutdown", None)
+        asyncio.get_running_loop().call_later(SHUTDOWN_DELAY, self._on_end)
+
+    # --- clocks
+
+    async def _every(self, seconds: float, function: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                function()
+            except Exception:
+                log.exception("%s failed", function.__name__)
+
+    def _sweep(self) -> None:
+        self._people.look_for_lost()
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            silence = now - connection.heard
+            if silence > self.hub.settings.suspect_after:
+                connection.abort(f"silent for {silence:.0f} s")
+        self.hub.handle(ev.Tick())
+        self.hub.journal.commit()
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        state = self.hub.state
+        live = any(run.state in LIVE for run in state.runs.values())
+        if live or state.leases or state.queue():
+            self.hub.used = time.monotonic()
+        elif time.monotonic() - self.hub.used > self.hub.settings.idle_timeout:
+            log.info("idle for %.0f s: stopping", self.hub.settings.idle_timeout)
+            self._end()

@@ -1,0 +1,386 @@
+"""The broker's decisions: events and the time in, actions out. No clock, no IO, no chance.
+
+Here is what each event means and who may ask for what; `leasing.py` has the rules by which things
+begin and end, `ledger.py` what is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import AccessError, ConflictError, NotFoundError, UsageError
+from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
+from . import events as ev
+from . import gang
+from .events import replace
+from .leasing import Leasing
+from .ledger import nodes_of
+from .policy import Pool, refusal
+
+_ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
+
+
+class State(Leasing):
+    """All that the broker knows and decides.
+
+    Parameters
+    ----------
+    owner_grace
+        Seconds for which leases wait for an owner whose connection closed.
+    node_grace
+        Seconds for which leases wait for a node that is down.
+    unused_grace
+        Seconds after its grant for which a lease that belongs to its runs waits for the first one
+        when its session is gone.
+    node_memory
+        Seconds after which a node that is down is forgotten, and requests that it alone could
+        have granted end.
+    """
+
+    def __init__(
+        self,
+        *,
+        owner_grace: float = 60.0,
+        node_grace: float = 60.0,
+        unused_grace: float = 60.0,
+        node_memory: float = 900.0,
+    ) -> None:
+        super().__init__(owner_grace, node_grace, unused_grace, node_memory)
+        self._ticked = -math.inf
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            ev.SessionOpened: self._session_opened,
+            ev.SessionLost: self._session_lost,
+            ev.SessionClosed: self._session_closed,
+            ev.Submitted: self._submitted,
+            ev.Cancelled: self._cancelled,
+            ev.Released: self._released,
+            ev.Extended: self._extended,
+            ev.NodeJoined: self._node_joined,
+            ev.NodeLost: self._node_lost,
+            ev.OutsideReported: self._outside_reported,
+            ev.RunCreated: self._run_created,
+            ev.RunReported: self._run_reported,
+            ev.RankExited: self._rank_exited,
+            ev.StopRequested: self._stop_requested,
+            ev.RanksGone: self._ranks_gone,
+            ev.Tick: self._tick,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """Take in what has happened.
+
+        Parameters
+        ----------
+        event
+            One of `broker.events`.
+        now
+            Seconds since the epoch. It may jump back.
+
+        Returns
+        -------
+        list
+            Actions, in the order in which they are to be carried out.
+
+        Raises
+        ------
+        AiosError
+            A user's mistake; nothing has changed.
+        """
+        self._now = now
+        out = self._begin()
+        self._handlers[type(event)](event)
+        self._grant()
+        return out
+
+    def restore(self, records: Iterable[tuple[str, str, ev.Record]], now: float) -> list[ev.Action]:
+        """Rebuild a new `State` from the journal's records, in the order they were first put.
+
+        Every session is lost and every node down as of now, until they say hello again.
+        """
+        self._now = self._ticked = now
+        out = self._begin()
+        self._load(records)
+        self._review_queue()
+        self._clock_back()
+        self._deadlines.fire(now)
+        return out
+
+    def next_deadline(self) -> float | None:
+        """When a Tick will next change something by itself, in seconds since the epoch."""
+        return self._deadlines.next()
+
+    def _tick(self, _: ev.Tick) -> None:
+        if self._now < self._ticked:
+            self._clock_back()
+        self._ticked = self._now
+        self._deadlines.fire(self._now)
+
+    # --- sessions
+
+    def _session_opened(self, event: ev.SessionOpened) -> None:
+        owner = event.owner
+        known = self.sessions.get(owner.id)
+        if known and known.user != owner.user:
+            raise AccessError(f"Session {owner.id} belongs to {known.user}; open one of your own.")
+        self._lost.pop(owner.id, None)
+        if known != owner:
+            self._put("session", owner.id, owner)
+
+    def _session_lost(self, event: ev.SessionLost) -> None:
+        if event.session not in self.sessions:
+            return
+        if event.dead:
+            self._end_session(event.session, "the process that asked for it has ended")
+        else:
+            self._lost.setdefault(event.session, self._now)
+            self._deadlines.arm("owner", event.session)
+
+    def _session_closed(self, event: ev.SessionClosed) -> None:
+        if event.session in self.sessions:
+            self._end_session(event.session, "its session has ended")
+
+    # --- requests
+
+    def _submitted(self, event: ev.Submitted) -> None:
+        request = event.request
+        known = self.requests.get(request.id)
+        if known:
+            if known.session != request.session:
+                raise AccessError(f"Request {request.id} belongs to another session; use a new id.")
+            return
+        owner = self.sessions.get(request.session)
+        if owner is None:
+            raise ConflictError(f"Session {request.session} is not open; connect again.")
+        if owner.user != request.user:
+            raise AccessError(f"Session {owner.id} belongs to {owner.user}; ask in your own.")
+        _check_time(request.time)
+        pool = self._pool_or_refuse(request)
+        # The peer made the record: what is the broker's to say is said here.
+        request = replace(
+            request, submitted=self._now, state=RequestState.QUEUED, lease="", reason=""
+        )
+        self._put("request", request.id, request)
+        self._open.setdefault(request.session, {})[request.id] = None
+        self._enqueue(request, pool)
+
+    def _pool_or_refuse(self, request: Request) -> Pool:
+        fleet, want = self.fleet, request.want
+        accelerated = want is Want.DEVICE and fleet.capacity(Pool.ACCELERATOR) > 0
+        pool = Pool.ACCELERATOR if want is Want.GPU or accelerated else Pool.CPU
+        error = refusal(
+            want,
+            pool,
+            count=request.count,
+            memory=request.memory,
+            capacity=fleet.capacity(pool, request.memory),
+            total=fleet.capacity(pool),
+            largest_memory=fleet.largest_memory(pool) if request.memory else 0,
+        )
+        if error:
+            raise error
+        return pool
+
+    def _cancelled(self, event: ev.Cancelled) -> None:
+        request = self.requests.get(event.request)
+        if request is None:
+            raise NotFoundError(
+                f"There is no request {event.request!r}; 'aios queue' lists those that wait."
+            )
+        _check_owner(f"Request {request.id}", request.user, event)
+        reason = f"cancelled by {event.by}"
+        if request.state is RequestState.QUEUED:
+            self._end_queued(request, reason)
+        elif request.state is RequestState.GRANTED:
+            self._end(self.leases[request.lease], reason)
+
+    # --- leases
+
+    def _released(self, event: ev.Released) -> None:
+        self._end(self._lease_for(event), event.reason)
+
+    def _extended(self, event: ev.Extended) -> None:
+        lease = self._lease_for(event)
+        _check_active(lease)
+        _check_time(event.time)
+        expires = None if event.time is None else self._now + event.time
+        self._put("lease", lease.id, replace(lease, expires=expires))
+        self._deadlines.arm("expiry", lease.id)
+        self._audit("extended", event.by, lease=lease.id, expires=expires)
+
+    def _lease_for(self, event: ev.Released | ev.Extended) -> Lease:
+        lease = self.leases.get(event.lease)
+        if lease is None:
+            raise NotFoundError(
+                f"There is no lease {event.lease!r}; 'aios status' lists those there are."
+            )
+        _check_owner(f"Lease {lease.id}", lease.user, event)
+        return lease
+
+    # --- nodes
+
+    def _node_joined(self, event: ev.NodeJoined) -> None:
+        node, held = event.node, frozenset(event.held)
+        self.fleet.check(node)
+        before = self.nodes.get(node.id)
+        self._written_off.discard(node.id)
+        changed = self.fleet.join(node)
+        for record in changed:
+            self._put("node", record.id, record)
+        for lease in list(self.leases.values()):
+            if node.id in nodes_of(lease):
+                self._meet(lease, node, lease.id in held)
+        self._block_stale(node, held)
+        for run in self._live_runs_on(node.id):
+            if run.state is RunState.STOPPING and run.lease in held:
+                self._out.append(ev.StopRun(run=run, nodes=(node.id,), reason=run.reason))
+        if before is None or before.devices != node.devices or len(changed) > 1:
+            self._review_queue()
+
+    def _meet(self, lease: Lease, node: Node, held: bool) -> None:
+        """A node with devices of a lease is there (again): bring the two in line."""
+        if lease.state is LeaseState.ENDING:
+            if held:
+                self._waiting_for[lease.id].add(node.id)
+                self._out.append(ev.EndLease(lease=lease.id, nodes=(node.id,), reason=lease.reason))
+            else:
+                self._confirm(lease, node.id)
+            return
+        offered = {device.id for device in node.devices}
+        gone = [s.device for s in lease.slots if s.node == node.id and s.device not in offered]
+        if gone:
+            self._end(lease, f"device {gone[0]} is no longer offered by node {node.id}")
+            return
+        slots = tuple(_at(slot, node) for slot in lease.slots)
+        if slots != lease.slots:
+            self._put("lease", lease.id, replace(lease, slots=slots))
+
+    def _block_stale(self, node: Node, held: frozenset[str]) -> None:
+        """Keep devices with processes of leases that are over from being granted."""
+        records = {r.lease: r for r in self._unconfirmed.values() if r.node == node.id}
+        for id in sorted(records.keys() - held):
+            self._drop("unconfirmed", f"{id}@{node.id}")
+        self.fleet.unblock_all(node.id)
+        for id in sorted(held):
+            lease = self.leases.get(id)
+            if lease and node.id in nodes_of(lease):
+                continue
+            # Where it is not known which devices those processes are on, it may be any.
+            record = records.get(id)
+            devices = record.devices if record else [device.id for device in node.devices]
+            self.fleet.block(devices, id)
+            reason = "it holds nothing on this node"
+            self._out.append(ev.EndLease(lease=id, nodes=(node.id,), reason=reason))
+
+    def _node_lost(self, event: ev.NodeLost) -> None:
+        if not self.fleet.up(event.node):
+            return
+        self.fleet.lose(event.node, self._now)
+        self._deadlines.arm("node", event.node)
+        self._deadlines.arm("forget", event.node)
+
+    def _outside_reported(self, event: ev.OutsideReported) -> None:
+        if self.fleet.up(event.node):
+            self.fleet.set_outside(event.node, event.outside)
+
+    def _ranks_gone(self, event: ev.RanksGone) -> None:
+        lease = self.leases.get(event.lease)
+        if lease and lease.state is LeaseState.ENDING:
+            self._confirm(lease, event.node)
+        self.fleet.unblock(event.node, event.lease)
+        if f"{event.lease}@{event.node}" in self._unconfirmed:
+            self._drop("unconfirmed", f"{event.lease}@{event.node}")
+
+    # --- runs
+
+    def _run_created(self, event: ev.RunCreated) -> None:
+        run = event.run
+        known = self.runs.get(run.id)
+        if known:
+            if (known.lease, known.user) != (run.lease, run.user):
+                raise AccessError(f"Run {run.id} belongs to another lease; use a new id.")
+            return
+        lease = self.leases.get(run.lease)
+        if lease is None:
+            raise NotFoundError(f"There is no lease {run.lease!r}; take one with 'aios alloc'.")
+        if lease.user != run.user:
+            raise AccessError(f"Lease {lease.id} belongs to {lease.user}; take one of your own.")
+        _check_active(lease)
+        if not 0 < run.world_size <= len(lease.slots):
+            raise UsageError(
+                f"A run on lease {lease.id} has 1 to {len(lease.slots)} ranks, one on each device, "
+                f"not {run.world_size}; lease more devices or ask for fewer ranks."
+            )
+        if not run.nodes or not nodes_of(lease).issuperset(run.nodes):
+            raise UsageError(
+                f"The run names other nodes than those of lease {lease.id}; name "
+                f"{', '.join(sorted(nodes_of(lease)))}."
+            )
+        run = gang.created(run, self._now)
+        if not lease.used:
+            self._put("lease", lease.id, replace(lease, used=True))
+        self._put("run", run.id, run)
+        self._live.setdefault(lease.id, {})[run.id] = None
+        self._audit("run created", run.user, run=run.id, lease=lease.id, name=run.name)
+
+    def _run_reported(self, event: ev.RunReported) -> None:
+        run = self.runs.get(event.run)
+        if run and gang.live(run):
+            changed = gang.reported(run, event)
+            if changed != run:
+                self._put("run", run.id, changed)
+
+    def _rank_exited(self, event: ev.RankExited) -> None:
+        run = self.runs.get(event.run)
+        rank = event.exit.rank
+        if run is None or not gang.live(run) or not 0 <= rank < run.world_size:
+            return
+        if any(exit.rank == rank for exit in run.exits):
+            return
+        changed = gang.exited(run, event.exit)
+        self._put("run", run.id, changed)
+        if gang.is_over(changed):
+            self._end_run(changed)
+        elif changed.state is not run.state:
+            self._stop_ranks(changed)
+
+    def _stop_requested(self, event: ev.StopRequested) -> None:
+        run = self.runs.get(event.run)
+        if run is None:
+            raise NotFoundError(f"There is no run {event.run!r}; 'aios runs' lists them.")
+        _check_owner(f"Run {run.id}", run.user, event)
+        if not gang.live(run):
+            return
+        changed = gang.told_to_stop(run, event.reason)
+        if changed != run:
+            self._put("run", run.id, changed)
+            self._audit("run stopped", event.by, run=run.id, reason=event.reason)
+        self._stop_ranks(changed)
+
+    def _stop_ranks(self, run: Run) -> None:
+        self._out.append(ev.StopRun(run=run, nodes=run.nodes, reason=run.reason))
+
+    def _live_runs_on(self, node: str) -> list[Run]:
+        ids = [id for runs in self._live.values() for id in runs]
+        return [self.runs[id] for id in ids if node in self.runs[id].nodes]
+
+
+def _at(slot: Slot, node: Node) -> Slot:
+    """The slot with the address that its node has now."""
+    return replace(slot, address=node.address) if slot.node == node.id else slot
+
+
+def _check_owner(what: str, user: str, event: _ByUser) -> None:
+    if event.by != user and not event.admin:
+        raise AccessError(f"{what} belongs to {user}; ask them or an admin.")
+
+
+def _check_active(lease: Lease) -> None:
+    if lease.state is not LeaseState.ACTIVE:
+        raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
+
+
+def _check_time(time: float | None) -> None:
+    if time is not None and not (math.isfinite(time) and time > 0):
+        raise UsageError(f"{time} seconds is not a length of time; give a number above zero.")

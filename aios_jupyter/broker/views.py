@@ -1,0 +1,139 @@
+"""What people see of the broker: one snapshot of plain rows, and the difference between two.
+
+Sections map ids to rows, so that a watcher merges a delta by id; None takes a row away. The
+sidebar, `aios status` and the REST interface show these rows and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
+from .state import State
+
+SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
+Snapshot = dict[str, Any]
+
+
+def snapshot(state: State, usage: Mapping[str, Usage], cluster: dict[str, Any]) -> Snapshot:
+    """Every row. `usage` is the last sample of each device, `cluster` the head's own facts."""
+    runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
+    nodes = state.nodes.values()
+    simulated = any(d.kind is DeviceKind.SIMULATED for node in nodes for d in node.devices)
+    return {
+        "cluster": {**cluster, "simulated": simulated},
+        "nodes": {
+            node.id: {
+                "id": node.id,
+                "host": node.host,
+                "address": node.address,
+                "state": "up" if state.node_up(node.id) else "lost",
+                "cpus": node.cpus,
+                "memory": node.memory,
+            }
+            for node in nodes
+        },
+        "devices": {
+            device.id: {
+                **_device(device, usage.get(device.id)),
+                "node": node.id,
+                "host": node.host,
+                "holder": _holder(state, device.id, runs_of),
+                "outside": msgspec.to_builtins(state.outside.get(device.id, ())),
+            }
+            for node in nodes
+            for device in node.devices
+        },
+        "queue": {
+            request.id: _queued(request, position, state.reason(request.id))
+            for position, request in enumerate(state.queue(), 1)
+        },
+        "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "runs": {run.id: _run(run) for run in state.runs.values()},
+    }
+
+
+def queue_row(state: State, request: str) -> dict[str, Any] | None:
+    """One request's row of the queue, None when it no longer waits."""
+    for position, queued in enumerate(state.queue(), 1):
+        if queued.id == request:
+            return _queued(queued, position, state.reason(request))
+    return None
+
+
+def difference(old: Snapshot, new: Snapshot) -> Snapshot:
+    """Rows of `new` that differ from `old`, None for those that are gone; {} when equal."""
+    delta: Snapshot = {}
+    for section in SECTIONS:
+        before, after = old[section], new[section]
+        rows = {key: row for key, row in after.items() if before.get(key) != row}
+        rows.update({key: None for key in before if key not in after})
+        if rows:
+            delta[section] = rows
+    if old["cluster"] != new["cluster"]:
+        delta["cluster"] = new["cluster"]
+    return delta
+
+
+def _device(device: Device, usage: Usage | None) -> dict[str, Any]:
+    return {
+        "id": device.id,
+        "kind": device.kind.value,
+        "name": device.name,
+        "index": device.index,
+        "memory": device.memory,
+        "utilization": usage.utilization if usage else None,
+        "memory_used": usage.memory_used if usage else None,
+        "temperature": usage.temperature if usage else None,
+        "power": usage.power if usage else None,
+        "power_limit": usage.power_limit if usage else None,
+    }
+
+
+def _holder(state: State, device: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
+    lease = state.leases.get(state.holder.get(device, ""))
+    if lease is None:
+        return None
+    return {
+        "lease": lease.id,
+        "user": lease.user,
+        "label": lease.label,
+        "run": runs_of.get(lease.id, ""),
+    }
+
+
+def _queued(request: Request, position: int, reason: str) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "user": request.user,
+        "label": request.label,
+        "want": request.want.value,
+        "count": request.count,
+        "submitted": request.submitted,
+        "position": position,
+        "reason": reason,
+    }
+
+
+def _lease(lease: Lease) -> dict[str, Any]:
+    return {
+        "id": lease.id,
+        "user": lease.user,
+        "label": lease.label,
+        "devices": [slot.device for slot in lease.slots],
+        "granted": lease.granted,
+        "expires": lease.expires,
+        "state": LeaseState(lease.state).value,
+        "used": lease.used,
+        "keep_run": lease.keep_run,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(run)
+    for name in ("session", "nodes", "exits"):
+        del row[name]
+    return row

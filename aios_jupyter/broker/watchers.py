@@ -1,0 +1,76 @@
+"""Who looks on: the snapshot on request, and what has changed, at most five times a second."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from .. import __version__
+from .hub import Hub
+from .people import People
+from .protocol import Connection, Handler
+from .views import Snapshot, difference, snapshot
+
+
+class Watchers:
+    """Connections that have subscribed."""
+
+    def __init__(self, hub: Hub, people: People) -> None:
+        self._hub = hub
+        self._people = people
+        self._watching: set[Connection] = set()
+        self._seen: Snapshot | None = None
+        self._started = time.time()
+
+    def handlers(self) -> dict[str, Handler]:
+        """The calls, for `Connection`."""
+        return {
+            "status": (Any, self._people.guard("status", self._status)),
+            "subscribe": (None, self._people.guard("subscribe", self._subscribe)),
+        }
+
+    def left(self, connection: Connection) -> None:
+        """A connection has gone."""
+        self._watching.discard(connection)
+        if not self._watching:
+            self._seen = None
+
+    def show(self) -> None:
+        """Tell the watchers what has changed since they were last told."""
+        if self._seen is None or not self._hub.changed:
+            return
+        self._hub.changed = False
+        before, self._seen = self._seen, self._now()
+        delta = difference(before, self._seen)
+        # A view with every section is a whole snapshot to its watcher, so that one is sent then.
+        whole = len(delta) == len(self._seen)
+        for connection in self._watching if delta else ():
+            view = _as_seen_by(connection, self._seen)
+            if not whole:
+                view = {**delta, **({"cluster": view["cluster"]} if "cluster" in delta else {})}
+            connection.tell("view", view)
+
+    def _status(self, connection: Connection, _: Any) -> Snapshot:
+        return _as_seen_by(connection, self._now())
+
+    def _subscribe(self, connection: Connection, _: None) -> None:
+        self.show()
+        if self._seen is None:
+            self._seen = self._now()
+        self._watching.add(connection)
+        connection.tell("view", _as_seen_by(connection, self._seen))
+
+    def _now(self) -> Snapshot:
+        cluster = {
+            "name": self._hub.settings.cluster,
+            "version": __version__,
+            "started": self._started,
+            "broker_pid": os.getpid(),
+        }
+        return snapshot(self._hub.state, self._hub.usage, cluster)
+
+
+def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:
+    who = {"user": connection.name, "role": connection.role}
+    return {**view, "cluster": {**view["cluster"], **who}}

@@ -1,0 +1,1 @@
+"""Start, find and stop the cluster that the verbs talk to."""

@@ -1,0 +1,114 @@
+"""The verbs as one click group, behind three doors: `aios VERB`, `%aios VERB` and `%%aios VERB`.
+
+base      groups that suggest spellings, types of parameters
+host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
+views     what a verb shows: tables and cards
+feed      what a run has said so far
+cluster, leases, runs, data, models    the verbs
+
+Only click is imported here; a verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import AiosError
+from .base import VerbGroup, explain
+from .cluster import doctor, down, status, up
+from .data import augment, data
+from .host import Host
+from .leases import alloc, cancel, extend, leases, queue, release
+from .models import endpoints, models, predict, promote, publish, serve
+from .runs import logs, run, runs, stop, train
+
+__all__ = ["Host", "aios", "explain", "invoke", "main"]
+
+
+@click.group(
+    cls=VerbGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="aios-jupyter", message="aios-jupyter %(version)s")
+@click.pass_context
+def aios(ctx: click.Context) -> None:
+    """Lease devices, train on them, publish models and serve them.
+
+    In a notebook the same verbs are %aios VERB; %%aios train runs a cell on every leased device.
+    Times are written like 30s, 5m, 2h, 1d or 1:30:00 (a bare number is seconds), memory like 8GB.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _verb in (
+    *(up, down, status, doctor),
+    *(alloc, release, extend, leases, queue, cancel),
+    *(train, run, runs, logs, stop),
+    *(data, augment),
+    *(publish, models, promote, serve, endpoints, predict),
+):
+    aios.add_command(_verb)
+
+
+def invoke(arguments: Sequence[str], host: Host, prog: str = "aios") -> Any:
+    """Run one command line and give back what its verb returns (None after `--help`).
+
+    Raises
+    ------
+    AiosError
+        A verb failed.
+    click.ClickException
+        The command line makes no sense; `base.explain` has the sentence.
+    """
+    try:
+        with aios.make_context(prog, list(arguments), obj=host) as context:
+            return aios.invoke(context)
+    except click.exceptions.Exit:
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: 0 when all went well, 1 after an error, 2 after a misuse, 130 on Ctrl-C.
+
+    What a user did wrong is one line on stderr and never a traceback.
+    """
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    host = Host()
+    try:
+        invoke(arguments, host)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        click.echo(f"aios: {explain(error)}", err=True)
+        return error.exit_code
+    except AiosError as error:
+        _echo_error(error)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("aios: interrupted.", err=True)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has gone (`aios logs | head`); the interpreter's own flush at
+        # exit must not fail on it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        host.close()
+    return 0
+
+
+def _echo_error(error: AiosError) -> None:
+    traceback = getattr(error, "traceback", "")
+    if traceback:
+        click.echo(traceback.rstrip(), err=True)
+    click.echo(f"aios: {error}", err=True)

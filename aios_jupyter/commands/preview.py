@@ -1,0 +1,73 @@
+"""A few images of a dataset as one PNG. A leaf module: it imports numpy and Pillow."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..data.catalog import Entry
+
+COUNT = 24
+TILE = 56
+COLUMNS = 12
+# A preview is not worth reading more than this for.
+MOST_BYTES = 256 * 1024 * 1024
+
+
+def grid(entry: Entry) -> bytes | None:
+    """Images at even distances through the dataset; None where it has no images or is too large.
+
+    Returns
+    -------
+    bytes or None
+        A PNG of at most 24 images, 56 pixels each.
+    """
+    images = _images(entry)
+    if not images:
+        return None
+    rows = math.ceil(len(images) / COLUMNS)
+    columns = min(COLUMNS, len(images))
+    sheet = Image.new("RGB", (columns * TILE, rows * TILE), "white")
+    for index, image in enumerate(images):
+        tile = Image.fromarray(image).convert("RGB")
+        tile = tile.resize((TILE - 2, TILE - 2), Image.Resampling.BILINEAR)
+        sheet.paste(tile, (index % COLUMNS * TILE + 1, index // COLUMNS * TILE + 1))
+    file = io.BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _images(entry: Entry) -> list[NDArray[np.uint8]]:
+    if entry.format == "folder":
+        from ..data.formats import read_image
+        from ..data.storage import list_images
+
+        names = list_images(entry.url)
+        return [_shown(read_image(entry.url, names[i])) for i in _spread(len(names))]
+    if entry.size > MOST_BYTES:
+        return []
+    from ..data.formats import load
+
+    x, _ = load(entry.url, entry.format)
+    if x.dtype != np.uint8 or not _is_image(x.shape[1:]):
+        return []
+    return [_shown(x[i]) for i in _spread(len(x))]
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(COUNT, count))})
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in {1, 3})
+
+
+def _shown(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image

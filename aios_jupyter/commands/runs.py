@@ -1,0 +1,179 @@
+"""`train`, `run`, `runs`, `logs`, `stop`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import NotFoundError, UsageError
+from ..schema import RunKind
+from ..units import format_duration
+from .base import NAMES, as_json, echo_json, labelled
+from .host import Host
+from .leases import devices_wanted, gpus_wanted
+from .views import Card, Column, Table, number
+
+RUN_COLUMNS = (
+    Column("id", "run"),
+    Column("name", "name"),
+    Column("kind", "kind"),
+    Column("state", "state"),
+    Column("world_size", "ranks", right=True),
+    Column("progress", "progress", right=True, meter="percent"),
+    Column("metrics", "metrics"),
+    Column("took", "time", right=True),
+    Column("reason", "reason"),
+)
+
+_SCRIPT = {"allow_interspersed_args": False}
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Flags that `train` and `run` share; those about names mean something for a cell alone."""
+    decorators = (
+        click.argument("script", required=False),
+        click.argument("args", nargs=-1, type=click.UNPROCESSED),
+        click.option("--lease", default=None, metavar="LEASE", help="Run on this lease."),
+        click.option(
+            "--framework",
+            type=click.Choice(["auto", "torch", "none"]),
+            default="auto",
+            help="What to set up before the code runs.",
+        ),
+        click.option("--push", type=NAMES, metavar="A,B", help="Also send these variables."),
+        click.option("--no-push", type=NAMES, metavar="A,B", help="Do not send these."),
+        click.option("--pull", type=NAMES, metavar="A,B", help="Bring rank 0's values back."),
+        labelled,
+        click.option("-v", "--verbose", is_flag=True, help="Show every rank's output."),
+    )
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+@click.command(context_settings=_SCRIPT)
+@devices_wanted
+@gpus_wanted
+@_options
+@click.pass_obj
+def train(host: Host, /, script: str | None, args: tuple[str, ...], **flags: Any) -> Any:
+    """Run code on every leased device.
+
+    One process each, with the environment of torchrun, so that its scripts run unchanged.
+
+    A shell gives SCRIPT and its ARGS. In a notebook, %%aios train runs the cell: variables that it
+    reads are sent along, and --pull brings rank 0's back. Without a lease, --devices or --gpus
+    takes one for this run alone.
+    """
+    return _start(host, script, args, flags)
+
+
+@click.command(context_settings=_SCRIPT)
+@gpus_wanted
+@_options
+@click.pass_obj
+def run(host: Host, /, script: str | None, args: tuple[str, ...], **flags: Any) -> Any:
+    """Run code in one process on one device.
+
+    Like 'train' in everything else.
+    """
+    flags["devices"] = 1
+    if flags["gpus"] is not None:
+        if flags["gpus"] != 1:
+            raise UsageError("'run' starts one process, so that --gpus can only be 1; use 'train'.")
+        flags["devices"] = None
+    return _start(host, script, args, flags, kind=RunKind.RUN)
+
+
+def _start(
+    host: Host,
+    script: str | None,
+    args: tuple[str, ...],
+    flags: dict[str, Any],
+    *,
+    kind: RunKind = RunKind.TRAIN,
+) -> Any:
+    options = {key: flags[key] for key in ("devices", "gpus", "lease", "name", "framework")}
+    options["kind"] = kind
+    if flags["devices"] is not None and flags["gpus"] is not None:
+        raise UsageError("Give --devices or --gpus, not both.")
+    if host.cell is not None:
+        if script:
+            raise UsageError(
+                f"The cell is the code, so that '{script}' says nothing; leave it out."
+            )
+        return host.run_cell(options, flags)
+    if not script:
+        raise UsageError("Name the script to run: aios train SCRIPT -- ARGS.")
+    named = [flag for flag in ("push", "no_push", "pull") if flags[flag]]
+    if named:
+        raise UsageError(f"--{named[0].replace('_', '-')} is for cells; a script has no notebook.")
+    path = Path(script).expanduser()
+    if not path.is_file():
+        raise NotFoundError(f"There is no script '{script}'.")
+    argv = args[1:] if args[:1] == ("--",) else args
+    session = host.session(start=True)
+    with host.waiting(session, "devices") as on_wait:
+        handle = session.start(path, argv=argv, on_wait=on_wait, **options)
+    return host.follow(session, handle, verbose=flags["verbose"])
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def runs(host: Host, json_: bool) -> Any:
+    """List runs, the last first."""
+    rows = host.session(start=False).runs()
+    if json_:
+        return echo_json(rows)
+    return host.show(run_table(rows, time.time()), rows)
+
+
+def run_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
+    """Runs, one a line."""
+    return Table(
+        RUN_COLUMNS,
+        [_run_row(row, now) for row in rows],
+        empty="There are no runs; start one with: train SCRIPT",
+    )
+
+
+def _run_row(row: dict[str, Any], now: float) -> dict[str, Any]:
+    progress = row.get("progress") or {}
+    total = progress.get("total") or 0
+    percent = 100 * min(1.0, progress.get("done", 0) / total) if total else None
+    metrics = ", ".join(f"{name} {number(value)}" for name, value in row["metrics"].items())
+    return {
+        **row,
+        "percent": percent,
+        "progress": f"{percent:.0f}%" if percent is not None else None,
+        "metrics": metrics,
+        "took": format_duration(max(0.0, (row["ended"] or now) - row["started"])),
+    }
+
+
+@click.command()
+@click.argument("run")
+@click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Only this rank's output.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.pass_obj
+def logs(host: Host, run: str, rank: int | None, follow: bool) -> None:
+    """Print what RUN wrote."""
+    for text in host.session(start=False).logs(run, rank=rank, follow=follow):
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+@click.command()
+@click.argument("run")
+@click.pass_obj
+def stop(host: Host, run: str) -> None:
+    """Stop RUN.
+
+    Its processes are asked to end, and killed after a few seconds.
+    """
+    host.session(start=False).stop(run)
+    host.show(Card(f"run {run}", badge="stopping"))

@@ -1,0 +1,107 @@
+"""One settings object: paths and times, read from the environment once per process.
+
+Every setting has an environment variable `AIOS_<NAME>` in capitals. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set, with defaults.
+
+    Attributes
+    ----------
+    cluster
+        Name of the cluster this process talks to; two names are two clusters.
+    idle_timeout
+        An embedded cluster stops itself after so long without a session, lease or run.
+    heartbeat, suspect_after, reap_after
+        A peer speaks at least every `heartbeat`; it is suspect after `suspect_after` of
+        silence and its leases end after `reap_after`.
+    owner_grace
+        How long leases wait for an owner whose connection closed but whose process is not known
+        to be dead.
+    stop_grace
+        Between SIGTERM and SIGKILL for ranks.
+    journal_sync
+        SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
+    simulate_gpus
+        Number of simulated GPUs that a new embedded node offers.
+    """
+
+    cluster: str = "default"
+    idle_timeout: float = 1800.0
+    heartbeat: float = 5.0
+    suspect_after: float = 15.0
+    reap_after: float = 60.0
+    owner_grace: float = 60.0
+    stop_grace: float = 5.0
+    journal_sync: str = "NORMAL"
+    simulate_gpus: int = 0
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Connection files and TLS material of this user's clusters (mode 0700)."""
+        return _private(_jupyter("runtime") / "aios")
+
+    @property
+    def state_dir(self) -> Path:
+        """What must survive a restart: journal, run logs, catalogue, model registry."""
+        override = os.environ.get("AIOS_STATE_DIR")
+        return _private(Path(override) if override else _jupyter("data") / "aios")
+
+    @property
+    def cluster_dir(self) -> Path:
+        """State of the current cluster: its journal and its runs."""
+        return _private(self.state_dir / "clusters" / self.cluster)
+
+
+def _jupyter(which: str) -> Path:
+    from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
+
+    return Path(jupyter_runtime_dir() if which == "runtime" else jupyter_data_dir())
+
+
+def _private(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises
+    ------
+    UsageError
+        An `AIOS_…` variable does not parse.
+    """
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        variable = f"AIOS_{field.name.upper()}"
+        text = os.environ.get(variable)
+        if text is None:
+            continue
+        convert: Any = type(getattr(Settings, field.name))
+        try:
+            values[field.name] = convert(text)
+        except ValueError:
+            raise UsageError(
+                f"{variable}={text!r} is not a valid {convert.__name__}; unset or correct it."
+            ) from None
+    return Settings(**values)
+
+
+IS_LINUX = sys.platform.startswith("linux")

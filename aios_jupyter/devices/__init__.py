@@ -1,0 +1,1 @@
+"""What a node has and how busy it is."""

@@ -1,0 +1,167 @@
+"""Ask an endpoint. Light: the standard library, numpy and msgspec, no torch and no MLflow."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import (
+    AccessError,
+    AiosError,
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    UsageError,
+)
+from .predictor import named_inputs
+from .protocol_v2 import HEADER, decode_response, encode_request
+from .signature import Signature
+
+_BY_STATUS: dict[int, type[AiosError]] = {
+    400: UsageError,
+    401: AccessError,
+    404: NotFoundError,
+    408: ClusterError,
+    413: UsageError,
+    422: UsageError,
+    503: ConflictError,
+}
+
+
+class _Server(msgspec.Struct):
+    """What an endpoint says at /v2, as far as it is used here."""
+
+    model: Signature
+
+
+class EndpointClient:
+    """One kept connection to an endpoint. Not for several threads at once.
+
+    Parameters
+    ----------
+    url
+        The endpoint's address, as its run reports it: "http://127.0.0.1:40001".
+    token
+        The endpoint's token.
+    timeout
+        Seconds to wait for a reply.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 60.0) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url!r} is no endpoint; give an address such as http://HOST:PORT.")
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self.url = url.rstrip("/")
+        self._path = parts.path.rstrip("/")
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._signature: Signature | None = None
+
+    def __enter__(self) -> EndpointClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def infer(self, x: Any) -> Any:
+        """The model's output for `x`.
+
+        Parameters
+        ----------
+        x
+            An array, tensor or lists with the batch as first dimension; a dict by input name where
+            the model takes several. Numbers are converted to the model's types.
+
+        Returns
+        -------
+        numpy.ndarray or dict of them by output name where the model gives several.
+
+        Raises
+        ------
+        UsageError
+            The input does not match the model's signature, or is too large.
+        AccessError
+            The token is not the endpoint's.
+        NotFoundError
+            Nothing answers at this address.
+        ConflictError
+            The endpoint is stopping or overloaded.
+        ClusterError
+            The endpoint did not answer in time or as it should.
+        """
+        body, length = encode_request(named_inputs(self.signature(), x))
+        headers = {HEADER: str(length), "Content-Type": "application/octet-stream"}
+        content, reply = self._request("POST", "/predict", body, headers)
+        try:
+            arrays = decode_response(content, reply.getheader(HEADER))
+        except (msgspec.DecodeError, UsageError) as error:
+            raise ClusterError(f"{self.url} answered as no endpoint does: {error}") from None
+        return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+    def signature(self) -> Signature:
+        """What the model takes and gives (asked once)."""
+        if self._signature is None:
+            document, _ = self._request("GET", "/v2")
+            try:
+                self._signature = msgspec.json.decode(document, type=_Server).model
+            except msgspec.DecodeError as error:
+                raise ClusterError(f"{self.url} answered as no endpoint does: {error}") from None
+        return self._signature
+
+    def metrics(self) -> str:
+        """The endpoint's metrics in Prometheus's text format."""
+        return self._request("GET", "/metrics")[0].decode()
+
+    def _request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[bytes, http.client.HTTPResponse]:
+        send = {**self._headers, **(headers or {})}
+        try:
+            try:
+                self._connection.request(method, self._path + path, body, send)
+                reply = self._connection.getresponse()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                # A kept connection may have been closed in the meantime: once more on a new one.
+                self._connection.close()
+                self._connection.request(method, self._path + path, body, send)
+                reply = self._connection.getresponse()
+            content = reply.read()
+        except ConnectionRefusedError:
+            self._connection.close()
+            raise NotFoundError(
+                f"No endpoint answers at {self.url}; see: aios endpoints."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise ClusterError(
+                f"The endpoint at {self.url} did not answer ({error}); see: aios endpoints."
+            ) from None
+        if reply.status != 200:
+            raise _error(reply.status, content, self.url)
+        return content, reply
+
+
+def _error(status: int, content: bytes, url: str) -> AiosError:
+    try:
+        sentence = msgspec.json.decode(content, type=dict[str, str])["error"]
+    except (msgspec.DecodeError, KeyError):
+        return ClusterError(f"{url} answered with status {status}, as no endpoint does.")
+    return _BY_STATUS.get(status, ClusterError)(sentence)
+
+
+def infer(url: str, token: str, x: Any, *, timeout: float = 60.0) -> np.ndarray | Any:
+    """Ask the endpoint at `url` once (`EndpointClient.infer` says what goes in and comes out)."""
+    with EndpointClient(url, token, timeout=timeout) as client:
+        return client.infer(x)

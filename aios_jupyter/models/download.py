@@ -1,0 +1,34 @@
+"""`python -m aios_jupyter.models.download REF`: print where a version's files are, as JSON.
+
+The endpoint process asks in this way, so that it need not hold MLflow in memory. An error is one
+line `{"kind", "message"}` with exit status 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from ..errors import AiosError
+from .registry import fetch
+
+
+def main(argv: list[str]) -> int:
+    """Print the package of `argv[0]`."""
+    try:
+        package = fetch(argv[0])
+    except AiosError as error:
+        _answer({"kind": error.kind, "message": str(error)})
+        return 1
+    _answer(package)
+    return 0
+
+
+def _answer(value: Any) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

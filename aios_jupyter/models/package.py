@@ -1,0 +1,112 @@
+"""Turn a model into files that open without the code that made it.
+
+A torch module becomes ONNX, with a free batch size, beside its weights as safetensors; what it
+computes is compared with the module's own output before anything is published. Other objects are
+pickled only where the user says so. A leaf module: it imports numpy, and torch, onnx and
+cloudpickle where a model needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import UsageError
+from .onnx_files import save_and_open, save_example
+from .predictor import ONNX_MODEL, PICKLED_MODEL, first_line, named_inputs, plain, signature_of
+from .signature import Signature
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to be stored: `model` is an ONNX model or the object to pickle."""
+
+    framework: str
+    main: str
+    signature: Signature
+    model: Any
+
+
+def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = False) -> Built:
+    """Make the stored form of `model`, and check that it computes the same.
+
+    Parameters
+    ----------
+    model
+        A torch module (also wrapped by DDP or `torch.compile`), an ONNX model or its path, or with
+        `allow_pickle` any object with `predict`.
+    extras
+        An empty directory that receives the files to be stored beside the model.
+    input_example
+        Samples as the model takes them, with the batch as first dimension: an array or tensor, or
+        for several inputs a tuple (in order) or a dict (by name).
+
+    Raises
+    ------
+    UsageError
+        The model cannot be stored in this way, or fails on the example.
+    """
+    torch = sys.modules.get("torch")  # a torch module cannot exist where torch was not imported
+    if torch is not None and isinstance(model, torch.nn.Module):
+        from .torch_export import export_torch
+
+        signature, proto = export_torch(model, extras, input_example)
+        return Built("torch", ONNX_MODEL, signature, proto)
+    if isinstance(model, str | Path) or type(model).__name__ == "ModelProto":
+        return _build_onnx(model, extras, input_example)
+    if not callable(getattr(model, "predict", None)):
+        raise UsageError(
+            f"A {type(model).__name__} cannot be published; give a torch module, an ONNX model or "
+            "its path, or an object with predict()."
+        )
+    if not allow_pickle:
+        raise UsageError(
+            f"A {type(model).__name__} can only be stored as a pickle, which runs code when it is "
+            "opened; pass allow_pickle=True (--allow-pickle), or publish it as ONNX."
+        )
+    return _build_pickle(model, extras, input_example)
+
+
+def _build_onnx(model: Any, extras: Path, input_example: Any) -> Built:
+    import onnx
+
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if path.suffix != ".onnx" or not path.is_file():
+            raise UsageError(f"{path} is not an ONNX file; give the path of one ending in .onnx.")
+        try:
+            model = onnx.load(os.fspath(path))
+        except Exception as error:  # protobuf raises classes of its own
+            raise UsageError(f"{path} is not an ONNX model: {first_line(error)}.") from error
+    predictor = save_and_open(model, extras)
+    if input_example is not None:
+        inputs = named_inputs(predictor.signature, input_example)
+        predictor.run(inputs)
+        save_example(inputs, extras)
+    return Built("onnx", ONNX_MODEL, predictor.signature, model)
+
+
+def _build_pickle(model: Any, extras: Path, input_example: Any) -> Built:
+    if input_example is None:
+        raise UsageError("Publishing a pickled model needs an input example: pass x[:2].")
+    example = np.asarray(plain(input_example))
+    try:
+        output = np.asarray(model.predict(example))
+    except Exception as error:  # the user's predict() may raise anything
+        raise UsageError(
+            f"The model's predict() fails on the input example ({first_line(error)}); pass samples "
+            "as it takes them."
+        ) from error
+    if not example.ndim or not output.ndim or len(output) != len(example):
+        raise UsageError("predict() must give one row for each row of the input example.")
+    signature = signature_of(example, output)
+    (extras / "signature.json").write_bytes(msgspec.json.encode(signature))
+    save_example({"input": example}, extras)
+    framework = "sklearn" if type(model).__module__.startswith("sklearn.") else "python"
+    return Built(framework, PICKLED_MODEL, signature, model)

@@ -1,0 +1,427 @@
+"""Versioned models: publish, find by name, version or alias, and open again.
+
+A version is written once. Its files carry their sha256 in the registry, an alias ("champion") is a
+name that moves from one version to another. The registry is MLflow's (`store.py`), so MLflow's own
+tools and clients see everything here. Importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFoundError, UsageError
+from ..schema import Struct
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+    from .package import Built
+    from .predictor import Package, Predictor
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+_REF = re.compile(r"(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
+_TAG = "aios."
+_OWN_TAGS = ("files", "main", "framework", "signature", "metrics", "params")
+
+
+class ModelVersion(Struct):
+    """A published model.
+
+    Attributes
+    ----------
+    signature
+        `{"inputs": [{"name", "datatype", "shape"}], "outputs": […]}` in the words of the Open
+        Inference Protocol; -1 is a free size. Empty for a version that something else registered.
+    framework
+        "torch", "onnx", "sklearn" or "python": what it was made from.
+    lineage
+        Where it comes from: lease, run, notebook, data version.
+    created
+        Seconds since the epoch.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...] = ()
+    metrics: dict[str, float] = {}
+    params: dict[str, str] = {}
+    created: float = 0.0
+    run_id: str = ""
+    tags: dict[str, str] = {}
+    signature: dict[str, Any] = {}
+    framework: str = ""
+    lineage: dict[str, str] = {}
+
+    @property
+    def ref(self) -> str:
+        """The name of exactly this version: "digits/3"."""
+        return f"{self.name}/{self.version}"
+
+
+def publish(
+    model: Any,
+    name: str,
+    *,
+    alias: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    params: Mapping[str, Any] | None = None,
+    input_example: Any = None,
+    lineage: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
+) -> ModelVersion:
+    """Store `model` as the next version of `name`.
+
+    A torch module (also wrapped by DDP or `torch.compile`) is stored as ONNX with a free batch
+    size, with its weights as safetensors beside it; half-precision weights become float32. The
+    stored model is compared with the module before the version appears.
+
+    Parameters
+    ----------
+    model
+        A torch module, an ONNX model or its path, or, with `allow_pickle`, an object with
+        `predict`.
+    alias
+        A name to move to this version, such as "champion".
+    metrics, params
+        Recorded with the version and as an MLflow run.
+    input_example
+        Samples with the batch as first dimension (`x[:1]`); needed for all but ONNX. Several inputs
+        are a tuple or a dict.
+    lineage
+        Where it comes from, by name: lease, run, notebook, data.
+    allow_pickle
+        Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
+
+    Raises
+    ------
+    UsageError
+        The name, alias or a metric is not valid, or the model cannot be stored in this way.
+    ClusterError
+        The registry does not answer.
+    """
+    _check_name(name)
+    if alias is not None:
+        _check_alias(alias)
+    numbers = _numbers(metrics or {})
+    texts = {str(key): str(value) for key, value in (params or {}).items()}
+    from .package import build
+
+    with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
+        extras = Path(scratch) / "extras"
+        extras.mkdir()
+        built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        tags = _tags(built, numbers, texts, lineage or {})
+        version = _store(built, name, Path(scratch), numbers, texts, tags)
+    if alias is not None:
+        set_alias(f"{name}/{version}", alias)
+    return resolve(f"{name}/{version}")
+
+
+def _store(
+    built: Built,
+    name: str,
+    scratch: Path,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: dict[str, str],
+) -> int:
+    """Write the files, then the version: it appears complete or not at all."""
+    from .predictor import file_hashes
+    from .store import ensure_registered, experiment_id, registry
+
+    with registry() as client:
+        from .mlflow_files import write_files
+
+        experiment = experiment_id(client)
+        run = client.create_run(experiment, run_name=name).info.run_id
+        logged = client.create_logged_model(experiment, name=name, source_run_id=run)
+        done = False
+        try:
+            _log(client, run, metrics, params)
+            files = scratch / "model"
+            write_files(built, files, scratch / "extras", logged.model_id, run)
+            tags[f"{_TAG}files"] = json.dumps(file_hashes(files))
+            client.log_model_artifacts(logged.model_id, str(files))
+            client.finalize_logged_model(logged.model_id, "READY")
+            ensure_registered(client, name)
+            version = client.create_model_version(
+                name, logged.artifact_location, run_id=run, tags=tags
+            ).version
+            done = True
+        finally:
+            if not done:
+                client.finalize_logged_model(logged.model_id, "FAILED")
+            client.set_terminated(run, "FINISHED" if done else "FAILED")
+    return int(version)
+
+
+def _log(
+    client: MlflowClient, run: str, metrics: Mapping[str, float], params: Mapping[str, str]
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run,
+        metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+        params=[Param(key, value) for key, value in params.items()],
+    )
+
+
+def _tags(
+    built: Built,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    lineage: Mapping[str, Any],
+) -> dict[str, str]:
+    import msgspec
+
+    tags = {
+        "main": built.main,
+        "framework": built.framework,
+        "signature": msgspec.json.encode(built.signature).decode(),
+        "metrics": json.dumps(dict(metrics)),
+        "params": json.dumps(dict(params)),
+    }
+    for key, value in lineage.items():
+        if key in _OWN_TAGS or not _NAME.fullmatch(str(key)):
+            raise UsageError(f"The lineage cannot have an entry {key!r}; use another word.")
+        if value not in (None, ""):
+            tags[str(key)] = str(value)
+    return {_TAG + key: value for key, value in tags.items()}
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def resolve(ref: str) -> ModelVersion:
+    """The version that "name" (its latest), "name/3" or "name@alias" stands for.
+
+    Raises
+    ------
+    UsageError
+        `ref` is none of these.
+    NotFoundError
+        There is no such model, version or alias; the sentence names what there is.
+    """
+    name, version, alias = _parse(ref)
+    from .store import missing, registry
+
+    with registry() as client:
+        aliases = _aliases(client, name)
+        if alias is not None and alias not in aliases:
+            raise NotFoundError(
+                f"{name} has no alias {alias!r}; {_have('it has', sorted(aliases))} "
+                f"(set one with: aios promote {name}/VERSION {alias})."
+            )
+        number = int(aliases[alias]) if alias is not None else version
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = client.get_model_version(
+                name, str(_latest(client, name) if number is None else number)
+            )
+        except MlflowException as error:
+            if not missing(error):
+                raise
+            raise NotFoundError(
+                f"{name} has no version {number}; its latest is {_latest(client, name)}."
+            ) from None
+        return _version(found, aliases)
+
+
+def versions(name: str | None = None) -> list[dict[str, Any]]:
+    """All versions (of one model, or of all), newest first within a model, as plain dicts.
+
+    Each has the fields of `ModelVersion` and "ref".
+    """
+    import msgspec
+
+    from .store import registry
+
+    with registry() as client:
+        if name is not None:
+            _check_name(name)
+            models = {name: _aliases(client, name)}
+        else:
+            models = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
+        rows = []
+        for model, aliases in sorted(models.items()):
+            found = _pages(client.search_model_versions, filter_string=f"name = '{model}'")
+            some = [_version(item, aliases) for item in found]
+            rows += sorted(some, key=lambda v: -v.version)
+    return [
+        {**msgspec.to_builtins(row), "aliases": list(row.aliases), "ref": row.ref} for row in rows
+    ]
+
+
+def set_alias(ref: str, alias: str) -> ModelVersion:
+    """Move `alias` to the version `ref` stands for; gives the version with its aliases."""
+    _check_alias(alias)
+    version = resolve(ref)
+    from .store import registry
+
+    with registry() as client:
+        client.set_registered_model_alias(version.name, alias, str(version.version))
+    return resolve(version.ref)
+
+
+def fetch(ref: str) -> Package:
+    """The files of a version on this machine, not yet checked (`predictor.open_package` does)."""
+    from .predictor import ONNX_MODEL, Package
+    from .store import local_files, registry
+
+    version = resolve(ref)
+    recorded = version.tags.get(f"{_TAG}files", "")
+    digest = hashlib.sha256(recorded.encode()).hexdigest() if recorded else ""
+    with registry() as client:
+        path = local_files(client, version.name, version.version, digest)
+    main = version.tags.get(f"{_TAG}main") or _foreign_main(path, ONNX_MODEL)
+    return Package(
+        name=version.name,
+        version=version.version,
+        path=str(path),
+        main=main,
+        files=json.loads(recorded) if recorded else {},
+        framework=version.framework,
+    )
+
+
+def _foreign_main(path: Path, onnx: str) -> str:
+    """The model's file in a version that MLflow's own API registered."""
+    found = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.onnx"))
+    if not found:
+        raise UsageError(
+            "Only models stored as ONNX can be opened, and this version has none; publish it with "
+            "aios publish, or load it with mlflow.pyfunc."
+        )
+    return onnx if onnx in found else found[0]
+
+
+def load(ref: str, *, threads: int | None = None, allow_pickle: bool = False) -> Predictor:
+    """Open a version: `.predict(x)` gives arrays, `.signature` says what it takes.
+
+    Parameters
+    ----------
+    threads
+        Threads of the model; None takes the processors there are (or `OMP_NUM_THREADS`).
+    allow_pickle
+        Open a model that is stored as a pickle, which runs the code in it.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such version.
+    ConflictError
+        A file was changed since it was published.
+    AccessError
+        It is a pickle and `allow_pickle` was not given.
+    """
+    from .predictor import open_package
+
+    return open_package(fetch(ref), threads=threads, allow_pickle=allow_pickle)
+
+
+def _parse(ref: str) -> tuple[str, int | None, str | None]:
+    match = _REF.fullmatch(ref.strip())
+    if match is None or not _NAME.fullmatch(match["name"]):
+        raise UsageError(f"{ref!r} is no model; write NAME, NAME/VERSION or NAME@ALIAS.")
+    return match["name"], int(match["version"]) if match["version"] else None, match["alias"]
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Version by alias: asked of the model, for a search of versions leaves aliases out."""
+    from mlflow.exceptions import MlflowException
+
+    from .store import missing
+
+    try:
+        return {str(a): int(v) for a, v in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if not missing(error):
+            raise
+    names = [model.name for model in _pages(client.search_registered_models)]
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"{_have('there is', names)}."
+    raise NotFoundError(f"There is no model {name!r}; {hint}")
+
+
+def _have(words: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"{words} {shown}" if names else f"{words} none yet"
+
+
+def _latest(client: MlflowClient, name: str) -> int:
+    found = client.search_model_versions(
+        f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+    )
+    if not found:
+        raise NotFoundError(f"{name} has no versions; publish one with: aios publish MODEL.")
+    return int(found[0].version)
+
+
+def _pages(search: Any, **query: Any) -> list[Any]:
+    items: list[Any] = []
+    token = None
+    while True:
+        page = search(page_token=token, **query)
+        items += page
+        token = page.token
+        if not token:
+            return items
+
+
+def _version(found: MlflowVersion, aliases: Mapping[str, int]) -> ModelVersion:
+    tags = dict(found.tags)
+    own = {key.removeprefix(_TAG): value for key, value in tags.items() if key.startswith(_TAG)}
+    return ModelVersion(
+        name=found.name,
+        version=int(found.version),
+        aliases=tuple(sorted(a for a, v in aliases.items() if int(v) == int(found.version))),
+        metrics=json.loads(own.get("metrics", "{}")),
+        params=json.loads(own.get("params", "{}")),
+        created=found.creation_timestamp / 1000,
+        run_id=found.run_id or "",
+        tags=tags,
+        signature=json.loads(own.get("signature", "{}")),
+        framework=own.get("framework", ""),
+        lineage={key: value for key, value in own.items() if key not in _OWN_TAGS},
+    )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a model's name; use letters, digits, dots, dashes and underscores."
+        )
+
+
+def _check_alias(alias: str) -> None:
+    if not _ALIAS.fullmatch(alias) or alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise UsageError(
+            f"{alias!r} cannot be an alias; use a word such as champion (not latest, not v1)."
+        )
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    numbers = {}
+    for key, value in metrics.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"Metric {key!r} is {value!r}; give a number.") from None
+        if not math.isfinite(number):
+            raise UsageError(f"Metric {key!r} is {number}; leave out what is not finite.")
+        numbers[str(key)] = number
+    return numbers

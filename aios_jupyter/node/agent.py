@@ -1,0 +1,243 @@
+"""The agent of one machine: `python -m aios_jupyter.node.agent`.
+
+It offers the machine's devices to the broker, samples them once a second, starts and ends ranks,
+and keeps the Dask worker running. It outlives the broker and the worker: when the broker dies, the
+agent and its ranks go on, and when the broker is back the agent says what it still holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..broker import messages as msg
+from ..broker.protocol import VERSION, Connection, connect
+from ..config import settings
+from ..devices import probe
+from ..errors import AiosError, ClusterError
+from ..process import process_start
+from ..schema import Node
+from ..tls import Bundle
+from . import reaper
+from .door import Door
+from .hosting import HostedRuns
+from .telemetry import Sampler, outside
+from .worker import DaskWorker
+
+log = logging.getLogger("aios.node")
+
+SAMPLE_INTERVAL = 1.0
+
+
+class Agent:
+    """One machine of the cluster.
+
+    Parameters
+    ----------
+    runtime
+        Has the TLS material and the broker's file; the agent's own file goes there.
+    state
+        Runs and their logs are kept there.
+    """
+
+    def __init__(self, runtime: Path, state: Path, host: str, simulate_gpus: int) -> None:
+        self.runtime = runtime
+        self.host = host
+        self.name = socket.gethostname()
+        self.devices = probe.devices(self.name, simulate_gpus)
+        self.stopping = asyncio.Event()
+        self._bundle = Bundle.of(runtime / "tls", "node")
+        self._broker: Connection | None = None
+        self._unsent: list[tuple[str, Any]] = []
+        self._grants: dict[str, msg.Grant] = {}
+        self._state = state
+        self.runs = HostedRuns(state / "runs", host, self._report)
+        self._door = Door(self.runs, self._grants, self.name)
+        self._worker = DaskWorker(
+            self.name,
+            max(1, os.cpu_count() or 1),
+            self._bundle,
+            state / "dask",
+            runtime / "children.json",
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        await reaper.sweep(self._state / "runs")
+        address = await self._door.open(self.host, self._bundle.server_context())
+        self._node = Node(
+            id=self.name,
+            host=self.name,
+            address=address,
+            pid=os.getpid(),
+            devices=self.devices,
+            cpus=os.cpu_count() or 1,
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            version=__version__,
+        )
+        self._tasks = [
+            asyncio.create_task(self._stay_connected()),
+            asyncio.create_task(self._sample()),
+        ]
+        await self.stopping.wait()
+        log.info("stopping")
+        for task in self._tasks:
+            task.cancel()
+        await self._door.close()
+        await asyncio.gather(self.runs.stop_all("the node was stopped"), self._worker.stop())
+        (self.runtime / "node.json").unlink(missing_ok=True)
+
+    # --- the broker
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                await self._connect()
+            except AiosError as error:
+                log.info("no broker yet: %s", error)
+                await asyncio.sleep(0.2)
+                continue
+            connection = self._broker
+            assert connection is not None
+            while not connection.closed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(settings().heartbeat):
+                        await connection.closed.wait()
+                if not connection.closed.is_set():
+                    connection.tell("beat")
+            log.warning("the broker is gone; ranks go on")
+            self._broker = None
+
+    async def _connect(self) -> None:
+        facts = self._broker_facts()
+        handlers: dict[str, Any] = {
+            "lease.granted": (msg.Grant, lambda _, grant: self._granted(grant)),
+            "lease.end": (msg.LeaseEnd, lambda _, end: self._end_lease(end)),
+            "run.created": (msg.RunCreated, lambda _, made: self.runs.announced(made.run)),
+            "run.stop": (msg.RunStop, lambda _, stop: self.runs.stop(stop.run, stop.reason)),
+            "shutdown": (Any, lambda _, body: self.stopping.set()),
+        }
+        connection = await connect(facts["address"], self._bundle.client_context(), handlers)
+        hello = msg.NodeHello(
+            version=VERSION, node=self._node, held=self.runs.held(), runs=self.runs.live()
+        )
+        welcome = await connection.call("node.hello", hello, msg.NodeWelcome, timeout=10)
+        self._broker = connection
+        active = {grant.lease.id for grant in welcome.grants}
+        for lease in [lease for lease in self._grants if lease not in active]:
+            del self._grants[lease]
+        for grant in welcome.grants:
+            self._granted(grant)
+        for topic, body in self._unsent:
+            connection.tell(topic, body)
+        self._unsent.clear()
+        self._worker.follow(welcome.dask or facts.get("dask", ""))
+        self._write_file()
+
+    def _broker_facts(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.runtime / "broker.json").read_text()))
+        except (FileNotFoundError, ValueError):
+            raise ClusterError("The broker has not written its address yet.") from None
+
+    def _write_file(self) -> None:
+        facts = {
+            "pid": os.getpid(),
+            "start": process_start(os.getpid()),
+            "address": self._node.address,
+            "node": self.name,
+        }
+        aside = self.runtime / f".node-{os.getpid()}"
+        aside.write_text(json.dumps(facts))
+        aside.chmod(0o600)
+        aside.replace(self.runtime / "node.json")
+
+    def _report(self, topic: str, body: Any, durable: bool) -> None:
+        """Tell the broker; what it must not miss waits for its return."""
+        if self._broker and not self._broker.closed.is_set():
+            self._broker.tell(topic, body)
+        elif durable:
+            self._unsent.append((topic, body))
+
+    def _granted(self, grant: msg.Grant) -> None:
+        self._grants[grant.lease.id] = grant
+
+    async def _end_lease(self, end: msg.LeaseEnd) -> None:
+        self._grants.pop(end.lease, None)
+        await self.runs.end_lease(end.lease, end.reason or "the lease ended")
+        self._report("node.gone", msg.ById(id=end.lease), durable=True)
+
+    # --- telemetry
+
+    async def _sample(self) -> None:
+        sampler = Sampler(self.devices, self.runs.pids_of)
+        while True:
+            await asyncio.sleep(SAMPLE_INTERVAL)
+            try:
+                usage = await asyncio.to_thread(sampler.sample)
+                ours = self._ours()
+                foreign = {
+                    sample.device: found for sample in usage if (found := outside(sample, ours))
+                }
+                report = msg.NodeReport(usage=tuple(usage), outside=foreign)
+                self._report("node.report", report, durable=False)
+                await self._enforce()
+            except Exception:
+                log.exception("sampling failed")
+
+    def _ours(self) -> set[int]:
+        """Processes that hold a lease here: ranks, and owners that use the device themselves."""
+        owners = {
+            grant.owner.pid
+            for grant in self._grants.values()
+            if grant.owner and grant.owner.host == self.name
+        }
+        return self.runs.pids() | owners
+
+    async def _enforce(self) -> None:
+        """With no broker to say so, a lease that is past its end is ended here."""
+        if self._broker is not None:
+            return
+        for grant in list(self._grants.values()):
+            expires = grant.lease.expires
+            if expires is not None and expires + settings().stop_grace < _now():
+                await self._end_lease(msg.LeaseEnd(lease=grant.lease.id, reason="its time is over"))
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    agent = Agent(arguments.runtime, arguments.state, arguments.host, arguments.simulate_gpus)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stopping.set)
+    await agent.run()
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description="The AIOS agent of this machine.")
+    parser.add_argument("--runtime", type=Path, required=True, help="TLS and broker.json")
+    parser.add_argument("--state", type=Path, required=True, help="runs and logs")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--simulate-gpus", type=int, default=0)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

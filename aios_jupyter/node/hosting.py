@@ -1,0 +1,328 @@
+"""The runs on this machine: from announced, through ranks at work, to a log that can be read.
+
+Each run has a directory with `run.json` (whose it is), the complete logs and the events of its
+ranks. A follower is a cursor into the events file and not a copy in memory, so that a slow reader
+costs nothing and a kernel that comes back later reads the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from ..broker import messages as msg
+from ..config import settings
+from ..errors import AccessError, ClusterError, ConflictError, NotFoundError
+from ..runs.messages import StartRun
+from ..runs.spec import Rendezvous
+from ..schema import Progress, RankExit, Run, RunState
+from .ranks import EventReader, LocalGang, bind_port
+
+log = logging.getLogger("aios.node")
+
+ANNOUNCE_TIMEOUT = 10.0
+REPORT_INTERVAL = 0.2
+BATCH_BYTES = 1024 * 1024
+
+Report = Callable[[str, Any, bool], None]
+
+
+class Hosted:
+    """One run on this machine."""
+
+    def __init__(self, run: Run, directory: Path) -> None:
+        self.run = run
+        self.directory = directory
+        self.gang: LocalGang | None = None
+        self.listener: socket.socket | None = None
+        self.ended = asyncio.Event()
+        self.changed = asyncio.Condition()
+        self.devices: dict[int, str] = {}
+        self.summary: dict[str, Any] = {}
+        self.reporting = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still have processes."""
+        return self.gang is not None and not self.ended.is_set()
+
+
+class HostedRuns:
+    """All runs of this node.
+
+    Parameters
+    ----------
+    directory
+        One subdirectory a run.
+    host
+        The address at which ranks of other nodes find rank 0.
+    report
+        `report(topic, body, durable)` tells the broker.
+    """
+
+    def __init__(self, directory: Path, host: str, report: Report) -> None:
+        self.directory = directory
+        self.host = host
+        self._report = report
+        self._runs: dict[str, Hosted] = {}
+        self._announcement = asyncio.Condition()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    # --- what the agent asks
+
+    def held(self) -> tuple[str, ...]:
+        """Leases for which there are processes here."""
+        return tuple({hosted.run.lease for hosted in self._runs.values() if hosted.live})
+
+    def live(self) -> tuple[str, ...]:
+        """Runs that this agent has not seen the end of."""
+        return tuple(i for i, hosted in self._runs.items() if not hosted.ended.is_set())
+
+    def pids_of(self, device: str) -> list[int]:
+        """Ranks at work on a device. May be called from another thread."""
+        return [
+            pid
+            for hosted in list(self._runs.values())
+            if hosted.live and hosted.gang
+            for rank, pid in list(hosted.gang.pids.items())
+            if hosted.devices.get(rank) == device
+        ]
+
+    def pids(self) -> set[int]:
+        """All ranks."""
+        return {
+            pid
+            for hosted in self._runs.values()
+            if hosted.live and hosted.gang
+            for pid in hosted.gang.pids.values()
+        }
+
+    async def announced(self, run: Run) -> None:
+        """The broker knows of this run: its ranks may be started."""
+        directory = self.directory / run.id
+        directory.mkdir(mode=0o700, exist_ok=True)
+        facts = {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
+        (directory / "run.json").write_text(json.dumps(facts))
+        async with self._announcement:
+            self._runs[run.id] = Hosted(run, directory)
+            self._announcement.notify_all()
+
+    async def expect(self, run: str) -> Hosted:
+        """The run, once the broker has announced it.
+
+        Raises
+        ------
+        NotFoundError
+            It has not, for `ANNOUNCE_TIMEOUT` seconds.
+        """
+        try:
+            async with asyncio.timeout(ANNOUNCE_TIMEOUT), self._announcement:
+                await self._announcement.wait_for(lambda: run in self._runs)
+        except TimeoutError:
+            raise NotFoundError(f"The broker has not announced run {run!r}.") from None
+        return self._runs[run]
+
+    async def stop(self, run: str, reason: str) -> None:
+        """End the ranks of a run: SIGTERM, grace, SIGKILL; returns when they are gone."""
+        hosted = self._runs.get(run)
+        if hosted is None:
+            return
+        if hosted.gang is None:
+            self._never_started(hosted, reason)
+        elif hosted.live:
+            await hosted.gang.stop(settings().stop_grace)
+            await hosted.ended.wait()
+
+    async def end_lease(self, lease: str, reason: str) -> None:
+        """End every run of a lease and confirm it."""
+        runs = [i for i, hosted in self._runs.items() if hosted.run.lease == lease]
+        await asyncio.gather(*(self.stop(run, reason) for run in runs))
+
+    async def stop_all(self, reason: str) -> None:
+        """End every run."""
+        await asyncio.gather(*(self.stop(run, reason) for run in list(self._runs)))
+
+    # --- what a kernel asks, through the door
+
+    def open(self, hosted: Hosted) -> Rendezvous:
+        """Bind the port where the run's ranks will meet; rank 0 inherits it, so it cannot be lost."""
+        listener, port = bind_port(self.host)
+        hosted.listener = listener
+        return Rendezvous(address=self.host, port=port)
+
+    async def start(self, hosted: Hosted, order: StartRun) -> None:
+        """Start this node's ranks.
+
+        Raises
+        ------
+        ConflictError
+            They were started already, or the run has been stopped.
+        """
+        if hosted.gang is not None or hosted.ended.is_set():
+            raise ConflictError(f"Run {hosted.run.id} was started or stopped before.")
+        payload = hosted.directory / "payload.pkl"
+        hosted.devices = {rank.rank: rank.device for rank in order.ranks}
+        hosted.gang = LocalGang(
+            order.spec,
+            order.ranks,
+            order.rendezvous,
+            hosted.directory,
+            payload.read_bytes() if order.payload else None,
+            on_events=lambda events: self._heard(hosted, events),
+            listen_fd=hosted.listener.fileno() if hosted.listener else None,
+        )
+        try:
+            await hosted.gang.start()
+        except OSError as error:
+            self._never_started(hosted, f"its ranks could not be started: {error}")
+            raise ConflictError(f"The ranks could not be started: {error}.") from error
+        finally:
+            if hosted.listener:
+                hosted.listener.close()
+                hosted.listener = None
+            payload.unlink(missing_ok=True)
+        report = msg.RunReport(run=hosted.run.id, state=RunState.RUNNING)
+        self._report("node.run", report, True)
+        self._spawn(self._attend(hosted))
+
+    async def _attend(self, hosted: Hosted) -> None:
+        assert hosted.gang is not None
+        exits = await hosted.gang.wait()
+        self._summarize(hosted)
+        for exit in sorted(exits, key=lambda exit: (exit.code == 0, exit.time)):
+            self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
+        hosted.ended.set()
+        await self._notify(hosted)
+
+    def _never_started(self, hosted: Hosted, reason: str) -> None:
+        """A run that was announced and will have no ranks still ends, so that nobody waits."""
+        if hosted.ended.is_set():
+            return
+        hosted.ended.set()
+        lease_ranks = range(hosted.run.world_size) if len(hosted.run.nodes) == 1 else ()
+        for rank in lease_ranks:
+            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason)
+            self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
+        self._spawn(self._notify(hosted))
+
+    # --- events
+
+    def _heard(self, hosted: Hosted, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            match event["type"]:
+                case "progress" if event["rank"] == 0:
+                    hosted.summary["progress"] = Progress(
+                        done=event["done"],
+                        total=event.get("total") or 0.0,
+                        unit=event.get("unit") or "",
+                        label=event.get("label") or "",
+                    )
+                case "metrics" if event["rank"] == 0:
+                    hosted.summary.setdefault("metrics", {}).update(event["values"])
+                case "endpoint":
+                    detail = {key: event[key] for key in ("url", "model", "version")}
+                    hosted.summary["detail"] = detail
+                case "exit" if event["code"] != 0:
+                    exit = RankExit(
+                        rank=event["rank"],
+                        code=event["code"],
+                        time=event["time"],
+                        reason=event.get("reason", ""),
+                        traceback=event.get("traceback", ""),
+                    )
+                    self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
+        if hosted.summary and not hosted.reporting:
+            hosted.reporting = True
+            self._spawn(self._summarize_soon(hosted))
+        self._spawn(self._notify(hosted))
+
+    async def _summarize_soon(self, hosted: Hosted) -> None:
+        await asyncio.sleep(REPORT_INTERVAL)
+        self._summarize(hosted)
+
+    def _summarize(self, hosted: Hosted) -> None:
+        hosted.reporting = False
+        summary, hosted.summary = hosted.summary, {}
+        if summary:
+            durable = "detail" in summary
+            self._report("node.run", msg.RunReport(run=hosted.run.id, **summary), durable)
+
+    async def _notify(self, hosted: Hosted) -> None:
+        async with hosted.changed:
+            hosted.changed.notify_all()
+
+    async def follow(self, run: str, seq: int) -> AsyncIterator[tuple[list[dict[str, Any]], bool]]:
+        """Batches of a run's events after `seq`, the last one marked True.
+
+        Also for runs of an earlier life of this agent, whose events are all on disk.
+        """
+        hosted = self._runs.get(run)
+        reader = EventReader(self.directory / run, after=seq)
+        while True:
+            over = hosted is None or hosted.ended.is_set()
+            batch = reader.read(BATCH_BYTES)
+            if batch:
+                yield batch, False
+                continue
+            if over:
+                yield [], True
+                return
+            assert hosted is not None
+            async with hosted.changed:
+                if not hosted.ended.is_set() and not reader.more():
+                    await hosted.changed.wait()
+
+    def owner(self, run: str) -> str:
+        """Whose run this is.
+
+        Raises
+        ------
+        NotFoundError
+            This node has no such run.
+        """
+        path = self.directory / run / "run.json"
+        if "/" in run or run.startswith(".") or not path.exists():
+            raise NotFoundError(f"Node {socket.gethostname()} has no run {run!r}.")
+        return str(json.loads(path.read_text())["user"])
+
+    def file(self, run: str, name: str) -> Path:
+        """A file in the run's directory.
+
+        Raises
+        ------
+        AccessError
+            The name leads out of it.
+        NotFoundError
+            There is no such file.
+        """
+        if Path(name).name != name or name.startswith("."):
+            raise AccessError(f"{name!r} is not a file of run {run}.")
+        path = self.directory / run / name
+        if not path.is_file():
+            raise NotFoundError(f"Run {run} has no file {name!r} on this node.")
+        return path
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            error = task.exception()
+            log.error("hosting a run failed", exc_info=error)
+            if isinstance(error, ClusterError):
+                raise error
+
+
+def _now() -> float:
+    import time
+
+    return time.time()

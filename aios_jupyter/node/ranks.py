@@ -1,0 +1,445 @@
+"""The ranks of one run on this machine: started, listened to, and ended together.
+
+A `LocalGang` starts one process per rank, each the leader of its own session. It reads their output
+and events without ever keeping them waiting, writes both to the run's directory (`rank-N.log`,
+`events.msgpack`), and when a rank fails it ends the others and says which failed first, and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..config import IS_LINUX
+from ..devices.cpu import usable_cores
+from ..process import process_start
+from ..runs.events import ErrorRaised, EventLog, EventReader, Said
+from ..runs.lifeline import STOPPED
+from ..runs.rank import Orders
+from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
+from ..schema import DeviceKind, RankExit
+from . import reaper
+from .output import Output, Outputs, anonymous_file
+from .verdict import Sign, first_cause, reason_of
+
+__all__ = ["EventReader", "LocalGang", "bind_port"]
+
+log = logging.getLogger("aios.node")
+
+# How long to wait for the other ranks' failures, which may be the cause of the one that was seen.
+SETTLE = 0.1
+# How long the others have once a rank has failed.
+FAILED_GRACE = 1.0
+
+
+def bind_port(host: str) -> tuple[socket.socket, int]:
+    """Listen on a free port of `host`; rank 0 inherits the socket, so nobody else can take it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.bind((host, 0))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener, int(listener.getsockname()[1])
+
+
+class _Rank:
+    """One rank's process, and what is known of its end."""
+
+    def __init__(
+        self, spec: RankSpec, process: subprocess.Popen[bytes], mark: str, run: RunSpec
+    ) -> None:
+        self.spec = spec
+        self.number = spec.rank
+        self.process = process
+        self.started = reaper.Started(
+            pid=process.pid,
+            start=process_start(process.pid),
+            run=run.id,
+            lease=run.lease,
+            rank=spec.rank,
+            mark=mark,
+        )
+        self.output: Output | None = None
+        self.lifeline = -1
+        self.fault = -1
+        self.fault_text = ""
+        self.error: ErrorRaised | None = None
+        self.code: int | None = None
+        self.died = 0.0
+        self.killed = False
+        self.buried = False
+        self.exit: RankExit | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or self.code not in (None, 0)
+
+    def sign(self) -> Sign:
+        """What speaks for this rank having failed first."""
+        return Sign(
+            rank=self.number,
+            time=self.error.time if self.error else self.died,
+            code=1 if self.code is None or self.error else self.code,
+            error=self.error,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the rank alone: what it has started is for it to end."""
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def kill_group(self) -> None:
+        """SIGKILL for the rank's group. Its pid is ours until the process is waited for."""
+        if not self.buried:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class LocalGang:
+    """The ranks of one run on this machine. Use it in one event loop, from the main thread.
+
+    Parameters
+    ----------
+    spec
+        The run.
+    ranks
+        The ranks that belong on this machine.
+    rendezvous
+        Where all ranks meet.
+    directory
+        The run's, with mode 0700; logs and events go there.
+    payload
+        What `runs.cells.pack` made, for every rank.
+    on_events
+        Gets each batch of events, after it is on disk.
+    listen_fd
+        A listening socket at the rendezvous, which rank 0 inherits.
+    env
+        What the ranks inherit instead of this process's environment; `spec.env` is added.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        ranks: Sequence[RankSpec],
+        rendezvous: Rendezvous,
+        directory: Path,
+        payload: bytes | None,
+        on_events: Callable[[list[dict[str, Any]]], None],
+        listen_fd: int | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._specs = tuple(sorted(ranks, key=lambda rank: rank.rank))
+        self._rendezvous = rendezvous
+        self._directory = directory
+        self._payload = payload
+        self._on_events = on_events
+        self._listen_fd = listen_fd
+        self._env = dict(os.environ if env is None else env)
+        self._ranks: list[_Rank] = []
+        self._cause: _Rank | None = None
+        self._ending = False
+        self._judgment: asyncio.TimerHandle | None = None
+        self._done = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Rank → pid of the ranks that run."""
+        return {rank.number: rank.process.pid for rank in self._ranks if rank.code is None}
+
+    # --- starting
+
+    async def start(self) -> None:
+        """Start the ranks.
+
+        Raises
+        ------
+        OSError
+            One could not be started (no such directory or interpreter, no room); none is left.
+        """
+        self._loop = asyncio.get_running_loop()
+        # The kernel ties a rank to the thread that starts it.
+        assert threading.current_thread() is threading.main_thread()
+        self._outputs = Outputs(EventLog(self._directory), self._on_events)
+        payload = -1 if self._payload is None else anonymous_file(self._payload)
+        self._payload = None
+        try:
+            self._file = self._write_cell()
+            for spec in self._specs:
+                self._launch(spec, payload)
+            reaper.record(self._directory, [rank.started for rank in self._ranks])
+        except BaseException:
+            self._ending = True
+            for rank in self._ranks:
+                rank.kill_group()
+                rank.process.wait()
+                rank.buried = True
+            self._close()
+            raise
+        finally:
+            if payload >= 0:
+                os.close(payload)
+        for rank in self._ranks:
+            self._watch(rank)
+
+    def _write_cell(self) -> str:
+        if self._spec.entry is not Entry.CELL:
+            return ""
+        name = Path(self._spec.filename).name or "cell.py"
+        path = self._directory / (name if name.endswith(".py") else f"{name}.py")
+        path.write_text(self._spec.source, encoding="utf-8")
+        return str(path)
+
+    def _launch(self, spec: RankSpec, payload: int) -> None:
+        run = self._spec
+        listen = self._listen_fd if self._listen_fd is not None and spec.rank == 0 else -1
+        streams = {name: os.pipe() for name in ("stdout", "stderr", "events")}
+        lifeline, held = os.pipe()
+        fault = anonymous_file(b"")
+        orders = Orders(
+            spec=run,
+            rank=spec,
+            rendezvous=self._rendezvous,
+            directory=str(self._directory),
+            file=self._file,
+            parent=os.getpid(),
+            event_fd=streams["events"][1],
+            lifeline_fd=lifeline,
+            fault_fd=fault,
+            payload_fd=payload,
+            listen_fd=listen,
+            # Another node's agent holds the listening socket when rank 0 is not here.
+            agent_store=self._listen_fd is not None or self._specs[0].rank != 0,
+            threads=_threads(spec),
+        )
+        told = anonymous_file(msgspec.msgpack.encode(orders))
+        mark = secrets.token_hex(16)
+        passed = (told, streams["events"][1], lifeline, fault, payload, listen)
+        command = [
+            *(run.python or sys.executable, "-P", "-m", "aios_jupyter.runs.rank", str(told)),
+            f"{run.id}/{spec.rank}",
+        ]
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=streams["stdout"][1],
+                stderr=streams["stderr"][1],
+                cwd=run.cwd or self._directory,
+                env=self._env | run.env | {reaper.MARK: mark},
+                start_new_session=True,
+                pass_fds=[fd for fd in passed if fd >= 0],
+            )
+        except BaseException:
+            for fd in (held, fault, *(reading for reading, _ in streams.values())):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (told, lifeline, *(writing for _, writing in streams.values())):
+                os.close(fd)
+        rank = _Rank(spec, process, mark, run)
+        rank.lifeline, rank.fault = held, fault
+        self._ranks.append(rank)
+        rank.output = self._outputs.add(
+            spec.rank,
+            {name: reading for name, (reading, _) in streams.items()},
+            self._directory / f"rank-{spec.rank}.log",
+            lambda said: self._said(rank, said),
+        )
+
+    def _watch(self, rank: _Rank) -> None:
+        """Have `_died` called when the process has ended.
+
+        On Linux it is not waited for yet: until then a dead process keeps its pid, so that nobody
+        else is hit when its group is killed.
+        """
+        pid = rank.process.pid
+        if IS_LINUX:
+            held = os.pidfd_open(pid)
+
+            def ended() -> None:
+                self._loop.remove_reader(held)
+                os.close(held)
+                result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                assert result is not None
+                exited = result.si_code == os.CLD_EXITED
+                self._died(rank, result.si_status if exited else -result.si_status)
+
+            self._loop.add_reader(held, ended)
+            return
+
+        def wait() -> None:
+            code = rank.process.wait()
+            self._loop.call_soon_threadsafe(self._died, rank, code)
+
+        threading.Thread(target=wait, name=f"aios-wait-{pid}", daemon=True).start()
+
+    # --- ending
+
+    async def stop(self, grace: float) -> None:
+        """End all ranks: SIGTERM, and SIGKILL after `grace` seconds; returns when all are gone."""
+        if not self._ranks:
+            return
+        if any(rank.failed for rank in self._ranks):
+            self._judge()
+        self._ending = True
+        for rank in self._ranks:
+            rank.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self._done.wait()
+        except TimeoutError:
+            self._kill()
+            await self._done.wait()
+
+    async def wait(self) -> tuple[RankExit, ...]:
+        """How the ranks ended, once every process of them is gone: the cause of a failure first."""
+        await self._done.wait()
+        order = sorted(self._ranks, key=lambda rank: (rank is not self._cause, rank.number))
+        return tuple(rank.exit for rank in order if rank.exit is not None)
+
+    def _kill(self) -> None:
+        for rank in self._ranks:
+            rank.killed = rank.killed or rank.code is None
+            rank.kill_group()
+
+    def _said(self, rank: _Rank, said: Said) -> None:
+        if not isinstance(said, ErrorRaised):
+            self._outputs.event(rank.number, msgspec.to_builtins(said))
+            return
+        assert rank.output is not None
+        rank.output.note(said.traceback or f"{said.etype}: {said.message}\n")
+        # Ranks that are being ended fail in all sorts of ways, which say nothing.
+        if not self._ending:
+            rank.error = said
+            self._suspect()
+
+    def _died(self, rank: _Rank, code: int) -> None:
+        rank.kill_group()
+        rank.code = code
+        rank.died = time.time()
+        assert rank.output is not None
+        if code < 0:
+            rank.fault_text = _fault(rank.fault, self._file)
+            rank.output.note(rank.fault_text)
+        rank.output.finish()
+        if rank.failed and not self._ending:
+            self._suspect()
+        elif rank.exit is None:
+            self._conclude(rank)
+        task = asyncio.ensure_future(self._bury(rank))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bury(self, rank: _Rank) -> None:
+        """End what the rank has left, then wait for it."""
+        if IS_LINUX:
+            try:
+                await reaper.end(rank.started)
+            except OSError:
+                log.exception("looking for what rank %s left behind failed", rank.number)
+        rank.process.wait()
+        rank.buried = True
+        self._finish_if_over()
+
+    def _finish_if_over(self) -> None:
+        if all(rank.buried and rank.exit is not None for rank in self._ranks):
+            self._close()
+            self._done.set()
+
+    def _close(self) -> None:
+        for rank in self._ranks:
+            os.close(rank.lifeline)
+            os.close(rank.fault)
+        self._outputs.close()
+        reaper.forget(self._directory)
+
+    # --- who failed first
+
+    def _suspect(self) -> None:
+        """A rank has failed; a moment later it is known whether another's failure made it."""
+        if all(rank.failed for rank in self._ranks):
+            self._judge()
+        elif self._judgment is None:
+            self._judgment = self._loop.call_later(SETTLE, self._judge)
+
+    def _judge(self) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        signs = [rank.sign() for rank in self._ranks if rank.failed]
+        first = first_cause(signs)
+        self._cause = next(rank for rank in self._ranks if rank.number == first.rank)
+        own = [sign for sign in signs if sign is not first and sign.own(first)]
+        for sign in (first, *own):
+            if sign.error is not None:
+                self._outputs.event(sign.rank, msgspec.to_builtins(sign.error))
+            self._conclude(next(r for r in self._ranks if r.number == sign.rank), sign)
+        for rank in self._ranks:
+            if not rank.failed:
+                rank.signal(signal.SIGTERM)
+            elif rank.code is not None and rank.exit is None:
+                self._conclude(rank)
+        self._loop.call_later(FAILED_GRACE, self._kill)
+        self._finish_if_over()
+
+    def _conclude(self, rank: _Rank, sign: Sign | None = None) -> None:
+        """Say how a rank ended: of itself (`sign`), well, or because it was told to."""
+        traceback = ""
+        if sign is not None:
+            code, reason, at = sign.code, reason_of(sign), sign.time
+            traceback = sign.error.traceback if sign.error else rank.fault_text
+        else:
+            assert rank.code is not None
+            code, reason, at = rank.code, "", rank.died
+            if code == STOPPED:
+                code = -signal.SIGTERM
+            if code != 0:
+                reason = "stopped"
+                if self._cause is not None:
+                    reason = f"stopped because rank {self._cause.number} failed"
+                elif rank.killed:
+                    reason = "killed, as it did not stop in the time given"
+        rank.exit = RankExit(
+            rank=rank.number, code=code, time=at, reason=reason, traceback=traceback
+        )
+        self._outputs.event(
+            rank.number,
+            {"type": "exit", "time": at, "code": code, "reason": reason, "traceback": traceback},
+        )
+
+
+def _threads(rank: RankSpec) -> int:
+    """Threads for a rank's arithmetic: one for a CPU slot, else its share of the machine."""
+    if rank.kind is DeviceKind.CPU:
+        return 1
+    return max(1, usable_cores() // rank.local_world_size)
+
+
+def _fault(fd: int, cell: str) -> str:
+    """What `faulthandler` wrote when the rank died in native code, without our own frames."""
+    text = os.pread(fd, 100_000, 0).decode(errors="replace").partition("\nExtension modules:")[0]
+    ours = ("aios_jupyter/runs/rank.py", "aios_jupyter/runs/lifeline.py", "<frozen runpy>")
+    lines = [line for line in text.splitlines() if not any(part in line for part in ours)]
+    text = "\n".join(lines).strip()
+    return text.replace(f'"{cell}"', f'"{Path(cell).name}"') if cell else text

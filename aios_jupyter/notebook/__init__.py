@@ -1,0 +1,8 @@
+"""The notebook's side of the verbs.
+
+magics      `%aios`, `%%aios` and what registers them
+display     the notebook's host: decides what to show and how
+widgets     live cards with buttons
+html        the same cards as static HTML, which is what a saved notebook keeps
+completion  what Tab offers after `%aios`
+"""

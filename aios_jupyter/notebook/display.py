@@ -1,0 +1,320 @@
+"""The notebook's host: what verbs show here, and how.
+
+Nothing tells a kernel whether somebody looks at it or papermill runs it, so this does not guess: a
+live card is sent as a widget together with HTML and plain text, and replaced by those two when it
+ends (`widgets.Slot`). A terminal's IPython gets plain lines. `AIOS_DISPLAY=plain` or `rich`
+decides otherwise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import difflib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..commands.host import (
+    Advance,
+    Host,
+    Waiting,
+    cancel_quietly,
+    feed_of,
+    finish,
+    read_file,
+)
+from ..commands.views import Card, Table
+from ..errors import AiosError, NotFoundError, RunError, UsageError
+from . import html
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..schema import Lease
+    from ..session import RunHandle, RunResult, Session
+    from .widgets import LeaseCard, Live, RunCard, Slot
+
+WATCH_EVERY = 2.0
+_MISSING = object()
+
+
+def rich(shell: InteractiveShell) -> bool:
+    """Whether front ends of this shell can show HTML and widgets."""
+    wish = os.environ.get("AIOS_DISPLAY", "")
+    if wish not in {"", "plain", "rich"}:
+        raise UsageError(
+            f"AIOS_DISPLAY={wish!r} is neither 'plain' nor 'rich'; correct or unset it."
+        )
+    return wish == "rich" if wish else hasattr(shell, "kernel")
+
+
+class NotebookHost(Host):
+    """A notebook, or a terminal's IPython."""
+
+    shell_leases = False
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__()
+        self.shell = shell
+        self.label = notebook_name(shell)
+        self._slot: Slot | None = None
+        self._origins: dict[str, tuple[Any, str]] = {}
+        self._lease_cards: list[LeaseCard] = []
+        self._watcher: threading.Thread | None = None
+        self._shown: tuple[Any, int] = (None, -1)
+        atexit.register(self._leaving)
+
+    @property
+    def shows_images(self) -> bool:
+        """Front ends that show HTML show pictures."""
+        return rich(self.shell)
+
+    # --- names
+
+    def value(self, name: str) -> Any:
+        """The variable of that name, or what the file of that name holds."""
+        variables = self.shell.user_ns
+        if name in variables:
+            return variables[name]
+        if Path(name).expanduser().is_file():
+            return read_file(name)
+        near = difflib.get_close_matches(name, [n for n in variables if n[:1] != "_"], n=1)
+        meant = f"; did you mean '{near[0]}'?" if near else "."
+        raise NotFoundError(f"The notebook has no variable '{name}'{meant}")
+
+    def begin(self, cell: str | None) -> None:
+        """A verb begins: `cell` is the cell below it, None for a line magic."""
+        self.cell = cell
+        self._slot = None
+
+    def run_cell(self, options: dict[str, Any], flags: dict[str, Any]) -> Any:
+        """Run the cell on the ranks of a lease, and bring back what `--pull` names."""
+        assert self.cell is not None
+        variables = self.shell.user_ns
+        pushed, named = self._pushed(self.cell, flags["push"] or (), flags["no_push"] or ())
+        count = self.shell.execution_count
+        options["name"] = options["name"] or f"cell {count}"
+        session = self.session()
+        with self.waiting(session, "devices") as on_wait:
+            handle = session.start(
+                self.cell,
+                cell=True,
+                filename=f"cell-{count}.py",
+                push=pushed,
+                explicit=named,
+                pull=flags["pull"] or (),
+                on_wait=on_wait,
+                **options,
+            )
+        result = self.follow(session, handle, verbose=flags["verbose"])
+        variables.update(result.pulled)
+        self._origins.update({name: (value, result.id) for name, value in result.pulled.items()})
+        return result
+
+    def origin(self, value: Any) -> str | None:
+        """The run from which this very object was pulled last."""
+        return next((run for pulled, run in self._origins.values() if pulled is value), None)
+
+    def _pushed(
+        self, source: str, push: Sequence[str], no_push: Sequence[str]
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Variables that the cell gets: those that it reads and those that were named."""
+        from ..runs.cells import names_read
+
+        variables, hidden = self.shell.user_ns, self.shell.user_ns_hidden
+        read = {
+            name
+            for name in names_read(source)
+            if name in variables and hidden.get(name, _MISSING) is not variables[name]
+        }
+        values = {name: variables[name] for name in sorted(read - set(no_push))}
+        values.update({name: self.value(name) for name in push})
+        return values, tuple(push)
+
+    # --- static views
+
+    def show(self, view: Table | Card, value: Any = None) -> Any:
+        """Show a table or card; `value` becomes the magic's result and is not shown again."""
+        if rich(self.shell):
+            inside = html.table(view) if isinstance(view, Table) else html.framed(html.card(view))
+            self._take_slot().show(view.text(), html.page(inside))
+        else:
+            super().show(view)
+        return self._mark(value)
+
+    def _mark(self, value: Any) -> Any:
+        """Note that this object has been shown as a card; gives it back."""
+        self._shown = (value, self.shell.execution_count)
+        return value
+
+    def was_shown(self, value: Any) -> bool:
+        """Whether this very object was the last that the current cell showed as a card."""
+        shown, count = self._shown
+        return value is not None and shown is value and count == self.shell.execution_count
+
+    def say(self, text: str) -> None:
+        """One line of plain text, among the cell's output."""
+        import click
+
+        click.echo(text)
+
+    def _take_slot(self) -> Slot:
+        """The output that a card which has just ended left to its successor, or a new one."""
+        from .widgets import Slot
+
+        slot, self._slot = self._slot, None
+        return slot or Slot()
+
+    def result(self, value: Any) -> Any:
+        """Out[…] shows it."""
+        return value
+
+    # --- live cards
+
+    def lease(self, session: Session, lease: Lease, card: Card) -> Any:
+        """Show a lease with buttons; the card ends with the lease."""
+        if not rich(self.shell):
+            return self.show(card, lease)
+        from .widgets import LeaseCard
+
+        self._lease_cards.append(LeaseCard(self._take_slot(), session, lease, self.leases_changed))
+        self._watch()
+        return self._mark(lease)
+
+    def leases_changed(self) -> None:
+        """Draw the cards of leases again, and end those whose lease has ended."""
+        cards = [card for card in self._lease_cards if not card.closed]
+        if cards:
+            try:
+                held = {lease.id: lease for lease in self.session(start=False).leases()}
+            except AiosError:
+                # No cluster, no leases.
+                held = {}
+            for card in cards:
+                lease = held.get(card.lease.id)
+                if lease is None:
+                    card.ended("released")
+                else:
+                    card.refresh(lease)
+        self._lease_cards = [card for card in cards if not card.closed]
+
+    def _watch(self) -> None:
+        """Keep cards true while nobody runs a cell: leases end, and are ended elsewhere."""
+        if self._watcher and self._watcher.is_alive():
+            return
+
+        def watch() -> None:
+            while self._lease_cards:
+                time.sleep(WATCH_EVERY)
+                self.leases_changed()
+
+        self._watcher = threading.Thread(target=watch, name="aios-lease-cards", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Close the session, with which its leases end."""
+        super().close()
+        self._end_cards("released")
+
+    def _leaving(self) -> None:
+        """The kernel ends, and its leases with it: leave static cards behind."""
+        self._end_cards("ended with its kernel")
+
+    def _end_cards(self, state: str) -> None:
+        cards, self._lease_cards = self._lease_cards, []
+        for card in cards:
+            card.ended(state)
+
+    @contextlib.contextmanager
+    def waiting(self, session: Session, what: str) -> Iterator[Waiting]:
+        """Show the place in the queue with a Cancel button; interrupting the cell cancels too."""
+        if not rich(self.shell):
+            with super().waiting(session, what) as on_wait:
+                yield on_wait
+            return
+        from .widgets import QueueCard
+
+        card = QueueCard(self._take_slot(), session, what)
+        try:
+            yield card.update
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                cancel_quietly(session, str(card.row.get("id", "")))
+            card.state = "gave up"
+            if card.box is not None:
+                card.close()
+            raise
+        self._leave(card, "granted")
+
+    def _leave(self, card: Live, state: str) -> None:
+        """End a card whose output the next card takes over."""
+        if card.box is not None:
+            card.state = state
+            card.close()
+        self._slot = card.slot
+
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Advance]:
+        """Show a bar."""
+        if not rich(self.shell):
+            with super().progress(title) as advance:
+                yield advance
+            return
+        from .widgets import ProgressCard
+
+        card = ProgressCard(self._take_slot(), title)
+        try:
+            yield card.advance
+        except BaseException:
+            if card.box is not None:
+                card.close()
+            raise
+        self._leave(card, "done")
+
+    def follow(self, session: Session, handle: RunHandle, *, verbose: bool = False) -> RunResult:
+        """Show a run until it ends; its Stop button works while the cell waits here."""
+        if not rich(self.shell):
+            result = super().follow(session, handle, verbose=verbose)
+            self._mark(result)
+            return result
+        from .widgets import RunCard
+
+        feed = feed_of(handle)
+        card = RunCard(self._take_slot(), handle, feed)
+        card.start()
+        try:
+            self._drain(handle, card)
+            result = finish(session, handle, feed)
+        except KeyboardInterrupt:
+            feed.end("stopped", time.time(), "interrupted")
+            raise
+        finally:
+            if feed.live:
+                feed.end("failed", time.time())
+            card.finish()
+        self._mark(result)
+        return result
+
+    def _drain(self, handle: RunHandle, card: RunCard) -> None:
+        """Draw events until the run ends; the first interrupt stops the run and waits for that."""
+        try:
+            for event in handle.events():
+                card.add(event)
+        except KeyboardInterrupt:
+            card.stopping()
+            handle.stop("interrupted")
+            with contextlib.suppress(RunError):
+                handle.wait()
+            raise
+
+
+def notebook_name(shell: InteractiveShell) -> str:
+    """The name of this notebook as front ends give it, or "notebook" or "ipython"."""
+    path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
+    if path:
+        return Path(str(path)).name
+    return "notebook" if hasattr(shell, "kernel") else "ipython"

@@ -1,0 +1,219 @@
+"""Cards, tables and runs as static HTML with JupyterLab's theme variables.
+
+Pure: strings in, strings out. Every text is escaped. Front ends that drop the style sheet show
+plain headings, tables and details, which stay readable.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+
+from ..commands.feed import Feed
+from ..commands.views import Card, Table, cell, number
+from ..units import format_duration
+
+STYLE = """<style>
+.aios{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;
+color:var(--jp-ui-font-color1,inherit);max-width:56rem}
+.aios-card{border:1px solid var(--jp-border-color2,#ccc);border-radius:4px;padding:8px 12px;
+margin:2px 0;background:var(--jp-layout-color1,transparent)}
+.aios-head{display:flex;gap:8px;align-items:baseline;flex-wrap:wrap}
+.aios-head b{font-weight:600}
+.aios-badge{font-size:11px;padding:0 7px;border-radius:8px;white-space:nowrap;
+background:var(--jp-layout-color3,#ddd);color:var(--jp-ui-font-color1,inherit)}
+.aios-badge.good{background:var(--jp-success-color2,#388e3c);color:#fff}
+.aios-badge.busy{background:var(--jp-brand-color1,#1976d2);color:#fff}
+.aios-badge.bad{background:var(--jp-error-color1,#d32f2f);color:#fff}
+.aios-dim{color:var(--jp-ui-font-color2,#666)}
+.aios.aios table{border-collapse:collapse;margin:4px 0;font-size:12px;table-layout:auto}
+.aios.aios tr,.aios.aios tr:hover{background:none}
+.aios.aios th,.aios.aios td{text-align:left;padding:2px 14px 2px 0;border:0;vertical-align:top;
+background:none;color:inherit;white-space:nowrap;max-width:none}
+.aios.aios td.wrap{white-space:normal;overflow-wrap:anywhere}
+.aios.aios th{font-weight:500;color:var(--jp-ui-font-color2,#666)}
+.aios.aios .right{text-align:right;font-variant-numeric:tabular-nums}
+.aios.aios .aios-list thead th{border-bottom:1px solid var(--jp-border-color2,#ccc)}
+.aios-meter{display:inline-block;width:48px;height:6px;border-radius:3px;margin-right:6px;
+background:var(--jp-layout-color3,#ddd);overflow:hidden;vertical-align:middle}
+.aios-meter>span,.aios-bar>span{display:block;height:100%;background:var(--jp-brand-color1,#1976d2)}
+.aios-bar{height:6px;border-radius:3px;background:var(--jp-layout-color3,#ddd);overflow:hidden;
+margin:6px 0 4px}
+.aios-bar.good>span{background:var(--jp-success-color1,#388e3c)}
+.aios-bar.bad>span{background:var(--jp-error-color1,#d32f2f)}
+.aios-metrics{display:flex;gap:18px;flex-wrap:wrap;align-items:flex-end}
+.aios-metric{line-height:1.3}
+.aios-metric .value{font-size:15px;font-variant-numeric:tabular-nums}
+.aios-spark{display:block;color:var(--jp-brand-color1,#1976d2)}
+.aios pre.aios-log{font-family:var(--jp-code-font-family,monospace);font-size:12px;margin:4px 0 0;
+padding:6px 8px;max-height:16em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;
+background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,inherit)}
+.aios-scroll{display:flex;flex-direction:column-reverse;max-height:16em;overflow:auto}
+.aios-scroll>pre.aios-log{max-height:none;overflow:visible}
+.aios summary{cursor:pointer;color:var(--jp-ui-font-color2,#666);font-size:12px}
+.aios img{max-width:100%;margin-top:6px;image-rendering:pixelated}
+</style>"""
+
+_TONES = {
+    "active": "good",
+    "ready": "good",
+    "up": "good",
+    "succeeded": "good",
+    "running": "busy",
+    "starting": "busy",
+    "waiting": "busy",
+    "failed": "bad",
+}
+
+
+def page(*parts: str) -> str:
+    """Parts within one root element, with the style sheet: an output that stands by itself."""
+    return f"{STYLE}{part(*parts)}"
+
+
+def part(*parts: str) -> str:
+    """Parts within one root element, for an output that has the style sheet already."""
+    return f'<div class="aios">{"".join(parts)}</div>'
+
+
+def framed(*parts: str) -> str:
+    """Parts within one card's frame."""
+    return f'<div class="aios-card">{"".join(parts)}</div>'
+
+
+def head(title: str, badge: str = "", extra: str = "") -> str:
+    """A card's first line: its name, its state, and something dimmed."""
+    parts = [f"<b>{_text(title)}</b>"]
+    if badge:
+        parts.append(f'<span class="aios-badge {_TONES.get(badge, "")}">{_text(badge)}</span>')
+    if extra:
+        parts.append(f'<span class="aios-dim">{_text(extra)}</span>')
+    return f'<div class="aios-head">{" ".join(parts)}</div>'
+
+
+def card(view: Card) -> str:
+    """A card's inside, without its frame."""
+    rows = "".join(
+        f'<tr><th>{_text(label)}</th><td class="wrap">{_text(value)}</td></tr>'
+        for label, value in view.fields
+        if value
+    )
+    parts = [head(view.title, view.badge), f"<table>{rows}</table>" if rows else ""]
+    if view.image:
+        encoded = base64.b64encode(view.image).decode("ascii")
+        name = _text(f"preview of {view.title}")
+        parts.append(f'<img alt="{name}" src="data:image/png;base64,{encoded}">')
+    if view.note:
+        parts.append(note(view.note))
+    return "".join(parts)
+
+
+def note(text: str) -> str:
+    """A dimmed sentence below a card's content."""
+    return f'<div class="aios-dim">{_text(text)}</div>'
+
+
+def table(view: Table) -> str:
+    """A table, or its sentence when it has no rows."""
+    if not view.rows:
+        return f'<div class="aios-dim">{_text(view.empty)}</div>'
+    titles = "".join(
+        f'<th class="right">{_text(c.title)}</th>' if c.right else f"<th>{_text(c.title)}</th>"
+        for c in view.columns
+    )
+    body = []
+    for row in view.rows:
+        cells = []
+        for column in view.columns:
+            share = row.get(column.meter) if column.meter else None
+            mark = f'<span class="aios-meter">{_fill(share)}</span>' if share is not None else ""
+            kind = ' class="right"' if column.right else ""
+            cells.append(f"<td{kind}>{mark}{_text(cell(row, column))}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"<b>{_text(view.title)}</b>" if view.title else ""
+    return (
+        f'{title}<table class="aios-list"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def run_head(feed: Feed, now: float) -> str:
+    """Name, state, ranks and time of a run, and why it ended."""
+    ranks = f"{feed.world_size} rank" + ("s" if feed.world_size != 1 else "")
+    about = " · ".join(
+        part for part in (feed.name, ranks, format_duration(feed.seconds(now))) if part
+    )
+    reason = f'<div class="aios-dim">{_text(feed.reason)}</div>' if feed.reason else ""
+    return head(f"run {feed.run}", feed.state, about) + reason
+
+
+def run_progress(feed: Feed) -> str:
+    """A bar and what it counts; nothing before the first report."""
+    text = feed.progress_text()
+    if not text:
+        return ""
+    tone = {"succeeded": "good", "failed": "bad"}.get(feed.state, "")
+    share = None if feed.fraction is None else 100 * feed.fraction
+    bar = f'<div class="aios-bar {tone}">{_fill(share)}</div>' if share is not None else ""
+    return f'{bar}<div class="aios-dim">{_text(text)}</div>'
+
+
+def run_metrics(feed: Feed) -> str:
+    """The last value of each metric over a line of its course."""
+    parts = [
+        f'<div class="aios-metric"><div class="aios-dim">{_text(name)}</div>'
+        f'<div class="value">{_text(number(value))}</div>'
+        f"{sparkline(feed.series[name].points)}</div>"
+        for name, value in feed.metrics.items()
+    ]
+    return f'<div class="aios-metrics">{"".join(parts)}</div>' if parts else ""
+
+
+def log(lines: Sequence[str]) -> str:
+    """The end of a log."""
+    if not lines:
+        return '<pre class="aios-log aios-dim">no output yet</pre>'
+    return f'<pre class="aios-log">{_text(chr(10).join(lines))}</pre>'
+
+
+def scrolled(inside: str) -> str:
+    """A box that shows its end first, and again after each drawing."""
+    return f'<div class="aios-scroll">{inside}</div>'
+
+
+def run_static(feed: Feed, now: float, lines: int = 200) -> str:
+    """A run as a saved notebook keeps it: every rank's last lines within `details`."""
+    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed)]
+    for rank in sorted(feed.logs):
+        tail = feed.tail(rank, lines)
+        if tail:
+            parts.append(f"<details><summary>rank {rank}'s output</summary>{log(tail)}</details>")
+    return page(framed(*parts))
+
+
+def sparkline(points: Sequence[float], width: int = 120, height: int = 28) -> str:
+    """The course of a metric as a small SVG; values that are not finite are left out."""
+    finite = [point for point in points if point - point == 0]
+    if len(finite) < 2:
+        return ""
+    low, high = min(finite), max(finite)
+    span = (high - low) or 1.0
+    step = (width - 4) / (len(finite) - 1)
+    path = " ".join(
+        f"{2 + index * step:.1f},{height - 3 - (point - low) / span * (height - 6):.1f}"
+        for index, point in enumerate(finite)
+    )
+    return (
+        f'<svg class="aios-spark" width="{width}" height="{height}" role="img" '
+        f'aria-label="from {number(finite[0])} to {number(finite[-1])}">'
+        f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
+    )
+
+
+def _fill(percent: float | None) -> str:
+    return f'<span style="width:{max(0.0, min(100.0, percent or 0.0)):.1f}%"></span>'
+
+
+def _text(text: object) -> str:
+    return html.escape(str(text))

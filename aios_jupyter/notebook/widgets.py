@@ -1,0 +1,391 @@
+"""Live cards: ipywidgets with buttons while something goes on, static HTML when it has ended.
+
+ipywidgets is imported with the first card.
+
+Each card draws into a `Slot`, one output of a cell. While the card lives, the output is a widget
+with static HTML and text beside it; `close` replaces it by those two alone, so that a saved
+notebook, nbconvert and papermill keep something readable without any widget state. Handlers of
+buttons run in a subshell's thread while the cell blocks; they only call thread-safe methods of the
+session and mark the card, whose own thread draws.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..commands.feed import Feed
+from ..commands.host import waiting_text
+from ..commands.leases import lease_card
+from ..commands.views import Card
+from ..errors import AiosError
+from ..units import format_duration
+from . import html
+
+if TYPE_CHECKING:
+    from ..schema import Lease
+    from ..session import RunHandle, Session
+
+DRAW_EVERY = 0.2
+CONFIRM_FOR = 4.0
+LOG_LINES = 60
+
+
+def _kit() -> Any:
+    import ipywidgets
+
+    return ipywidgets
+
+
+class Slot:
+    """One output of a cell, shown once and then replaced in place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, text: str, markup: str, widget: Any = None) -> None:
+        """Show, or replace, with a plain text, its HTML, and the widget where there is one."""
+        bundle: dict[str, Any] = {"text/plain": text, "text/html": markup}
+        if widget is not None:
+            bundle["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": widget.model_id,
+            }
+        if self._handle is None:
+            from IPython.display import DisplayHandle
+
+            self._handle = DisplayHandle()  # type: ignore[no-untyped-call]
+            self._handle.display(bundle, raw=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+class Live:
+    """Base of the live cards.
+
+    A subclass makes `body` (its widgets) and gives `text` and `markup`, the static forms.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.box: Any = None
+        self.state = ""
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def text(self) -> str:
+        """The card as plain text."""
+        raise NotImplementedError
+
+    def markup(self) -> str:
+        """The card as static HTML."""
+        raise NotImplementedError
+
+    def open(self, children: list[Any]) -> None:
+        """Show the card."""
+        self.box = _kit().VBox([_html(html.STYLE), *children])
+        self.box.add_class("aios-card")
+        self.slot.show(self.text(), self.markup(), self.box)
+
+    def close(self) -> None:
+        """Replace the card by its static form; a second call does nothing."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+        self.slot.show(self.text(), self.markup())
+        _close(self.box)
+
+
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if part is not None:
+            part.close()
+    widget.close()
+
+
+def _html(value: str = "") -> Any:
+    return _kit().HTML(value, layout=_kit().Layout(width="100%", margin="0"))
+
+
+def _set(widget: Any, value: str) -> None:
+    if widget.value != value:
+        widget.value = value
+
+
+def _row(*children: Any) -> Any:
+    return _kit().HBox(list(children), layout=_kit().Layout(margin="4px 0 0", align_items="center"))
+
+
+def _button(label: str, icon: str, on_click: Callable[[], None], *, style: str = "") -> Any:
+    button = _kit().Button(
+        description=label, icon=icon, button_style=style, layout=_kit().Layout(width="auto")
+    )
+    button.on_click(lambda _: on_click())
+    return _answering(button)
+
+
+def _answering(widget: Any, **state: Any) -> Any:
+    """Set a control's state, and let it answer while a cell blocks the kernel's main loop.
+
+    ipykernel (7.4) takes what a front end says about a comm to the loop that wrote to that comm
+    last: for a control made by a cell, the one that the cell blocks. When it does not know a writer,
+    the front end's own choice holds, a subshell that is free.
+    """
+    for name, value in state.items():
+        setattr(widget, name, value)
+    vars(widget.comm).pop("_reply_subshell_id", None)
+    return widget
+
+
+class Confirmed:
+    """A button for what cannot be undone: the first click asks, a second one within seconds acts."""
+
+    def __init__(self, label: str, icon: str, act: Callable[[], None]) -> None:
+        self._label, self._act = label, act
+        self._asked = 0.0
+        self.button = _button(label, icon, self._clicked)
+
+    def _clicked(self) -> None:
+        now = time.monotonic()
+        if now - self._asked > CONFIRM_FOR:
+            self._asked = now
+            _answering(self.button, description=f"{self._label}?", button_style="danger")
+            return
+        _answering(self.button, disabled=True)
+        self._act()
+
+    def settle(self) -> None:
+        """Ask again when the second click did not come in time."""
+        if self._asked and time.monotonic() - self._asked > CONFIRM_FOR:
+            self._asked = 0.0
+            _answering(self.button, description=self._label, button_style="")
+
+
+class QueueCard(Live):
+    """A request that waits: position, reason, Cancel."""
+
+    def __init__(self, slot: Slot, session: Session, what: str) -> None:
+        super().__init__(slot)
+        self._session, self._what = session, what
+        self.row: dict[str, Any] = {}
+        self.state = "waiting"
+        self._body = _html()
+        self._cancel = _button("Cancel", "times", self._cancelled)
+
+    def text(self) -> str:
+        """The place in the queue, as a line."""
+        return waiting_text(self._what, self.row)
+
+    def markup(self) -> str:
+        """The place in the queue, as a card."""
+        return html.page(html.framed(html.card(self._card())))
+
+    def _card(self) -> Card:
+        return Card(
+            self._what,
+            badge=self.state,
+            fields=(
+                ("position", str(self.row.get("position", "?"))),
+                ("because", str(self.row.get("reason") or "")),
+            ),
+        )
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Show a new place in the queue."""
+        self.row = row
+        _set(self._body, html.part(html.card(self._card())))
+        if self.box is None:
+            self.open([self._body, _row(self._cancel)])
+
+    def _cancelled(self) -> None:
+        _answering(self._cancel, disabled=True)
+        try:
+            self._session.cancel(str(self.row["id"]))
+        except AiosError as error:
+            _set(self._body, html.part(html.card(self._card()), html.note(str(error))))
+
+
+class ProgressCard(Live):
+    """A task of known length."""
+
+    def __init__(self, slot: Slot, title: str) -> None:
+        super().__init__(slot)
+        self._feed = Feed("", title, 1, time.time())
+        self._title = title
+        self._body = _html()
+        self._drawn = 0.0
+
+    def text(self) -> str:
+        """How far it is, as a line."""
+        return f"{self._title}: {self._feed.progress_text()}"
+
+    def markup(self) -> str:
+        """How far it is, as a card."""
+        return html.page(html.framed(self._inside()))
+
+    def _inside(self) -> str:
+        took = format_duration(self._feed.seconds(time.time()))
+        return html.head(self._title, extra=took) + html.run_progress(self._feed)
+
+    def advance(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._feed.progress = {"done": done, "total": total}
+        now = time.monotonic()
+        if self.box is not None and now - self._drawn < DRAW_EVERY and done < total:
+            return
+        self._drawn = now
+        _set(self._body, html.part(self._inside()))
+        if self.box is None:
+            self.open([self._body])
+
+
+class LeaseCard(Live):
+    """A lease that is held: devices, time left, Extend, Release."""
+
+    def __init__(
+        self, slot: Slot, session: Session, lease: Lease, changed: Callable[[], None]
+    ) -> None:
+        super().__init__(slot)
+        self._session, self.lease, self._changed = session, lease, changed
+        self.state = "active"
+        self._note = ""
+        self._body = _html()
+        self._release = Confirmed("Release", "eject", self._released)
+        buttons = [self._release.button]
+        if lease.expires is not None:
+            self._length = lease.expires - lease.granted
+            label = f"Extend {format_duration(self._length)}"
+            buttons.insert(0, _button(label, "clock-o", self._extended))
+        self.refresh()
+        self.open([self._body, _row(*buttons)])
+
+    def text(self) -> str:
+        """The lease as lines."""
+        return self._card().text()
+
+    def markup(self) -> str:
+        """The lease as a card."""
+        return html.page(html.framed(html.card(self._card())))
+
+    def _card(self) -> Card:
+        card = lease_card(self.lease, time.time())
+        fields = card.fields
+        if self.state != "active":
+            fields = tuple(field for field in fields if field[0] != "time")
+        return Card(card.title, fields, badge=self.state, note=self._note)
+
+    def refresh(self, lease: Lease | None = None) -> None:
+        """Draw again, with what is now known about the lease."""
+        self.lease = lease or self.lease
+        self._release.settle()
+        _set(self._body, html.part(html.card(self._card())))
+
+    def ended(self, state: str) -> None:
+        """The lease is no longer held."""
+        self.state = state
+        self.close()
+
+    def _released(self) -> None:
+        self._try(lambda: self._session.release(self.lease.id))
+
+    def _extended(self) -> None:
+        def extend() -> None:
+            self.lease = self._session.extend(self.lease.id, self._length)
+
+        self._try(extend)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+            self._note = ""
+        except AiosError as error:
+            self._note = str(error)
+        self.refresh()
+        self._changed()
+
+
+class RunCard(Live):
+    """A run: progress, metrics with their course, one rank's output, Stop."""
+
+    def __init__(self, slot: Slot, handle: RunHandle, feed: Feed) -> None:
+        super().__init__(slot)
+        self._handle, self.feed = handle, feed
+        self._head, self._progress, self._metrics, self._log = (_html() for _ in range(4))
+        self._stop = _button("Stop", "stop", self._stopped, style="")
+        ranks = [(f"rank {rank}", rank) for rank in range(feed.world_size)]
+        self._rank = _kit().Dropdown(
+            options=ranks, layout=_kit().Layout(width="auto", min_width="90px")
+        )
+        self._rank.observe(lambda _: self._draw(), names="value")
+        _answering(self._rank)
+        self._note = ""
+        # The cell's thread adds events while the card's own thread reads them.
+        self._feed_lock = threading.RLock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, name="aios-run-card", daemon=True)
+
+    def text(self) -> str:
+        """The run as lines."""
+        return self.feed.text(time.time())
+
+    def markup(self) -> str:
+        """The run as static HTML."""
+        return html.run_static(self.feed, time.time())
+
+    def start(self) -> None:
+        """Show the card and keep it up to date."""
+        self._draw()
+        controls = [self._stop] if self.feed.world_size == 1 else [self._rank, self._stop]
+        self.open([self._head, self._progress, self._metrics, self._log, _row(*controls)])
+        self._thread.start()
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take one event of the run."""
+        with self._feed_lock:
+            self.feed.add(event)
+
+    def finish(self) -> None:
+        """Stop drawing and leave the static form."""
+        self._done.set()
+        self._thread.join()
+        self.close()
+
+    def stopping(self) -> None:
+        """Say that the run has been told to end."""
+        _answering(self._stop, disabled=True, description="Stopping…")
+
+    def _redraw(self) -> None:
+        while not self._done.wait(DRAW_EVERY):
+            self._draw()
+
+    def _draw(self) -> None:
+        feed = self.feed
+        note = html.note(self._note) if self._note else ""
+        with self._feed_lock:
+            head = html.part(html.run_head(feed, _whole(feed)), note)
+            progress, metrics = html.run_progress(feed), html.run_metrics(feed)
+            tail = feed.tail(self._rank.value or 0, LOG_LINES)
+        _set(self._head, head)
+        _set(self._progress, html.part(progress))
+        _set(self._metrics, html.part(metrics))
+        _set(self._log, html.part(html.scrolled(html.log(tail))))
+
+    def _stopped(self) -> None:
+        self.stopping()
+        try:
+            self._handle.stop()
+        except AiosError as error:
+            self._note = str(error)
+
+
+def _whole(feed: Feed) -> float:
+    """Now, in whole seconds of the run: a clock that ticks once a second, not at each drawing."""
+    now = time.time()
+    seconds = feed.seconds(now)
+    return now if seconds < 1 else feed.started + int(seconds)

@@ -1,0 +1,44 @@
+"""Who a process is: its pid and its start time, so that a reused pid is never mistaken for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .config import IS_LINUX
+
+
+def process_start(pid: int) -> int:
+    """Start time of a process in clock ticks since boot (proc(5), field 22); 0 where unknown.
+
+    Only Linux tells it without a library; elsewhere a pid is trusted alone.
+    """
+    if not IS_LINUX:
+        return 0
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def alive(pid: int, start: int = 0) -> bool:
+    """Whether that very process runs. A zombie is dead; `start` 0 matches any start time."""
+    if pid <= 0:
+        return False
+    if IS_LINUX:
+        fields = _stat(pid)
+        return bool(fields) and fields[0] not in "ZX" and start in (0, int(fields[19]))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third on (state first), or [] when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text[text.rindex(")") + 2 :].split()

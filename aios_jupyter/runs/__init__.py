@@ -1,0 +1,1 @@
+"""Run code under a lease, one process per device."""

@@ -1,0 +1,403 @@
+"""Starts runs from a kernel or shell, and follows them: the caller's end of `node/door.py`.
+
+Cells, variables and events go between here and the agents directly; the broker hears that the run
+exists before its first rank is started, and judges how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from ..broker.client import AsyncClient
+from ..broker.messages import ById
+from ..broker.protocol import CHUNK, VERSION, Connection, connect
+from ..errors import AiosError, ClusterError, RunError
+from ..schema import LIVE, Lease, Run, RunState, Slot
+from ..tls import Bundle
+from . import messages as msg
+from .spec import RankSpec, Rendezvous, RunSpec
+
+RECONNECT_INTERVAL = 0.3
+SETTLE_TIMEOUT = 5.0
+
+
+class Launcher:
+    """Connections to the agents, one each, shared by all runs of a session."""
+
+    def __init__(self, client: AsyncClient, bundle: Bundle) -> None:
+        self.client = client
+        self._bundle = bundle
+        self._agents: dict[str, Connection] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.following: dict[tuple[str, str], Callable[[msg.Events], None]] = {}
+
+    async def agent(self, address: str) -> Connection:
+        """The connection to the agent at `address`."""
+        async with self._locks.setdefault(address, asyncio.Lock()):
+            known = self._agents.get(address)
+            if known and not known.closed.is_set():
+                return known
+            handlers: dict[str, Any] = {"events": (msg.Events, self._events)}
+            connection = await connect(address, self._bundle.client_context(), handlers)
+            connection.context = address
+            hello = msg.AgentHello(version=VERSION)
+            await connection.call("agent.hello", hello, timeout=10)
+            self._agents[address] = connection
+            return connection
+
+    def _events(self, connection: Connection, batch: msg.Events) -> None:
+        follower = self.following.get((batch.run, connection.context))
+        if follower:
+            follower(batch)
+
+    async def close(self) -> None:
+        """Let all agents go."""
+        for connection in self._agents.values():
+            connection.close()
+            await connection.wait_closed()
+
+    async def start(
+        self, lease: Lease, token: str, spec: RunSpec, run: Run, payload: bytes | None
+    ) -> LiveRun:
+        """Create the run at the broker, start its ranks on every node of the lease, follow them.
+
+        Raises
+        ------
+        AiosError
+            The broker or an agent refused; ranks that were started already have been ended.
+        """
+        run = await self.client.call("run.create", run, Run)
+        slots = lease.slots[: spec.world_size]
+        nodes = list(dict.fromkeys(slot.address for slot in slots))
+        try:
+            first = await self.agent(nodes[0])
+            opening = msg.OpenRun(run=run.id, lease=lease.id, token=token)
+            rendezvous = await first.call("run.open", opening, Rendezvous, timeout=30)
+            await asyncio.gather(
+                *(
+                    self._start_node(address, slots, token, spec, rendezvous, payload)
+                    for address in nodes
+                )
+            )
+        except AiosError as error:
+            await self._abandon(run, nodes, f"it could not be started: {error}")
+            raise
+        return await LiveRun(self, run, nodes).follow()
+
+    async def attach(self, run: Run, addresses: list[str]) -> LiveRun:
+        """Follow a run that exists."""
+        return await LiveRun(self, run, addresses).follow()
+
+    async def _start_node(
+        self,
+        address: str,
+        slots: tuple[Slot, ...],
+        token: str,
+        spec: RunSpec,
+        rendezvous: Rendezvous,
+        payload: bytes | None,
+    ) -> None:
+        agent = await self.agent(address)
+        if payload is not None:
+            for offset in range(0, max(len(payload), 1), CHUNK):
+                part = msg.Blob(run=spec.id, data=payload[offset : offset + CHUNK])
+                await agent.call("run.payload", part)
+        order = msg.StartRun(
+            spec=spec,
+            ranks=ranks_on(address, slots),
+            rendezvous=rendezvous,
+            token=token,
+            payload=payload is not None,
+        )
+        await agent.call("run.start", order, timeout=60)
+
+    async def _abandon(self, run: Run, addresses: list[str], reason: str) -> None:
+        with contextlib.suppress(ClusterError):
+            await self.client.call("run.stop", ById(id=run.id, reason=reason), timeout=3)
+        for address in addresses:
+            with contextlib.suppress(AiosError):
+                agent = await self.agent(address)
+                await agent.call("run.abandon", ById(id=run.id, reason=reason), timeout=15)
+
+
+def ranks_on(address: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
+    """Ranks of the node at `address`; ranks are numbered in the order of the lease's slots."""
+    nodes = list(dict.fromkeys(slot.address for slot in slots))
+    here = [(rank, slot) for rank, slot in enumerate(slots) if slot.address == address]
+    return tuple(
+        RankSpec(
+            rank=rank,
+            local_rank=local,
+            local_world_size=len(here),
+            node_rank=nodes.index(address),
+            nnodes=len(nodes),
+            device=slot.device,
+            kind=slot.kind,
+            index=slot.index,
+            devices=tuple(other.device for _, other in here),
+        )
+        for local, (rank, slot) in enumerate(here)
+    )
+
+
+class LiveRun:
+    """A run that is being followed; lives in the client's event loop.
+
+    Attributes
+    ----------
+    events
+        All events in the order in which they came; None closes it.
+    done
+        Done with the broker's last word on the run (`schema.Run`).
+    """
+
+    def __init__(self, launcher: Launcher, run: Run, addresses: list[str]) -> None:
+        self.run = run
+        self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.done: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        self.stopping = False
+        self.pulled = ""
+        self._launcher = launcher
+        self._addresses = addresses
+        self._exits: list[dict[str, Any]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def follow(self) -> LiveRun:
+        """Begin to receive events."""
+        self._task = asyncio.create_task(self._follow_all())
+        return self
+
+    async def _follow_all(self) -> None:
+        try:
+            await asyncio.gather(*(self._follow(address) for address in self._addresses))
+            self.done.set_result(await self._verdict())
+        except AiosError as error:
+            reason = f"{error}"
+            ended = msgspec.structs.replace(
+                self.run, state=RunState.FAILED, reason=reason, ended=time.time()
+            )
+            self.done.set_result(ended)
+        finally:
+            self.events.put(None)
+
+    async def _follow(self, address: str) -> None:
+        """Follow one node to its end, over as many connections as it takes."""
+        over = asyncio.Event()
+        seen = 0
+
+        def receive(batch: msg.Events) -> None:
+            nonlocal seen
+            for event in batch.events:
+                if event["seq"] > seen:
+                    seen = event["seq"]
+                    self._take(event)
+            if batch.end:
+                over.set()
+
+        key = (self.run.id, address)
+        self._launcher.following[key] = receive
+        try:
+            while not over.is_set():
+                try:
+                    agent = await self._launcher.agent(address)
+                    await self._watch(agent, over, seen)
+                except ClusterError:
+                    if await self._ended_at_broker():
+                        return
+                    await self._launcher.client.mend()
+                    await asyncio.sleep(RECONNECT_INTERVAL)
+        finally:
+            del self._launcher.following[key]
+
+    async def _watch(self, agent: Connection, over: asyncio.Event, seen: int) -> None:
+        call = asyncio.create_task(agent.call("run.follow", msg.Follow(run=self.run.id, seq=seen)))
+        try:
+            waits = [asyncio.create_task(over.wait()), call]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            waits[0].cancel()
+            if call.done():
+                await call
+                await asyncio.sleep(0)
+        finally:
+            call.cancel()
+
+    async def _ended_at_broker(self) -> bool:
+        """The agent is not there: only when the broker says so is the run over."""
+        run: Run = await self._launcher.client.call("run.get", ById(id=self.run.id), Run)
+        self.run = run
+        return run.state not in LIVE
+
+    def _take(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "exit":
+                self._exits.append(event)
+            case "pulled":
+                self.pulled = event["path"]
+        self.events.put(event)
+
+    async def _verdict(self) -> Run:
+        """The broker's word, which follows the ranks' end at once; ours when the broker is away."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                body = ById(id=self.run.id)
+                run: Run = await self._launcher.client.call("run.get", body, Run, timeout=2)
+            except AiosError:
+                break
+            if run.state not in LIVE:
+                return run
+            await asyncio.sleep(0.02)
+        return self._own_verdict()
+
+    def _own_verdict(self) -> Run:
+        failures = [exit for exit in self._exits if exit["code"] != 0]
+        state, reason = RunState.SUCCEEDED, ""
+        if self.stopping:
+            state, reason = RunState.STOPPED, "stopped"
+        elif failures:
+            first = min(failures, key=lambda exit: exit["time"])
+            state, reason = RunState.FAILED, first.get("reason", "")
+        return msgspec.structs.replace(self.run, state=state, reason=reason, ended=time.time())
+
+    def failure(self) -> dict[str, Any] | None:
+        """The exit event of the rank that failed first."""
+        failures = [exit for exit in self._exits if exit["code"] != 0]
+        own = [exit for exit in failures if exit.get("traceback")]
+        return min(own or failures, key=lambda exit: exit["time"], default=None)
+
+    async def stop(self, reason: str) -> None:
+        """End the run: through the broker, and at the agents where the broker is away."""
+        self.stopping = True
+        try:
+            body = ById(id=self.run.id, reason=reason)
+            await self._launcher.client.call("run.stop", body, timeout=3)
+        except ClusterError:
+            for address in self._addresses:
+                agent = await self._launcher.agent(address)
+                await agent.call("run.abandon", ById(id=self.run.id, reason=reason), timeout=15)
+
+    async def read(self, name: str, address: str | None = None) -> bytes:
+        """A whole file from the run's directory on a node (default: rank 0's)."""
+        agent = await self._launcher.agent(address or self._addresses[0])
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            body = msg.ReadFile(run=self.run.id, name=name, offset=size)
+            part = await agent.call("run.read", body, msg.FilePart)
+            parts.append(part.data)
+            size += len(part.data)
+            if size >= part.total or not part.data:
+                return b"".join(parts)
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """How a run ended, and what came back.
+
+    `pulled` has the pulled names of rank 0; `seconds` is from start to end.
+    """
+
+    id: str
+    state: str
+    world_size: int
+    seconds: float
+    metrics: dict[str, float]
+    pulled: dict[str, Any]
+
+
+class RunHandle:
+    """A run in the hands of a notebook's own thread.
+
+    `run_in` runs a coroutine in the client's loop and waits for it.
+    """
+
+    def __init__(self, live: LiveRun, run_in: Callable[[Any], Any]) -> None:
+        self._live = live
+        self._run_in = run_in
+        self._result: RunResult | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._live.run.id
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The run's facts as they were when it was started."""
+        facts: dict[str, Any] = msgspec.to_builtins(self._live.run)
+        return facts
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self._live.run.world_size
+
+    @property
+    def done(self) -> bool:
+        """Whether all ranks have ended."""
+        return self._live.done.done()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Events of all ranks as they come, until the run has ended. To be read once."""
+        while True:
+            try:
+                event = self.next_event(0.2)
+            except queue.Empty:
+                continue
+            if event is None:
+                return
+            yield event
+
+    def next_event(self, timeout: float) -> dict[str, Any] | None:
+        """The next event, None when the run has ended; raises `queue.Empty` after `timeout`."""
+        return self._live.events.get(timeout=timeout)
+
+    def stop(self, reason: str = "stopped by the notebook") -> None:
+        """End all ranks: SIGTERM, then SIGKILL after the grace."""
+        if not self.done:
+            self._run_in(self._live.stop(reason))
+
+    def wait(self) -> RunResult:
+        """Wait for the end and fetch what was pulled.
+
+        Raises
+        ------
+        RunError
+            A rank failed, or the run was stopped; has the failing rank's own traceback.
+        """
+        if self._result is None:
+            # Unpickled in the caller's thread: it may import torch, and heartbeats must go on.
+            run, data = self._run_in(self._finish())
+            pulled = pickle.loads(data) if data else {}  # noqa: S301  # our own rank wrote it
+            self._result = RunResult(
+                id=run.id,
+                state=run.state.value,
+                world_size=run.world_size,
+                seconds=(run.ended or time.time()) - run.started,
+                metrics=dict(run.metrics),
+                pulled=pulled,
+            )
+        return self._result
+
+    async def _finish(self) -> tuple[Run, bytes]:
+        run = await self._live.done
+        if run.state is not RunState.SUCCEEDED:
+            failure = self._live.failure() or {}
+            stopped = run.state is RunState.STOPPED
+            verb = "was stopped" if stopped else "failed"
+            raise RunError(
+                f"Run {run.id} {verb}: {run.reason or failure.get('reason') or 'no reason given'}",
+                traceback="" if stopped else failure.get("traceback", ""),
+                rank=failure.get("rank"),
+            )
+        data = b""
+        if self._live.pulled:
+            data = await self._live.read(self._live.pulled.rsplit("/", 1)[-1])
+        return run, data

@@ -1,0 +1,332 @@
+"""A rank: `python -P -m aios_jupyter.runs.rank FD` runs the user's code on one device.
+
+The agent passes a descriptor with `Orders`. Nothing of a framework is imported here unless the
+user's code does: what has to be done for torch waits for its import.
+"""
+
+from __future__ import annotations
+
+import builtins
+import faulthandler
+import importlib.abc
+import importlib.util
+import io
+import mmap
+import os
+import runpy
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..config import IS_LINUX
+from ..errors import AiosError, UsageError
+from ..schema import DeviceKind, Struct
+from . import cells
+from .events import Channel, ErrorRaised, NamesPulled, open_channel
+from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
+from .spec import Entry, RankSpec, Rendezvous, RunSpec
+
+PULLED_FILE = "pulled.pkl"
+LONGEST_MESSAGE = 10_000
+LONGEST_TRACEBACK = 200_000
+
+
+class Orders(Struct):
+    """All that a rank is told. Descriptors are inherited; -1 where there is none.
+
+    Attributes
+    ----------
+    directory
+        The run's.
+    file
+        Where a cell's source was written; "" for other entries.
+    parent
+        Pid of the agent.
+    agent_store
+        Whether rank 0 serves torch's store on `listen_fd`, so that every rank is a client of it.
+    threads
+        What OMP_NUM_THREADS is set to, unless the user has set it.
+    """
+
+    spec: RunSpec
+    rank: RankSpec
+    rendezvous: Rendezvous
+    directory: str
+    file: str
+    parent: int
+    event_fd: int
+    lifeline_fd: int
+    fault_fd: int = -1
+    payload_fd: int = -1
+    listen_fd: int = -1
+    agent_store: bool = False
+    threads: int = 1
+
+
+def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
+    """What a rank's environment has besides what it inherits: that of `torchrun`, and devices.
+
+    Every rank of a node sees all the lease's GPUs there, and LOCAL_RANK says which is its own. A
+    process can use one MIG slice only, so there each rank is as if alone on its machine.
+    """
+    spec, rank, meet = orders.spec, orders.rank, orders.rendezvous
+    alone = rank.kind is DeviceKind.MIG
+    local, local_world = (0, 1) if alone else (rank.local_rank, rank.local_world_size)
+    on_gpu = rank.kind in (DeviceKind.GPU, DeviceKind.MIG)
+    visible = ((rank.device,) if alone else rank.devices) if on_gpu else ()
+    variables = {
+        "RANK": rank.rank,
+        "LOCAL_RANK": local,
+        "GROUP_RANK": rank.rank if alone else rank.node_rank,
+        "ROLE_RANK": rank.rank,
+        "ROLE_NAME": "default",
+        "WORLD_SIZE": spec.world_size,
+        "LOCAL_WORLD_SIZE": local_world,
+        "GROUP_WORLD_SIZE": spec.world_size if alone else rank.nnodes,
+        "ROLE_WORLD_SIZE": spec.world_size,
+        "MASTER_ADDR": meet.address,
+        "MASTER_PORT": meet.port,
+        "TORCHELASTIC_RUN_ID": spec.id,
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_MAX_RESTARTS": 0,
+        "TORCHELASTIC_USE_AGENT_STORE": orders.agent_store,
+        "CUDA_VISIBLE_DEVICES": ",".join(visible),
+        "AIOS_RUN": spec.id,
+        "AIOS_DEVICE": f"cuda:{local}" if on_gpu else "cpu",
+    }
+    defaults = {
+        "OMP_NUM_THREADS": str(orders.threads),
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+    }
+    if meet.address.startswith("127."):
+        # Else gloo looks up this machine's name, which need not resolve.
+        defaults["GLOO_SOCKET_IFNAME"] = "lo" if IS_LINUX else "lo0"
+    result = {name: value for name, value in defaults.items() if name not in inherited}
+    if inherited.get("MPLBACKEND", "").startswith("module://"):
+        # A notebook's backend, which draws where a rank has nothing.
+        result["MPLBACKEND"] = "Agg"
+    return result | {name: str(value) for name, value in variables.items()}
+
+
+def run(orders: Orders) -> int:
+    """Run the user's code; gives back the exit code."""
+    lifeline = orders.lifeline_fd
+    for fd in (lifeline, orders.fault_fd, orders.payload_fd, orders.listen_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    tied = tie_to_agent(lifeline, orders.parent)
+    watch = Watch(None if tied else lifeline)
+    channel = open_channel(orders.event_fd)
+    if orders.fault_fd >= 0:
+        faulthandler.enable(orders.fault_fd, all_threads=False)
+    if IS_LINUX:
+        Path("/proc/self/comm").write_text(f"aios-rank-{orders.rank.rank}"[:15])
+    os.environ.update(environment(orders, dict(os.environ)))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    after_import("torch", lambda: _attach_torch(orders))
+    try:
+        code = _attempt(orders, channel)
+    finally:
+        if (torch := sys.modules.get(f"{__package__}.torch")) is not None:
+            torch.finish()
+        channel.flush()
+        watch.end()
+    return code
+
+
+def _attach_torch(orders: Orders) -> None:
+    from . import torch
+
+    torch.attach(orders)
+
+
+def _attempt(orders: Orders, channel: Channel) -> int:
+    try:
+        values = _execute(orders)
+        if orders.rank.rank == 0 and orders.spec.pull:
+            _pull(orders, values, channel)
+    except Stopped:
+        return STOPPED
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        said = ErrorRaised(time=time.time(), etype="SystemExit", message=str(error.code))
+        channel.send(said)
+        return 1
+    except BaseException as error:  # noqa: BLE001  # reported, and the process ends
+        channel.send(_error(error, orders))
+        return 1
+    return 0
+
+
+def _error(error: BaseException, orders: Orders) -> ErrorRaised:
+    """An exception as its user wants to see it: from their first frame on."""
+    ours = isinstance(error, AiosError)
+    shown = traceback.TracebackException(type(error), error, _users_part(error.__traceback__))
+    text = "".join(shown.format())
+    if orders.file:
+        text = text.replace(f'"{orders.file}"', f'"{Path(orders.file).name}"')
+    try:
+        message = str(error).strip()
+    except Exception:  # noqa: BLE001  # the user's class may be broken
+        message = "(its message cannot be shown)"
+    return ErrorRaised(
+        time=time.time(),
+        etype=type(error).__name__,
+        message=message[:LONGEST_MESSAGE],
+        traceback="" if ours and not shown.stack else text[-LONGEST_TRACEBACK:],
+        ours=ours,
+    )
+
+
+_OURS = frozenset({__file__, runpy.__file__, "<frozen runpy>", cells.__file__})
+
+
+def _users_part(trace: types.TracebackType | None) -> types.TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
+        trace = trace.tb_next
+    return trace
+
+
+# --- the user's code
+
+
+def _execute(orders: Orders) -> dict[str, Any]:
+    """Run it as `__main__`; gives back its namespace."""
+    spec = orders.spec
+    match spec.entry:
+        case Entry.MODULE:
+            sys.path.insert(0, str(Path.cwd()))
+            sys.argv = [spec.source, *spec.argv]
+            return runpy.run_module(spec.source, run_name="__main__", alter_sys=True)
+        case Entry.SCRIPT:
+            path = Path(spec.source).absolute()
+            namespace = _main_module(str(path), path.resolve().parent, spec.argv)
+            code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+            exec(code, namespace)  # noqa: S102  # it is what the user asked for
+            return namespace
+        case Entry.CELL:
+            namespace = _main_module(orders.file, Path.cwd(), spec.argv)
+            namespace.update(_payload(orders))
+            code = compile(spec.source, orders.file, "exec", dont_inherit=True)
+            exec(code, namespace)  # noqa: S102  # it is what the user asked for
+            return namespace
+        case Entry.FUNCTION:
+            _main_module("", Path.cwd(), spec.argv)
+            values = _payload(orders)
+            args, kwargs = values[cells.ARGUMENTS]
+            return {cells.RESULT: values[cells.FUNCTION](*args, **kwargs)}
+
+
+def _main_module(file: str, folder: Path, argv: Sequence[str]) -> dict[str, Any]:
+    """Make a new `__main__`, as the interpreter does for a script; gives back its namespace."""
+    module = types.ModuleType("__main__")
+    namespace = vars(module)
+    namespace["__builtins__"] = builtins
+    if file:
+        namespace["__file__"] = file
+    sys.modules["__main__"] = module
+    sys.argv = [file, *argv]
+    sys.path.insert(0, str(folder))
+    return namespace
+
+
+def _payload(orders: Orders) -> dict[str, Any]:
+    if orders.payload_fd < 0:
+        return {}
+    fd = orders.payload_fd
+    # The ranks share the descriptor's position, and a mapping has none.
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        try:
+            return cells.unpack(view)
+        except Exception as error:
+            raise UsageError(
+                f"The pushed values cannot be read in the run ({type(error).__name__}: {error}); "
+                "create them inside the cell."
+            ) from error
+        finally:
+            os.close(fd)
+
+
+def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
+    missing = [name for name in orders.spec.pull if name not in values]
+    if missing:
+        raise UsageError(
+            f"The code did not define '{missing[0]}', so that it cannot be pulled; define it at the "
+            "top level of the cell, or leave it out of --pull."
+        )
+    data = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
+    path = Path(orders.directory) / PULLED_FILE
+    aside = path.with_suffix(".part")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    aside.replace(path)
+    channel.send(NamesPulled(time=time.time(), path=str(path), size=len(data)))
+
+
+# --- frameworks
+
+
+def after_import(name: str, action: Callable[[], None]) -> None:
+    """Call `action` once `name` has been imported by whoever imports it; at once if it has been."""
+    if name in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _AfterImport(name, action))
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: lets the other finders find, and adds to what the loader does."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self._name = name
+        self._action = action
+        self._looking = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                execute(module)
+                # Not earlier: many libraries look for a module without importing it.
+                sys.meta_path.remove(self)
+                self._action()
+
+            # The loader was made for this import alone.
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def main() -> None:
+    """Read the orders and obey."""
+    fd = int(sys.argv[1])
+    os.set_inheritable(fd, False)
+    with os.fdopen(fd, "rb") as file:
+        orders = msgspec.msgpack.decode(file.read(), type=Orders)
+    sys.exit(run(orders))
+
+
+if __name__ == "__main__":
+    # `__main__` becomes the user's, and this module has to stay.
+    from aios_jupyter.runs.rank import main as _main
+
+    _main()

@@ -1,0 +1,67 @@
+"""What a run is told: the same for every node (`RunSpec`), and for each rank (`RankSpec`)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ..schema import DeviceKind, RunKind, Struct
+
+
+class Entry(StrEnum):
+    """How `RunSpec.source` is to be read.
+
+    CELL: the text of a notebook cell. SCRIPT: a path. MODULE: a module's name (`python -m`).
+    FUNCTION: nothing; the pushed payload has the callable under `__aios_function__` and its
+    arguments under `__aios_args__` (a pair of tuple and dict).
+    """
+
+    CELL = "cell"
+    SCRIPT = "script"
+    MODULE = "module"
+    FUNCTION = "function"
+
+
+class RunSpec(Struct, frozen=True, kw_only=True):
+    """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`."""
+
+    id: str
+    lease: str
+    kind: RunKind
+    name: str
+    entry: Entry
+    source: str = ""
+    filename: str = ""
+    argv: tuple[str, ...] = ()
+    cwd: str = ""
+    env: dict[str, str] = {}
+    python: str = ""
+    framework: str = "none"
+    pull: tuple[str, ...] = ()
+    world_size: int = 1
+    grace: float = 5.0
+
+
+class RankSpec(Struct, frozen=True, kw_only=True):
+    """One rank. `devices` are all devices of the lease on this node, `device` is its own."""
+
+    rank: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    nnodes: int
+    device: str
+    kind: DeviceKind
+    index: int
+    devices: tuple[str, ...] = ()
+
+
+class Rendezvous(Struct, frozen=True, kw_only=True):
+    """Where the ranks meet: the address of rank 0's node and ports that are bound already.
+
+    `port` serves torch's store (MASTER_PORT). `peers` are `host:port` of each rank in order, for
+    frameworks that need one address a rank (TF_CONFIG); empty otherwise.
+    """
+
+    address: str
+    port: int
+    peers: tuple[str, ...] = ()

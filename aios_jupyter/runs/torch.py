@@ -1,0 +1,192 @@
+"""What a rank does for torch, once the user's code has imported it. Imports torch."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from ..errors import UsageError
+from . import events
+
+if TYPE_CHECKING:
+    from .rank import Orders
+
+REPORT_INTERVAL = 0.2
+
+_kept: list[Any] = []
+_steps: StepCounter | None = None
+
+
+def attach(orders: Orders) -> None:
+    """Serve the ranks' store in rank 0, on the port that was bound before any rank started.
+
+    Also counts optimizer steps, where there is an agent to tell.
+    """
+    global _steps  # noqa: PLW0603  # one process trains at a time
+    if orders.listen_fd >= 0 and dist.is_available():
+        meet = orders.rendezvous
+        store = dist.TCPStore(
+            meet.address,
+            meet.port,
+            orders.spec.world_size,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=orders.listen_fd,
+        )
+        # The server ends with this object.
+        _kept.append(store)
+    channel = events.channel()
+    if channel is not None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        _steps = StepCounter(channel)
+        register_optimizer_step_post_hook(_steps)
+
+
+def finish() -> None:
+    """Report the last steps."""
+    if _steps is not None:
+        _steps.report()
+
+
+class StepCounter:
+    """Counts the steps of an optimizer and reports their rate, at most 5 times a second.
+
+    With several optimizers at once (a GAN's two) the first to step is counted; another takes over
+    when it is gone or has rested for `REST` seconds.
+    """
+
+    REST = 5.0
+
+    def __init__(
+        self, channel: events.Channel, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._counted: weakref.ref[Any] | None = None
+        self._steps = 0
+        self._reported = 0
+        self._last_step = 0.0
+        self._last_report: float | None = None
+
+    def __call__(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """After each step of any optimizer."""
+        now = self._clock()
+        if self._counted is None or self._counted() is not optimizer:
+            rested = now - self._last_step > self.REST
+            if self._counted is not None and self._counted() is not None and not rested:
+                return
+            self._counted = weakref.ref(optimizer)
+        self._steps += 1
+        self._last_step = now
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL:
+            self._report(now)
+
+    def report(self) -> None:
+        """Report what has not been reported."""
+        if self._steps > self._reported:
+            self._report(self._last_step)
+
+    def _report(self, now: float) -> None:
+        if self._last_report is not None and now > self._last_report:
+            rate = (self._steps - self._reported) / (now - self._last_report)
+            self._channel.metrics({"steps_per_second": rate}, self._steps)
+        if self._channel.counts_steps:
+            self._channel.progress(self._steps, unit="step")
+        self._reported, self._last_report = self._steps, now
+
+
+# --- train.prepare
+
+
+def prepare(
+    device: torch.device, model: Any, optimizer: Any | None, loader: Any | None
+) -> tuple[Any, ...]:
+    """`train.prepare` for torch; gives back what was given, in order."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if device.type != "cpu":
+        model = model.to(device)
+    if world_size > 1:
+        if not dist.is_initialized():
+            dist.init_process_group()
+        model = _distributed(model, device)
+        loader = None if loader is None else sharded(loader)
+    return tuple(part for part in (model, optimizer, loader) if part is not None)
+
+
+def _distributed(model: Any, device: torch.device) -> Any:
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    if isinstance(model, wrapper) or not any(part.requires_grad for part in model.parameters()):
+        return model
+    return wrapper(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def sharded(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The same loader over this rank's share of the data, shuffled anew in each iteration.
+
+    Raises
+    ------
+    UsageError
+        Its order comes from a sampler or an iterable that cannot be split from outside.
+    """
+    sampler = loader.sampler
+    if isinstance(sampler, DistributedSampler):
+        return loader
+    if isinstance(loader.dataset, IterableDataset):
+        raise UsageError(
+            "An IterableDataset cannot be split between ranks from outside; let it yield every "
+            "world_size-th item, starting with item rank (aios_jupyter.train has both)."
+        )
+    plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None
+    if not plain or type(sampler) not in (RandomSampler, SequentialSampler):
+        name = type(sampler if plain else loader.batch_sampler).__name__
+        raise UsageError(
+            f"A loader with a {name} cannot be split between ranks; give it a DistributedSampler, "
+            "or shuffle=True or False without a sampler."
+        )
+    own = DistributedSampler(
+        loader.dataset, shuffle=isinstance(sampler, RandomSampler), drop_last=loader.drop_last
+    )
+    return _EpochLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=own,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+class _EpochLoader(DataLoader):
+    """Each iteration is an epoch, for which a `DistributedSampler` has to be told a new number."""
+
+    _epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.sampler.set_epoch(self._epoch)
+        self._epoch += 1
+        batches: Iterator[Any] = super().__iter__()
+        return batches

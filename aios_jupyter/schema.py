@@ -1,0 +1,252 @@
+"""What crosses a process boundary: frozen structs and enums.
+
+Each struct is a `msgspec.Struct`: it validates types when it is decoded, encodes to msgpack on the
+wire and in the journal, and to JSON for the sidebar. Times are seconds since the epoch, durations
+seconds, memory bytes, utilization percent.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, dataclass_transform
+
+import msgspec
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """Base; each subclass says `frozen` and `kw_only` for type checkers.
+
+    Unknown fields from a newer peer are ignored.
+    """
+
+
+class DeviceKind(StrEnum):
+    """What a device is."""
+
+    GPU = "gpu"
+    MIG = "mig"
+    SIMULATED = "simulated"
+    CPU = "cpu"
+
+
+ACCELERATORS = frozenset({DeviceKind.GPU, DeviceKind.MIG, DeviceKind.SIMULATED})
+
+
+class Want(StrEnum):
+    """What a request asks for.
+
+    GPU is strict: accelerators only. DEVICE takes accelerators where the cluster has any and CPU
+    slots where it has none. CPU takes CPU slots.
+    """
+
+    GPU = "gpu"
+    DEVICE = "device"
+    CPU = "cpu"
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """One thing that can be leased. `id` is unique in the cluster (NVML UUID, or node + index)."""
+
+    id: str
+    kind: DeviceKind
+    name: str
+    index: int
+    memory: int = 0
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """A process seen on a device."""
+
+    pid: int
+    memory: int = 0
+    name: str = ""
+    user: str = ""
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """One sample of one device; None where it cannot be measured."""
+
+    device: str
+    utilization: float | None = None
+    memory_used: int | None = None
+    temperature: float | None = None
+    power: float | None = None
+    power_limit: float | None = None
+    processes: tuple[Process, ...] = ()
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """One machine: who it is and what it offers. `address` is its agent's `host:port`."""
+
+    id: str
+    host: str
+    address: str
+    pid: int
+    devices: tuple[Device, ...]
+    cpus: int = 0
+    memory: int = 0
+    version: str = ""
+
+
+class Keep(StrEnum):
+    """What keeps a session's leases alive.
+
+    CONNECTION: an open connection (a kernel). PROCESS: a process on the broker's machine (the
+    shell from which `aios alloc` was typed), watched by pid and start time.
+    """
+
+    CONNECTION = "connection"
+    PROCESS = "process"
+
+
+class Owner(Struct, frozen=True, kw_only=True):
+    """A session: one kernel, shell or server that talks to the broker.
+
+    `user` is the name on its certificate, put there by the broker and never by the peer.
+    `pid_start` is the process's start time (clock ticks since boot on Linux), so that a reused pid
+    is not mistaken for it. `label` is what people see: a notebook's name, "terminal", "server".
+    """
+
+    id: str
+    user: str
+    host: str = ""
+    pid: int = 0
+    pid_start: int = 0
+    label: str = ""
+    keep: Keep = Keep.CONNECTION
+
+
+class RequestState(StrEnum):
+    """A request waits, holds a lease, or has ended with a reason."""
+
+    QUEUED = "queued"
+    GRANTED = "granted"
+    ENDED = "ended"
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A request for a gang of `count` devices. `id` is made by the client: a retry is the same.
+
+    `time` is the lease's length, None for no limit. `keep_run`: the lease belongs to its runs and
+    not to the session that asked: it ends when its last run has ended (endpoints, cell leases).
+    """
+
+    id: str
+    session: str
+    user: str
+    want: Want
+    count: int
+    memory: int = 0
+    time: float | None = None
+    label: str = ""
+    keep_run: bool = False
+    submitted: float = 0.0
+    state: RequestState = RequestState.QUEUED
+    lease: str = ""
+    reason: str = ""
+
+
+class Slot(Struct, frozen=True, kw_only=True):
+    """A device within a lease, and how to reach its node's agent."""
+
+    node: str
+    device: str
+    kind: DeviceKind
+    index: int
+    address: str
+
+
+class LeaseState(StrEnum):
+    """ACTIVE until its end; ENDING while its processes are not yet confirmed gone."""
+
+    ACTIVE = "active"
+    ENDING = "ending"
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """Devices granted to a session. `fence` rises with every grant of the cluster.
+
+    `used` turns true with the first run: only then can there be processes to wait for.
+    """
+
+    id: str
+    request: str
+    session: str
+    user: str
+    slots: tuple[Slot, ...]
+    fence: int
+    granted: float
+    expires: float | None = None
+    label: str = ""
+    keep_run: bool = False
+    state: LeaseState = LeaseState.ACTIVE
+    used: bool = False
+    reason: str = ""
+
+
+class RunKind(StrEnum):
+    """What a run is for."""
+
+    TRAIN = "train"
+    RUN = "run"
+    ENDPOINT = "endpoint"
+
+
+class RunState(StrEnum):
+    """STARTING and RUNNING are live; STOPPING has been told to end; the others are ends."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.STOPPING})
+
+
+class RankExit(Struct, frozen=True, kw_only=True):
+    """How a rank ended: exit `code`, or negative signal number as `subprocess` gives it.
+
+    `reason` is one sentence ("rank 1 was killed by SIGKILL"), `traceback` the rank's own.
+    """
+
+    rank: int
+    code: int
+    time: float
+    reason: str = ""
+    traceback: str = ""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a run is: `done` of `total` units (total 0 when unknown)."""
+
+    done: float = 0.0
+    total: float = 0.0
+    unit: str = ""
+    label: str = ""
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """Code running, or that ran, on the devices of a lease: one rank per slot."""
+
+    id: str
+    lease: str
+    session: str
+    user: str
+    kind: RunKind
+    name: str
+    world_size: int
+    nodes: tuple[str, ...]
+    label: str = ""
+    framework: str = ""
+    state: RunState = RunState.STARTING
+    started: float = 0.0
+    ended: float | None = None
+    progress: Progress = Progress()
+    metrics: dict[str, float] = {}
+    exits: tuple[RankExit, ...] = ()
+    reason: str = ""
+    detail: dict[str, Any] = {}

@@ -1,0 +1,76 @@
+"""The server extension `aios`: routes, the event stream, and their start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Callable
+
+from .routes import handlers
+from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
+
+
+async def open_broker() -> Upstream:
+    """Open a session that only looks on, with the cluster that runs.
+
+    Raises
+    ------
+    ClusterError
+        No cluster runs, or it does not answer.
+    """
+    from ..session import observe
+
+    return await observe(label="server")
+
+
+def connection_dir() -> Path:
+    """Where the files appear that say that a cluster runs."""
+    from ..config import settings
+
+    return settings().runtime_dir / settings().cluster
+
+
+class AiosApp(ExtensionApp):
+    """Mirrors the cluster to JupyterLab."""
+
+    name = "aios"
+    load_other_extensions = True
+
+    open_upstream = Callable(
+        open_broker,
+        help="""Coroutine function that opens the session with the broker. Takes no arguments,
+        raises `aios_jupyter.errors.ClusterError` when there is no cluster.""",
+    ).tag(config=True)
+
+    def initialize_settings(self) -> None:
+        """Make the stream; it starts with the server's event loop."""
+        self.event_logger.register_event_schema(EVENT_SCHEMA)
+        self.stream = Stream(self.open_upstream, self._emit, connection_dir, self.log)
+
+    def initialize_handlers(self) -> None:
+        """Add the routes."""
+        self.handlers.extend(handlers(self.stream))
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        self._task = asyncio.create_task(self.stream.run())
+
+    async def stop_extension(self) -> None:
+        """Close the session with the broker."""
+        task: asyncio.Task[None] | None = getattr(self, "_task", None)
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def event_logger(self) -> Any:
+        """The server's event bus."""
+        assert self.serverapp is not None
+        return self.serverapp.event_logger
+
+    def _emit(self, event: Event) -> None:
+        self.event_logger.emit(schema_id=EVENT, data=event)

@@ -1,0 +1,59 @@
+"""The verbs as a Python API: `aios_jupyter.connect() -> Session`.
+
+A session is one kernel, script or shell. Its leases end with it. The magics, the command line and
+the Jupyter server call this and nothing below it. Heavy libraries are imported by the verb that
+needs them.
+
+link      the connection
+leases    who holds what
+runs      code on leased devices
+assets    datasets, models, endpoints
+"""
+
+from __future__ import annotations
+
+from ..cluster import embedded
+from ..runs.launcher import RunHandle, RunResult
+from ..schema import Lease
+from .assets import AssetVerbs, Endpoint
+from .link import observe
+
+
+class Session(AssetVerbs):
+    """One owner of leases, with every verb. Made by `connect`; a context manager."""
+
+
+def connect(
+    *,
+    start: bool = True,
+    simulate_gpus: int | None = None,
+    label: str = "",
+    shell: bool = False,
+    passive: bool = False,
+) -> Session:
+    """Open a session with this user's cluster, which is started when there is none.
+
+    Parameters
+    ----------
+    start
+        When False, raise NoClusterError rather than start a cluster.
+    simulate_gpus
+        For a new cluster: offer so many simulated GPUs.
+    label
+        What people see as the owner.
+    shell
+        Leases belong to the calling shell (the parent process) and outlive this process.
+    passive
+        This session only looks on.
+    """
+    return Session(
+        start=start, simulate_gpus=simulate_gpus, label=label, shell=shell, passive=passive
+    )
+
+
+def down() -> list[int]:
+    """Stop this user's cluster with every process it started; returns pids that were ended."""
+    return embedded.down()
+
+
+__all__ = ["Endpoint", "Lease", "RunHandle", "RunResult", "Session", "connect", "down", "observe"]

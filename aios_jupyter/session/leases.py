@@ -1,0 +1,199 @@
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `cancel`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time as clock
+from collections.abc import Callable
+from typing import Any
+
+from ..broker.client import Pending
+from ..broker.messages import ById, ExtendBy, Grant
+from ..errors import AllocationError, NotFoundError, UsageError
+from ..schema import Lease, LeaseState, Request, Want
+from ..units import parse_duration, parse_size
+from .link import Link
+
+FOREVER = 10 * 365 * 86400.0
+WATCH_INTERVAL = 0.5
+
+
+class LeaseVerbs(Link):
+    """A session that takes and gives back devices."""
+
+    def alloc(
+        self,
+        *,
+        gpus: int | None = None,
+        devices: int | None = None,
+        cpus: int | None = None,
+        memory: str | int | None = None,
+        time: str | float | None = None,
+        wait: str | float | None = None,
+        nonblock: bool = False,
+        label: str = "",
+        on_wait: Callable[[dict[str, Any]], None] | None = None,
+        keep_run: bool = False,
+    ) -> Lease:
+        """Lease devices, all of them or none; waits in the queue for as long as it takes.
+
+        Parameters
+        ----------
+        gpus, devices, cpus
+            How many, exactly one of the three: real or simulated GPUs only; GPUs where the cluster
+            has any and CPU slots where it has none; CPU slots.
+        memory
+            Least memory of each device, "8GB" or bytes.
+        time
+            How long, "2h" or seconds; None for as long as the session lives.
+        wait, nonblock
+            Give up after so long; or at once.
+        on_wait
+            Called with the request's row of the queue whenever that changes.
+
+        Raises
+        ------
+        AllocationError
+            Refused, cancelled, or not granted in the time given.
+        """
+        want, count = _wanted(gpus, devices, cpus)
+        limit = 0.0 if nonblock else (FOREVER if wait is None else parse_duration(wait))
+        request = Request(
+            id=f"q-{secrets.token_hex(4)}",
+            session="",
+            user="",
+            want=want,
+            count=count,
+            memory=0 if memory is None else parse_size(memory),
+            time=None if time is None else parse_duration(time),
+            label=label or self.label,
+            keep_run=keep_run,
+        )
+        client = self.client
+        pending = self._loop.run(client.submit(request))
+        deadline = clock.monotonic() + limit
+        shown: dict[str, Any] | None = None
+        try:
+            while not pending.granted.done():
+                left = deadline - clock.monotonic()
+                if left <= 0:
+                    raise AllocationError(_not_granted(request, limit, shown))
+                row = self._call("queue.row", ById(id=request.id))
+                if row and row != shown:
+                    shown = row
+                    if on_wait:
+                        on_wait(row)
+                self._loop.run(_settle(pending, min(left, WATCH_INTERVAL)))
+        except BaseException:
+            if not pending.granted.done():
+                self.cancel(request.id)
+            raise
+        return self._loop.run(_granted(pending)).lease
+
+    def leases(self) -> list[Lease]:
+        """Leases of this user that are active, this session's first."""
+        rows = [row for row in self.status()["leases"].values() if row["user"] == self.user]
+        found = [self._call("lease.get", ById(id=row["id"]), Lease) for row in rows]
+        mine = self.client.session
+        return sorted(found, key=lambda lease: (lease.session != mine, lease.fence))
+
+    def release(self, lease: str | None = None, *, everything: bool = False) -> list[str]:
+        """End a lease, or every lease of this session, or (`everything`) of this user.
+
+        Raises
+        ------
+        NotFoundError
+            There is nothing to release.
+        """
+        if lease is not None:
+            ended = [lease]
+        else:
+            mine = self.client.session
+            ended = [
+                held.id
+                for held in self.leases()
+                if held.state is LeaseState.ACTIVE and (everything or held.session == mine)
+            ]
+            if not ended:
+                raise NotFoundError(
+                    "This session holds no lease; 'aios leases' lists all of yours, and "
+                    "'aios release ID' ends one."
+                )
+        for identity in ended:
+            self._call("release", ById(id=identity))
+        return ended
+
+    def extend(self, lease: str | None, time: str | float) -> Lease:
+        """Have a lease (default: this session's newest) end `time` from now."""
+        body = ExtendBy(id=lease or self._held().id, time=parse_duration(time))
+        extended: Lease = self._call("extend", body, Lease)
+        return extended
+
+    def queue(self) -> list[dict[str, Any]]:
+        """Waiting requests in order, with position and reason."""
+        return sorted(self.status()["queue"].values(), key=lambda row: row["position"])
+
+    def cancel(self, request: str) -> None:
+        """Take a waiting request back."""
+        self._call("cancel", ById(id=request))
+
+    def _held(self) -> Lease:
+        mine = [
+            lease
+            for lease in self.leases()
+            if lease.session == self.client.session
+            and lease.state is LeaseState.ACTIVE
+            and not lease.keep_run
+        ]
+        if not mine:
+            raise NotFoundError("This session holds no lease; take one with: aios alloc")
+        return mine[-1]
+
+    def _lease_for_run(
+        self,
+        lease: str | None,
+        want: dict[str, Any],
+        on_wait: Callable[[dict[str, Any]], None] | None,
+    ) -> Lease:
+        """The lease named, the one held where it is large enough, or one for this run alone."""
+        if lease is not None:
+            found: Lease = self._call("lease.get", ById(id=lease), Lease)
+            return found
+        count = next((n for n in want.values() if n is not None), None)
+        try:
+            held = self._held()
+        except NotFoundError:
+            held = None
+        if held and (count is None or len(held.slots) >= count):
+            return held
+        if count is None:
+            want = {"devices": 1}
+        return self.alloc(**want, on_wait=on_wait, keep_run=True)
+
+
+def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Want, int]:
+    given = [
+        (want, n)
+        for want, n in ((Want.GPU, gpus), (Want.DEVICE, devices), (Want.CPU, cpus))
+        if n is not None
+    ]
+    if len(given) != 1:
+        raise UsageError("Say how many devices you want with one of --gpus, --devices and --cpus.")
+    return given[0]
+
+
+async def _settle(pending: Pending, timeout: float) -> None:
+    await asyncio.wait([pending.granted], timeout=timeout)
+
+
+async def _granted(pending: Pending) -> Grant:
+    return await pending.granted
+
+
+def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
+    what = f"{request.count} {request.want.value}(s)"
+    why = f" ({row['reason']})" if row else ""
+    if limit == 0:
+        return f"{what} cannot be granted now{why}; leave out --nonblock to wait."
+    return f"{what} was not granted within {limit:g} s{why}; wait longer, or see 'aios queue'."

@@ -1,0 +1,201 @@
+"""`start`, `train`, `attach`, `runs`, `logs`, `stop`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..broker.messages import ById
+from ..config import settings
+from ..errors import NotFoundError
+from ..runs.launcher import RunHandle, RunResult
+from ..runs.spec import Entry, RunSpec
+from ..schema import LIVE, Lease, Run, RunKind
+from .leases import LeaseVerbs
+
+# What belongs to the asking process alone and must not reach its ranks.
+PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
+
+
+class RunVerbs(LeaseVerbs):
+    """A session that runs code under its leases."""
+
+    def start(
+        self,
+        target: str | Path | Callable[..., Any],
+        *args: Any,
+        cell: bool = False,
+        module: bool = False,
+        kind: RunKind = RunKind.TRAIN,
+        filename: str = "",
+        argv: Sequence[str] = (),
+        kwargs: dict[str, Any] | None = None,
+        devices: int | None = None,
+        gpus: int | None = None,
+        lease: str | None = None,
+        framework: str = "auto",
+        push: dict[str, Any] | None = None,
+        explicit: Sequence[str] = (),
+        pull: Sequence[str] = (),
+        name: str = "",
+        cwd: str | Path | None = None,
+        env: dict[str, str] | None = None,
+        on_wait: Callable[[dict[str, Any]], None] | None = None,
+    ) -> RunHandle:
+        """Start code on every device of a lease, one rank each, and return at once.
+
+        Parameters
+        ----------
+        target
+            The source of a cell (`cell=True`), a module's name (`module=True`), a script's path, or
+            a function that is called with `args` and `kwargs` in every rank.
+        devices, gpus, lease
+            Where: a lease by id; else the one held; else one for this run alone, given back at its
+            end.
+        framework
+            `torch`, `tensorflow` or `none`; `auto` looks at what the code imports.
+        push
+            Names and values for the cell. `explicit` are those that the user has named.
+        pull
+            Names to bring back from rank 0.
+
+        Raises
+        ------
+        UsageError
+            The code does not parse, or a value cannot be pushed.
+        """
+        from ..runs import cells
+
+        entry, source = _entry(target, cell, module)
+        text = source if entry is Entry.CELL else _text(entry, source)
+        if framework == "auto":
+            framework = cells.detect_framework(text, dict(push or {}))
+        payload = None
+        if entry is Entry.FUNCTION:
+            function = {"__aios_function__": target, "__aios_args__": (args, dict(kwargs or {}))}
+            payload = cells.pack(function, set(function))
+        elif push:
+            payload = cells.pack(dict(push), set(explicit))
+        want = {"gpus": gpus} if gpus is not None else {"devices": devices}
+        held = self._lease_for_run(lease, want, on_wait)
+        world = gpus or devices or len(held.slots)
+        spec = RunSpec(
+            id=f"r-{secrets.token_hex(4)}",
+            lease=held.id,
+            kind=kind,
+            name=name or _name(entry, target, source),
+            entry=entry,
+            source=source,
+            filename=filename or (source if entry is Entry.SCRIPT else ""),
+            argv=tuple(argv),
+            cwd=str(cwd or Path.cwd()),
+            env=_environment(env or {}),
+            python=sys.executable,
+            framework=framework,
+            pull=tuple(pull),
+            world_size=min(world, len(held.slots)),
+            grace=settings().stop_grace,
+        )
+        return self._launch(held, spec, payload)
+
+    def _launch(self, lease: Lease, spec: RunSpec, payload: bytes | None) -> RunHandle:
+        run = Run(
+            id=spec.id,
+            lease=lease.id,
+            session="",
+            user="",
+            kind=spec.kind,
+            name=spec.name,
+            world_size=spec.world_size,
+            nodes=(),
+            label=self.label,
+            framework=spec.framework,
+        )
+
+        client, launcher = self.client, self._launcher
+        assert launcher is not None
+
+        async def launch() -> Any:
+            token = client.tokens.get(lease.id) or (await client.token(lease.id)).token
+            return await launcher.start(lease, token, spec, run, payload)
+
+        return RunHandle(self._loop.run(launch()), self._loop.run)
+
+    def train(self, target: Any, *args: Any, **options: Any) -> RunResult:
+        """`start` and wait; an interrupt stops the run.
+
+        Raises
+        ------
+        RunError
+            A rank failed; carries its traceback.
+        """
+        handle = self.start(target, *args, **options)
+        try:
+            return handle.wait()
+        except KeyboardInterrupt:
+            handle.stop()
+            raise
+
+    def attach(self, run: str) -> RunHandle:
+        """Follow a run of this user that another kernel or shell has started."""
+        found: Run = self._call("run.get", ById(id=run), Run)
+        nodes = self.status()["nodes"]
+        addresses = [nodes[node]["address"] for node in found.nodes if node in nodes]
+        assert self._launcher is not None
+        return RunHandle(self._loop.run(self._launcher.attach(found, addresses)), self._loop.run)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Runs, newest first."""
+        rows = self.status()["runs"].values()
+        return sorted(rows, key=lambda row: row["started"], reverse=True)
+
+    def logs(self, run: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
+        """The complete log of a run, piece by piece, of one rank or of all.
+
+        With `follow` it goes on until the run has ended.
+        """
+        handle = self.attach(run)
+        live = follow and self._call("run.get", ById(id=run), Run).state in LIVE
+        for event in handle.events():
+            if event["type"] == "log" and rank in (None, event["rank"]):
+                yield event["text"]
+            if not live and handle.done:
+                break
+
+    def stop(self, run: str) -> None:
+        """End a run, from any kernel or shell of its owner."""
+        self._call("run.stop", ById(id=run))
+
+
+def _entry(target: Any, cell: bool, module: bool) -> tuple[Entry, str]:
+    if cell:
+        return Entry.CELL, str(target)
+    if module:
+        return Entry.MODULE, str(target)
+    if callable(target):
+        return Entry.FUNCTION, ""
+    path = Path(target).expanduser().absolute()
+    if not path.is_file():
+        raise NotFoundError(f"There is no script {str(target)!r}; give the path of a Python file.")
+    return Entry.SCRIPT, str(path)
+
+
+def _text(entry: Entry, source: str) -> str:
+    return Path(source).read_text() if entry is Entry.SCRIPT else ""
+
+
+def _name(entry: Entry, target: Any, source: str) -> str:
+    if entry is Entry.FUNCTION:
+        return str(getattr(target, "__name__", "function"))
+    if entry is Entry.CELL:
+        return "cell"
+    return Path(source).name
+
+
+def _environment(extra: dict[str, str]) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_ENVIRONMENT)}
+    return {**own, **extra}

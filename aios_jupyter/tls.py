@@ -1,0 +1,157 @@
+"""A certificate authority for each cluster, and the TLS contexts made from it.
+
+Who a peer is, is its certificate's common name; what it is, is the organizational unit: `broker`,
+`node`, or a person's role (`admin`, `user`, `viewer`). Every connection is TLS 1.3, both sides show
+a certificate, and a client checks that the server is a broker or a node: a user's certificate
+cannot pass for one. Host names are not checked, as the authority signs for this cluster alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import AccessError, ClusterError
+
+SERVER_ROLES = frozenset({"broker", "node"})
+_LIFETIME = datetime.timedelta(days=3650)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Paths of what one party shows and trusts."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def of(cls, directory: Path, party: str) -> Bundle:
+        """The bundle of a party (`broker`, `node`, `user`) in a cluster's TLS directory."""
+        return cls(directory / "ca.pem", directory / f"{party}.pem", directory / f"{party}.key")
+
+    def server_context(self) -> ssl.SSLContext:
+        """For a listening socket."""
+        return self._context(ssl.PROTOCOL_TLS_SERVER)
+
+    def client_context(self) -> ssl.SSLContext:
+        """For an outgoing connection."""
+        return self._context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def _context(self, side: Any) -> ssl.SSLContext:
+        context = ssl.SSLContext(side)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(self.authority)
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ClusterError(
+                f"The cluster's certificates in {self.authority.parent} cannot be read ({error}); "
+                "run 'aios down' and 'aios up'."
+            ) from error
+        return context
+
+
+def peer(transport: Any) -> tuple[str, str]:
+    """Name and role on the certificate that the other side of a transport has shown."""
+    certificate = transport.get_extra_info("peercert") or {}
+    subject = dict(pair for part in certificate.get("subject", ()) for pair in part)
+    name, role = subject.get("commonName", ""), subject.get("organizationalUnitName", "")
+    if not name or not role:
+        raise AccessError("The other side has shown no valid certificate of this cluster.")
+    return name, role
+
+
+def create(directory: Path) -> None:
+    """Make an authority and the parties of a one-user cluster: broker, node, this user as admin.
+
+    `directory` must be private (0700); existing material is kept.
+    """
+    if (directory / "user.pem").exists():
+        return
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = _sign("AIOS cluster", "authority", key.public_key(), key, issuer=None)
+    _write_key(directory / "ca.key", key)
+    _write_certificate(directory / "ca.pem", authority)
+    _issue(directory, "broker", "broker", "broker", key, authority)
+    _issue(directory, "node", "node", "node", key, authority)
+    _issue(directory, "user", getpass.getuser(), "admin", key, authority)
+
+
+def issue(directory: Path, party: str, name: str, role: str) -> Bundle:
+    """Sign a certificate for one more party with the authority in `directory`."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
+    authority = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+    _issue(directory, party, name, role, key, authority)
+    return Bundle.of(directory, party)
+
+
+def _issue(directory: Path, party: str, name: str, role: str, signer: Any, issuer: Any) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write_key(directory / f"{party}.key", key)
+    certificate = _sign(name, role, key.public_key(), signer, issuer)
+    _write_certificate(directory / f"{party}.pem", certificate)
+
+
+def _sign(name: str, role: str, public_key: Any, signer: Any, issuer: Any) -> Any:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role),
+        ]
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    builder = builder.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False
+    ).add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+    )
+    return builder.sign(signer, hashes.SHA256())
+
+
+def _write_key(path: Path, key: Any) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    data = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _write_certificate(path: Path, certificate: Any) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -1,0 +1,139 @@
+"""For the code of a run: `from aios_jupyter import train`.
+
+Everything here also works in a single process outside a run, where `log` and `progress` do nothing,
+so that the same code runs in a plain notebook cell. Importing it loads no framework.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from .errors import UsageError
+from .runs import events
+
+__all__ = ["device", "is_main", "log", "prepare", "progress", "rank", "world_size"]
+
+
+def rank() -> int:
+    """This process's number among the ranks, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many ranks there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is rank 0: the one that saves, prints, and whose names are pulled."""
+    return rank() == 0
+
+
+def device() -> str:
+    """The device of this rank as torch names it: "cuda:1", "cpu".
+
+    Outside a run it is the first GPU that torch can use, "cpu" where there is none.
+    """
+    told = os.environ.get("AIOS_DEVICE")
+    if told is not None:
+        return told
+    try:
+        import torch
+    except ImportError:
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def log(step: int | None = None, **metrics: Any) -> None:
+    """Report numbers, which the run's card draws over time: `train.log(loss=loss, accuracy=0.9)`.
+
+    Called in each step it costs a few microseconds, more where a value has to come from a GPU: the
+    newest values are sent, a hundred times a second at most.
+
+    Parameters
+    ----------
+    step
+        The step they belong to.
+    **metrics
+        Numbers, or tensors and arrays with one element.
+
+    Raises
+    ------
+    UsageError
+        A value is not a number.
+    """
+    channel = events.channel()
+    if channel is None:
+        return
+    channel.metrics({name: _number(name, value) for name, value in metrics.items()}, step)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        # Tensors and arrays give their one element without a word about gradients.
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"{name}={type(value).__name__} is not a single number; log numbers, or tensors with "
+            "one element."
+        ) from None
+
+
+def progress(done: float, total: float = 0.0, unit: str = "step", label: str = "") -> None:
+    """Report how far the run is: `train.progress(epoch + 1, epochs, "epoch")`.
+
+    Until the first call, the optimizer's steps are counted instead.
+
+    Parameters
+    ----------
+    done, total
+        In any unit; total 0 when it is not known.
+    label
+        What is being done.
+    """
+    channel = events.channel()
+    if channel is not None:
+        channel.counts_steps = False
+        channel.progress(float(done), float(total), unit, label)
+
+
+def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
+    """Make single-process torch code work on every rank.
+
+    The model moves to the rank's device and, where there are several ranks, is wrapped in
+    `DistributedDataParallel` (the process group is made if there is none); the loader is replaced
+    by one over this rank's share of the data with the same batch size, shuffled anew each epoch.
+    With a single rank on a CPU all come back untouched. Batches are moved by the caller:
+    `x.to(train.device())`.
+
+    Parameters
+    ----------
+    model
+        A torch module, before or after its optimizer was made.
+    optimizer
+        Comes back as it is.
+    loader
+        A `DataLoader` with the default samplers.
+
+    Returns
+    -------
+    object
+        The model alone, or a tuple of what was given, in order.
+
+    Raises
+    ------
+    UsageError
+        The model is not torch's, or the loader cannot be split between ranks.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        raise UsageError(
+            f"prepare() takes a torch.nn.Module and not a {type(model).__name__}; pass the model "
+            "first, then its optimizer and loader."
+        )
+    from .runs.torch import prepare as prepare_torch
+
+    prepared = prepare_torch(torch.device(device()), model, optimizer, loader)
+    return prepared if len(prepared) > 1 else prepared[0]

@@ -1,0 +1,116 @@
+"""How long a lease takes: from the notebook's thread to lease in hand, TLS and journal on.
+
+Measured against a raw Dask RPC ping to the same scheduler in the same run, the two interleaved.
+`pairs_per_second`: 50 clients that each allocate and release as fast as they can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+
+ROUNDS = 500
+CLIENTS = 50
+SECONDS = 4.0
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["JUPYTER_RUNTIME_DIR"] = f"{directory}/runtime"
+        os.environ["JUPYTER_DATA_DIR"] = f"{directory}/data"
+        from aios_jupyter.session import connect, down
+
+        with connect(simulate_gpus=8) as session:
+            lease, ping = interleaved(session)
+            rate = asyncio.run(pairs_per_second())
+        down()
+    from report import report
+
+    report(
+        "lease_latency",
+        {
+            "median_over_rpc": statistics.median(lease) / statistics.median(ping),
+            "p99_over_rpc": quantile(lease, 0.99) / quantile(ping, 0.99),
+            "p99_over_median": quantile(lease, 0.99) / statistics.median(lease),
+            "median_ms": statistics.median(lease) * 1e3,
+            "rpc_median_ms": statistics.median(ping) * 1e3,
+            "pairs_per_second": rate,
+        },
+        ["distributed"],
+    )
+
+
+def interleaved(session) -> tuple[list[float], list[float]]:
+    """Seconds of each `alloc`, and of each Dask ping, taken in turn."""
+    from distributed import Client
+    from distributed.security import Security
+
+    from aios_jupyter.cluster.embedded import Paths
+
+    bundle = Paths.current().user
+    security = Security(
+        tls_ca_file=str(bundle.authority),
+        tls_client_cert=str(bundle.certificate),
+        tls_client_key=str(bundle.key),
+        require_encryption=True,
+    )
+    leases, pings = [], []
+    with Client(session.client.welcome.dask, security=security, set_as_default=False) as client:
+
+        async def ping() -> None:
+            await client.scheduler.identity(n_workers=0)
+
+        for turn in range(ROUNDS + 20):
+            started = time.perf_counter()
+            lease = session.alloc(gpus=1)
+            middle = time.perf_counter()
+            client.sync(ping)
+            ended = time.perf_counter()
+            session.release(lease.id)
+            if turn >= 20:
+                leases.append(middle - started)
+                pings.append(ended - middle)
+    return leases, pings
+
+
+async def pairs_per_second() -> float:
+    """Alloc and release pairs a second of all clients together."""
+    from aios_jupyter.broker.client import AsyncClient
+    from aios_jupyter.broker.messages import ById
+    from aios_jupyter.cluster import embedded
+    from aios_jupyter.schema import Request, Want
+
+    async def locate():
+        return embedded.ensure(start=False)["address"], embedded.Paths.current().user
+
+    clients = [await AsyncClient(locate, label="bench").open() for _ in range(CLIENTS)]
+    done = 0
+    deadline = time.perf_counter() + SECONDS
+
+    async def work(number: int, client: AsyncClient) -> None:
+        nonlocal done
+        turn = 0
+        while time.perf_counter() < deadline:
+            turn += 1
+            request = Request(id=f"b-{number}-{turn}", session="", user="", want=Want.GPU, count=1)
+            grant = await (await client.submit(request)).granted
+            await client.call("release", ById(id=grant.lease.id))
+            done += 1
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work(number, client) for number, client in enumerate(clients)))
+    elapsed = time.perf_counter() - started
+    for client in clients:
+        await client.close()
+    return done / elapsed
+
+
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Requests per processor second of an endpoint, against itself without batching and raw calls.
+
+The peers: `throughput_speedup` is against the same server with `--max-batch 1`, 16 connections with
+one sample each, a 108,000-parameter network. `of_in_process` is samples per processor second of the
+endpoint over those of ONNX Runtime called in this process with batches of 16, on a network that
+takes milliseconds. Both servers run side by side and take turns, so that other load hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from report import report
+
+from aios_jupyter import __version__
+from aios_jupyter.models import load, publish
+from aios_jupyter.models.protocol_v2 import HEADER, encode_request
+
+TOKEN = "benchmark"
+CONNECTIONS = 16
+SMALL = (1, 28, 28)
+LARGE = (3, 96, 96)
+
+
+def publish_models() -> None:
+    """Two networks, untrained: their answers do not matter here."""
+    from torch import nn
+
+    small = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+    layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU()]
+    for width, wider in ((32, 64), (64, 128), (128, 256)):
+        layers += [
+            nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(wider, wider, 3, padding=1), nn.ReLU(),
+        ]  # fmt: skip
+    large = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 1000))
+    publish(small, "small", input_example=np.zeros((1, *SMALL), np.float32))
+    publish(large, "large", input_example=np.zeros((1, *LARGE), np.float32))
+
+
+@dataclass
+class Server:
+    """An endpoint process."""
+
+    process: psutil.Popen
+    port: int
+    ready_seconds: float
+
+    def cpu(self) -> float:
+        """Processor seconds it has used."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def serving(model: str, token_file: Path, *options: str) -> Iterator[Server]:
+    """An endpoint for `model`, one thread."""
+    started = time.perf_counter()
+    process = psutil.Popen(
+        [sys.executable, "-m", "aios_jupyter.models.serve", "--model", model, *options],
+        env={
+            **os.environ, "AIOS_ENDPOINT_TOKEN_FILE": str(token_file), "OMP_NUM_THREADS": "1"
+        },
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        url = json.loads(process.stdout.readline())["url"]
+        yield Server(process, int(url.rpartition(":")[2]), time.perf_counter() - started)
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def http_request(path: str, body: bytes, json_length: int | None) -> bytes:
+    """The bytes of a request, made once."""
+    binary = f"{HEADER}: {json_length}\r\n" if json_length is not None else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"{binary}Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def ask_for(
+    port: int, request: bytes, connections: int, seconds: float
+) -> tuple[int, list[float]]:
+    """Ask as fast as answers come; the number of answers and their seconds."""
+    until = time.perf_counter() + seconds
+    latencies: list[float] = []
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (started := time.perf_counter()) < until:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            fields = head.lower()
+            at = fields.index(b"content-length:") + 15
+            await reader.readexactly(int(fields[at : fields.index(b"\r\n", at)]))
+            latencies.append(time.perf_counter() - started)
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(connections)))
+    return len(latencies), latencies
+
+
+def drive(
+    server: Server, request: bytes, seconds: float, connections: int = CONNECTIONS
+) -> tuple[float, list[float]]:
+    """Requests per processor second of the server, and latencies."""
+    before = server.cpu()
+    count, latencies = asyncio.run(ask_for(server.port, request, connections, seconds))
+    return count / (server.cpu() - before), latencies
+
+
+def in_process(predictor: Any, batch: dict[str, np.ndarray], seconds: float) -> float:
+    """Samples per processor second of calls with a batch in this process."""
+    until = time.perf_counter() + seconds
+    before = time.process_time()
+    count = 0
+    while time.perf_counter() < until:
+        predictor.run(batch)
+        count += len(batch["input"])
+    return count / (time.process_time() - before)
+
+
+def binary(shape: tuple[int, ...], model: str) -> bytes:
+    """A request with one random sample as a binary tensor."""
+    body, length = encode_request(
+        {"input": np.random.default_rng(0).random((1, *shape), np.float32)}
+    )
+    return http_request(f"/v2/models/{model}/infer", body, length)
+
+
+def small_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
+    """The server's own cost: batching against none, JSON, latency, memory."""
+    request = binary(SMALL, "small")
+    sample = np.random.default_rng(0).random((1, *SMALL)).round(4).tolist()
+    plain = http_request("/predict", json.dumps({"inputs": sample}).encode(), None)
+    with serving("small", token) as batched, serving("small", token, "--max-batch", "1") as single:
+        drive(batched, request, 1)
+        drive(single, request, 1)
+        rates: dict[str, list[float]] = {"batched": [], "single": [], "json": []}
+        latencies: list[float] = []
+        for _ in range(rounds):
+            rate, some = drive(batched, request, seconds)
+            rates["batched"].append(rate)
+            latencies += some
+            rates["single"].append(drive(single, request, seconds)[0])
+            rates["json"].append(drive(batched, plain, seconds)[0])
+        _, alone = drive(batched, request, seconds, connections=1)
+        return {
+            "throughput_speedup": statistics.median(
+                a / b for a, b in zip(rates["batched"], rates["single"], strict=True)
+            ),
+            "requests_per_cpu_second": statistics.median(rates["batched"]),
+            "json_requests_per_cpu_second": statistics.median(rates["json"]),
+            "p50_one_connection_ms": statistics.median(alone) * 1000,
+            "p99_ms": float(np.percentile(latencies, 99)) * 1000,
+            "rss_mb": batched.process.memory_info().rss / 1e6,
+            "ready_seconds": batched.ready_seconds,
+        }
+
+
+def large_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
+    """What serving takes of the model's own throughput."""
+    request = binary(LARGE, "large")
+    predictor = load("large", threads=1)
+    batch = {"input": np.random.default_rng(0).random((CONNECTIONS, *LARGE), np.float32)}
+    with serving("large", token) as server:
+        drive(server, request, 1)
+        in_process(predictor, batch, 1)
+        ratios, raw = [], []
+        for _ in range(rounds):
+            raw.append(in_process(predictor, batch, seconds))
+            ratios.append(drive(server, request, seconds)[0] / raw[-1])
+    return {
+        "of_in_process": statistics.median(ratios),
+        "in_process_samples_per_cpu_second": statistics.median(raw),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    import onnxruntime
+
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["AIOS_STATE_DIR"] = str(scratch / "state")
+        token = scratch / "token"
+        token.touch(0o600)
+        token.write_text(TOKEN)
+        publish_models()
+        figures = small_network(token, options.seconds, options.rounds)
+        figures |= large_network(token, options.seconds, options.rounds)
+    report(
+        "serve",
+        figures,
+        {
+            "throughput_speedup: the same server with --max-batch 1": __version__,
+            "of_in_process: onnxruntime, batches of 16": onnxruntime.__version__,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import { Clipboard } from '@jupyterlab/apputils';
+import * as React from 'react';
+
+import { metric } from '../format';
+import { sortedRuns } from '../overview';
+import { IRun } from '../schema';
+import { Icon } from './icon';
+import { RunActions, RunState } from './runs';
+import { Action, Nothing } from './section';
+import { useModel, useServices } from './services';
+
+/** Models that answer over HTTP. */
+export function EndpointsSection(): React.ReactElement {
+  const { trans } = useServices();
+  const runs = useModel(model => model.snapshot?.runs);
+  const { endpoints } = React.useMemo(() => sortedRuns(runs ?? {}), [runs]);
+  if (endpoints.length === 0) {
+    return (
+      <Nothing command="%aios serve MODEL">
+        {trans.__('No model is being served. In a notebook:')}
+      </Nothing>
+    );
+  }
+  return (
+    <ul className="aios-Rows">
+      {endpoints.map(run => (
+        <EndpointRow key={run.id} run={run} />
+      ))}
+    </ul>
+  );
+}
+
+const EndpointRow = React.memo(function EndpointRow(props: {
+  run: IRun;
+}): React.ReactElement {
+  const { trans } = useServices();
+  const { run } = props;
+  const url = text(run.detail['url']);
+  const model = text(run.detail['model']);
+  const version = text(run.detail['version']);
+  const rate = run.metrics['requests_per_second'];
+  const p95 = run.metrics['p95_ms'];
+  const facts = [
+    rate !== undefined && trans.__('%1 requests/s', metric(rate)),
+    p95 !== undefined && trans.__('p95 %1 ms', metric(p95))
+  ].filter(Boolean);
+  return (
+    <li className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
+      <div className="aios-Row-head">
+        <RunState state={run.state} />
+        <span className="aios-Row-title aios-Ellipsis" title={run.id}>
+          {run.name || run.id}
+        </span>
+        <span className="aios-Row-label">
+          {[model, version].filter(Boolean).join('/')}
+        </span>
+        <RunActions run={run} />
+      </div>
+      {url && (
+        <div className="aios-Endpoint-url">
+          <code className="aios-Ellipsis" title={url}>
+            {url}
+          </code>
+          <Action
+            label={trans.__('Copy the address')}
+            onClick={() => Clipboard.copyToSystem(url)}
+          >
+            <Icon name="copy" />
+          </Action>
+        </div>
+      )}
+      {facts.length > 0 && <div className="aios-Muted">{facts.join(' · ')}</div>}
+      {run.state === 'failed' && run.reason && (
+        <div className="aios-Reason">{run.reason}</div>
+      )}
+    </li>
+  );
+});
+
+function text(value: unknown): string {
+  return typeof value === 'string' || typeof value === 'number' ? `${value}` : '';
+}

@@ -1,0 +1,45 @@
+import * as React from 'react';
+
+/** Outlines on a 16 × 16 grid, drawn in the color of the text around them. */
+const OUTLINES = {
+  caret: 'M5.5 3.5 10.5 8l-5 4.5',
+  check: 'M3 8.5 6.5 12 13 4.5',
+  close: 'M4 4l8 8M12 4l-8 8',
+  copy: 'M6 6h7.5v7.5H6zM10 6V2.5H2.5V10H6',
+  cpu: 'M5 3h6a2 2 0 0 1 2 2v6a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM6.5 6.5h3v3h-3zM6 1v2M10 1v2M6 13v2M10 13v2M1 6h2M1 10h2M13 6h2M13 10h2',
+  gpu: 'M1.5 2.5V14M1.5 4.5h12a1 1 0 0 1 1 1v5a1 1 0 0 1-1 1h-12M4 11.5v2M8 11.5v2M7.8 8a2 2 0 1 1-4 0 2 2 0 0 1 4 0zM10.5 6.8h2M10.5 9.2h2',
+  log: 'M3 3.5h10M3 6.5h7M3 9.5h10M3 12.5h5',
+  mig: 'M1.5 2.5V14M1.5 4.5h12a1 1 0 0 1 1 1v5a1 1 0 0 1-1 1h-12M5.5 4.5v7M9.5 4.5v7',
+  node: 'M3 2.5h10a1 1 0 0 1 1 1v3a1 1 0 0 1-1 1H3a1 1 0 0 1-1-1v-3a1 1 0 0 1 1-1zM3 8.5h10a1 1 0 0 1 1 1v3a1 1 0 0 1-1 1H3a1 1 0 0 1-1-1v-3a1 1 0 0 1 1-1zM4.5 5h.5M4.5 11h.5',
+  person: 'M10.5 5a2.5 2.5 0 1 1-5 0 2.5 2.5 0 0 1 5 0zM3 14c0-3 2-4.5 5-4.5s5 1.5 5 4.5',
+  stop: 'M4 4h8v8H4z',
+  warning: 'M8 2 15 14H1zM8 6.5v3.5M8 12v.2'
+} as const;
+
+export type IconName = keyof typeof OUTLINES;
+
+/** A small decorative icon; what it means is said in the text beside it or in a label. */
+export const Icon = React.memo(function Icon(props: {
+  name: IconName;
+  className?: string;
+}): React.ReactElement {
+  return (
+    <svg
+      aria-hidden="true"
+      className={`aios-Icon ${props.className ?? ''}`}
+      fill="none"
+      height="14"
+      stroke="currentColor"
+      strokeLinecap="round"
+      strokeLinejoin="round"
+      strokeWidth="1.3"
+      viewBox="0 0 16 16"
+      width="14"
+    >
+      <path
+        d={OUTLINES[props.name]}
+        fill={props.name === 'stop' ? 'currentColor' : undefined}
+      />
+    </svg>
+  );
+});

@@ -1,0 +1,86 @@
+import * as React from 'react';
+
+import { duration, percent } from '../format';
+import { deviceName, mayEnd } from '../overview';
+import { ILease } from '../schema';
+import { CommandIDs } from '../tokens';
+import { Action, Nothing } from './section';
+import { useModel, useNow, useServices } from './services';
+
+/** Who holds what, and for how long; your own first. */
+export function LeasesSection(): React.ReactElement {
+  const { trans } = useServices();
+  const leases = useModel(model => model.snapshot?.leases);
+  const user = useModel(model => model.snapshot?.cluster.user);
+  const rows = Object.values(leases ?? {}).sort(
+    (a, b) => Number(b.user === user) - Number(a.user === user) || b.granted - a.granted
+  );
+  if (rows.length === 0) {
+    return (
+      <Nothing command="%aios alloc --devices 1">
+        {trans.__('No devices are leased. In a notebook:')}
+      </Nothing>
+    );
+  }
+  return (
+    <ul className="aios-Rows">
+      {rows.map(lease => (
+        <LeaseRow key={lease.id} lease={lease} />
+      ))}
+    </ul>
+  );
+}
+
+function LeaseRow(props: { lease: ILease }): React.ReactElement {
+  const { commands, trans } = useServices();
+  const snapshot = useModel(model => model.snapshot);
+  const { lease } = props;
+  const names = lease.devices.map(id => deviceName(snapshot?.devices[id], id));
+  const mine = lease.user === snapshot?.cluster.user;
+  return (
+    <li className="aios-Row" data-lease={lease.id} data-state={lease.state}>
+      <div className="aios-Row-head">
+        <span className="aios-Row-title aios-Ellipsis" title={lease.id}>
+          {lease.label || lease.id}
+        </span>
+        {lease.state === 'active' && snapshot && mayEnd(snapshot, lease.user) && (
+          <Action
+            danger
+            label={trans.__('Release %1', names.join(', '))}
+            onClick={() => void commands.execute(CommandIDs.release, { lease: lease.id })}
+          >
+            {trans.__('Release')}
+          </Action>
+        )}
+      </div>
+      <div className="aios-Facts aios-Muted">
+        <span className="aios-Ellipsis" title={names.join(', ')}>
+          {mine ? trans.__('you') : lease.user} · {names.join(', ')}
+        </span>
+        <TimeLeft lease={lease} />
+      </div>
+    </li>
+  );
+}
+
+function TimeLeft(props: { lease: ILease }): React.ReactElement {
+  const { trans } = useServices();
+  const now = useNow();
+  const { expires, granted, state } = props.lease;
+  if (state === 'ending') {
+    return <span className="aios-Badge">{trans.__('ending')}</span>;
+  }
+  if (expires === null) {
+    return <span className="aios-Muted">{trans.__('no time limit')}</span>;
+  }
+  const left = expires - now;
+  const nearEnd = left < 300 && (percent(left, expires - granted) ?? 0) < 25;
+  return (
+    <span
+      className={nearEnd ? 'aios-TimeLeft aios-mod-warn' : 'aios-TimeLeft'}
+      title={trans.__('Ends at %1', new Date(expires * 1000).toLocaleTimeString())}
+    >
+      {trans.__('%1 left', duration(left))}
+    </span>
+  );
+}

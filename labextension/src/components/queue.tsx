@@ -1,0 +1,66 @@
+import * as React from 'react';
+
+import { duration } from '../format';
+import { mayEnd } from '../overview';
+import { IRequest } from '../schema';
+import { CommandIDs } from '../tokens';
+import { Icon } from './icon';
+import { Action, Nothing } from './section';
+import { useModel, useNow, useServices } from './services';
+
+/** Who waits, in order, and why. */
+export function QueueSection(): React.ReactElement {
+  const { trans } = useServices();
+  const queue = useModel(model => model.snapshot?.queue);
+  const rows = Object.values(queue ?? {}).sort((a, b) => a.position - b.position);
+  if (rows.length === 0) {
+    return <Nothing>{trans.__('Nobody is waiting.')}</Nothing>;
+  }
+  return (
+    <ul className="aios-Rows">
+      {rows.map(request => (
+        <RequestRow key={request.id} request={request} />
+      ))}
+    </ul>
+  );
+}
+
+function RequestRow(props: { request: IRequest }): React.ReactElement {
+  const { commands, trans } = useServices();
+  const snapshot = useModel(model => model.snapshot);
+  const now = useNow();
+  const { request } = props;
+  const mine = request.user === snapshot?.cluster.user;
+  const what = {
+    gpu: trans._n('%1 GPU', '%1 GPUs', request.count),
+    device: trans._n('%1 device', '%1 devices', request.count),
+    cpu: trans._n('%1 CPU', '%1 CPUs', request.count)
+  }[request.want];
+  const waiting = trans.__('waiting %1', duration(now - request.submitted));
+  return (
+    <li className="aios-Row" data-request={request.id}>
+      <div className="aios-Row-head">
+        <span className="aios-Position" title={trans.__('Position in the queue')}>
+          {request.position}
+        </span>
+        <span className="aios-Row-title">{what}</span>
+        <span className="aios-Row-label">{request.label}</span>
+        {snapshot && mayEnd(snapshot, request.user) && (
+          <Action
+            danger
+            label={trans.__('Cancel the request for %1', what)}
+            onClick={() =>
+              void commands.execute(CommandIDs.cancel, { request: request.id })
+            }
+          >
+            <Icon name="close" />
+          </Action>
+        )}
+      </div>
+      <div className="aios-Muted">
+        {mine ? trans.__('you') : request.user} · {waiting}
+      </div>
+      {request.reason && <div className="aios-Reason">{request.reason}</div>}
+    </li>
+  );
+}

@@ -1,0 +1,188 @@
+import { TranslationBundle } from '@jupyterlab/translation';
+import * as React from 'react';
+
+import { count, duration, metric, metricName, percent } from '../format';
+import { mayEnd, sortedRuns } from '../overview';
+import { IRun, isLive } from '../schema';
+import { CommandIDs } from '../tokens';
+import { ProgressBar } from './bar';
+import { Icon } from './icon';
+import { Action, Nothing } from './section';
+import { useModel, useNow, useServices } from './services';
+
+/** Ended runs that are shown before one asks for all. */
+const RECENT = 5;
+/** Metrics that are shown in a row; the others are in its tooltip. */
+const METRICS = 4;
+
+/** Runs: live ones, then those that ended. */
+export function RunsSection(): React.ReactElement {
+  const { trans } = useServices();
+  const all = useModel(model => model.snapshot?.runs);
+  const [everything, showEverything] = React.useState(false);
+  const { runs } = React.useMemo(() => sortedRuns(all ?? {}), [all]);
+  if (runs.length === 0) {
+    return (
+      <Nothing command="%%aios train">
+        {trans.__('No runs yet. On top of a cell:')}
+      </Nothing>
+    );
+  }
+  const live = runs.filter(isLive).length;
+  const shown = everything ? runs : runs.slice(0, live + RECENT);
+  return (
+    <>
+      <ul className="aios-Rows">
+        {shown.map(run => (
+          <RunRow key={run.id} run={run} />
+        ))}
+      </ul>
+      {shown.length < runs.length && (
+        <button className="aios-More" onClick={() => showEverything(true)}>
+          {trans.__('Show %1 earlier', runs.length - shown.length)}
+        </button>
+      )}
+    </>
+  );
+}
+
+const RunRow = React.memo(function RunRow(props: { run: IRun }): React.ReactElement {
+  const { trans } = useServices();
+  const { run } = props;
+  const live = isLive(run);
+  const { done, total, unit, label } = run.progress;
+  const moving = live && (total > 0 || done > 0 || run.state === 'starting');
+  return (
+    <li className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
+      <div className="aios-Row-head">
+        <RunState state={run.state} />
+        <span className="aios-Row-title aios-Ellipsis" title={run.id}>
+          {run.name || run.id}
+        </span>
+        <span className="aios-Row-label">{run.label === run.name ? '' : run.label}</span>
+        <RunActions run={run} />
+      </div>
+      {moving && (
+        <ProgressBar
+          label={trans.__('Progress of %1', run.name)}
+          percent={percent(done, total)}
+          state={run.state}
+        />
+      )}
+      <div className="aios-Facts aios-mod-wrap aios-Muted">
+        <span>
+          {done > 0 || total > 0
+            ? progressText(done, total, unit, label)
+            : stateText(run, trans)}
+        </span>
+        <span>
+          {trans._n('%1 rank', '%1 ranks', run.world_size)}
+          {run.framework && run.framework !== 'none' ? ` · ${run.framework}` : ''}
+          {' · '}
+          <Elapsed run={run} />
+        </span>
+      </div>
+      <Metrics metrics={run.metrics} />
+      {run.reason && !live && run.state !== 'succeeded' && (
+        <div className="aios-Reason">{run.reason}</div>
+      )}
+    </li>
+  );
+});
+
+/** The buttons of a run: its log, and Stop while it lives. */
+export function RunActions(props: { run: IRun }): React.ReactElement {
+  const { commands, trans } = useServices();
+  const { run } = props;
+  const may = useModel(model => !!model.snapshot && mayEnd(model.snapshot, run.user));
+  return (
+    <>
+      {may && (
+        <Action
+          label={trans.__('Open the log of %1', run.name)}
+          onClick={() => void commands.execute(CommandIDs.openLog, { run: run.id })}
+        >
+          <Icon name="log" />
+        </Action>
+      )}
+      {isLive(run) && run.state !== 'stopping' && may && (
+        <Action
+          danger
+          label={trans.__('Stop %1', run.name)}
+          onClick={() => void commands.execute(CommandIDs.stopRun, { run: run.id })}
+        >
+          <Icon name="stop" />
+        </Action>
+      )}
+    </>
+  );
+}
+
+/** The state of a run as a dot, a tick or a cross. */
+export function RunState(props: { state: IRun['state'] }): React.ReactElement {
+  const { trans } = useServices();
+  const names: Record<IRun['state'], string> = {
+    starting: trans.__('starting'),
+    running: trans.__('running'),
+    stopping: trans.__('stopping'),
+    succeeded: trans.__('succeeded'),
+    failed: trans.__('failed'),
+    stopped: trans.__('stopped')
+  };
+  const icons = { succeeded: 'check', failed: 'close', stopped: 'stop' } as const;
+  const icon = props.state in icons ? icons[props.state as keyof typeof icons] : null;
+  return (
+    <span
+      aria-label={names[props.state]}
+      className="aios-RunState"
+      data-state={props.state}
+      role="img"
+      title={names[props.state]}
+    >
+      {icon && <Icon name={icon} />}
+    </span>
+  );
+}
+
+function Elapsed(props: { run: IRun }): React.ReactElement {
+  const now = useNow();
+  return <>{duration((props.run.ended ?? now) - props.run.started)}</>;
+}
+
+function Metrics(props: { metrics: Record<string, number> }): React.ReactElement | null {
+  const entries = Object.entries(props.metrics);
+  if (entries.length === 0) {
+    return null;
+  }
+  const all = entries.map(([name, value]) => `${metricName(name)} ${metric(value)}`);
+  return (
+    <dl className="aios-Metrics" title={all.join('\n')}>
+      {entries.slice(0, METRICS).map(([name, value]) => (
+        <div key={name}>
+          <dt>{metricName(name)}</dt>
+          <dd data-metric={name}>{metric(value)}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+function progressText(done: number, total: number, unit: string, label: string): string {
+  const amount = total > 0 ? `${count(done)} / ${count(total)}` : count(done);
+  return [label, `${amount} ${unit}`.trim()].filter(Boolean).join(' · ');
+}
+
+function stateText(run: IRun, trans: TranslationBundle): string {
+  switch (run.state) {
+    case 'starting':
+      return trans.__('starting…');
+    case 'running':
+      return trans.__('running');
+    case 'stopping':
+      return trans.__('stopping…');
+    default:
+      return run.ended === null
+        ? ''
+        : new Date(run.ended * 1000).toLocaleTimeString([], { timeStyle: 'short' });
+  }
+}

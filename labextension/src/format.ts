@@ -1,0 +1,71 @@
+/** Numbers and times as people read them. */
+
+const BYTES = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
+
+/** "12 GB": three significant digits at most, powers of 1024. */
+export function bytes(count: number): string {
+  let power = 0;
+  let value = Math.max(0, count);
+  while (value >= 1023.5 && power < BYTES.length - 1) {
+    value /= 1024;
+    power++;
+  }
+  const digits = power > 0 && value < 9.95 ? 1 : 0;
+  return `${trimZeros(value.toFixed(digits))} ${BYTES[power]}`;
+}
+
+/** "3.1 / 16 GB": how much of a whole is used, in the unit of the whole. */
+export function bytesOf(used: number, whole: number): string {
+  const total = bytes(whole);
+  const unit = total.split(' ')[1] ?? 'B';
+  const value = used / 1024 ** BYTES.indexOf(unit);
+  return `${trimZeros(value.toFixed(value < 9.95 ? 1 : 0))} / ${total}`;
+}
+
+/** "0:42", "12:05", "3:07:00", "2 d 03 h": a duration in seconds; never negative. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.floor(seconds));
+  const [s, m, h] = [whole % 60, Math.floor(whole / 60) % 60, Math.floor(whole / 3600)];
+  if (h >= 48) {
+    return `${Math.floor(h / 24)} d ${two(h % 24)} h`;
+  }
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** A metric's value: four significant digits, and no longer than it has to be. */
+export function metric(value: number): string {
+  if (!Number.isFinite(value)) {
+    return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞';
+  }
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-4 || size >= 1e7)) {
+    return value.toExponential(2);
+  }
+  if (Number.isInteger(value)) {
+    return `${value}`;
+  }
+  return trimZeros(size >= 1000 ? value.toFixed(0) : value.toPrecision(4));
+}
+
+/** "samples_per_second" as "samples/s", "val_loss" as "val loss". */
+export function metricName(name: string): string {
+  return name.replace(/_per_second$/, '/s').replace(/_/g, ' ');
+}
+
+/** A part of a whole in percent, 0 to 100; null when the whole is not known. */
+export function percent(part: number, whole: number): number | null {
+  return whole > 0 ? Math.min(100, Math.max(0, (100 * part) / whole)) : null;
+}
+
+/** A count of done units: whole numbers as they are, others with one digit. */
+export function count(value: number): string {
+  return Number.isInteger(value) ? `${value}` : value.toFixed(1);
+}
+
+function trimZeros(text: string): string {
+  return text.includes('.') ? text.replace(/\.?0+$/, '') : text;
+}
+
+function two(value: number): string {
+  return `${value}`.padStart(2, '0');
+}

@@ -1,0 +1,87 @@
+import { TranslationBundle } from '@jupyterlab/translation';
+
+import { count, duration } from './format';
+import { deviceName, runsOn } from './overview';
+import { ILease, IRequest, IRun, ISnapshot } from './schema';
+
+/** What ending something takes away, in sentences: the body of the dialog that asks. */
+export type Losses = string[];
+
+/** What is lost when a lease is released. */
+export function releaseLosses(
+  lease: ILease,
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): Losses {
+  const names = lease.devices.map(id => deviceName(snapshot.devices[id], id)).join(', ');
+  const runs = runsOn(lease, snapshot);
+  return [
+    owner(lease.user, snapshot, trans),
+    ...runs.map(run => runLoss(run, trans)),
+    runs.length > 0
+      ? trans.__('Whatever these ranks have not saved is lost.')
+      : trans.__('Nothing is running on it.'),
+    trans.__(
+      '%1 may be given to somebody else at once. The notebook and its variables stay.',
+      names
+    )
+  ].filter(Boolean);
+}
+
+/** What is lost when a run is stopped. */
+export function stopLosses(
+  run: IRun,
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): Losses {
+  const after =
+    run.kind === 'endpoint'
+      ? trans.__('Its address stops answering; the model stays in the registry.')
+      : trans.__('What its ranks have not saved is lost.');
+  const lease = snapshot.leases[run.lease];
+  const kept =
+    lease && !lease.keep_run ? [trans.__('The lease on its devices stays.')] : [];
+  return [owner(run.user, snapshot, trans), runLoss(run, trans), after, ...kept].filter(
+    Boolean
+  );
+}
+
+/** What is lost when a request is cancelled. */
+export function cancelLosses(
+  request: IRequest,
+  snapshot: ISnapshot,
+  now: number,
+  trans: TranslationBundle
+): Losses {
+  return [
+    owner(request.user, snapshot, trans),
+    trans.__(
+      'It has waited for %1 and is number %2; a new request starts at the end of the queue.',
+      duration(now - request.submitted),
+      request.position
+    ),
+    trans.__('What waits for it, such as a notebook cell, ends with an error.')
+  ].filter(Boolean);
+}
+
+function owner(user: string, snapshot: ISnapshot, trans: TranslationBundle): string {
+  return user === snapshot.cluster.user ? '' : trans.__('It belongs to %1.', user);
+}
+
+function runLoss(run: IRun, trans: TranslationBundle): string {
+  const ranks = trans._n('%1 rank', '%1 ranks', run.world_size);
+  const { done, total, unit } = run.progress;
+  if (run.kind === 'endpoint') {
+    return trans.__('The endpoint %1 ends (%2).', run.name, ranks);
+  }
+  if (total > 0) {
+    return trans.__(
+      'The run %1 ends (%2, %3 of %4 done).',
+      run.name,
+      ranks,
+      count(done),
+      `${count(total)} ${unit}`.trim()
+    );
+  }
+  return trans.__('The run %1 ends (%2).', run.name, ranks);
+}

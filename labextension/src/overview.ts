@@ -1,0 +1,109 @@
+import { IDevice, ILease, INode, IRun, ISnapshot, isLive } from './schema';
+
+/** What the whole cluster comes to: its accelerators, or its CPU slots where it has none. */
+export interface ITotals {
+  kind: 'gpu' | 'cpu';
+  devices: number;
+  free: number;
+  waiting: number;
+}
+
+/** How a device is: what decides its color. */
+export type DeviceState = 'free' | 'mine' | 'held' | 'outside' | 'lost';
+
+/** A node with its devices in order. */
+export interface INodeGroup {
+  node: INode;
+  devices: IDevice[];
+}
+
+/** Whether a device can be leased, and if not why. */
+export function deviceState(device: IDevice, snapshot: ISnapshot): DeviceState {
+  if (snapshot.nodes[device.node]?.state !== 'up') {
+    return 'lost';
+  }
+  if (device.holder) {
+    return device.holder.user === snapshot.cluster.user ? 'mine' : 'held';
+  }
+  return device.outside.length > 0 ? 'outside' : 'free';
+}
+
+/** The devices that people count: accelerators, or CPU slots where there are none. */
+export function mainDevices(snapshot: ISnapshot): IDevice[] {
+  const all = Object.values(snapshot.devices);
+  const accelerators = all.filter(device => device.kind !== 'cpu');
+  return accelerators.length > 0 ? accelerators : all;
+}
+
+/** Devices, free devices and waiting requests. */
+export function totals(snapshot: ISnapshot): ITotals {
+  const devices = mainDevices(snapshot);
+  return {
+    kind: devices.some(device => device.kind !== 'cpu') ? 'gpu' : 'cpu',
+    devices: devices.length,
+    free: devices.filter(device => deviceState(device, snapshot) === 'free').length,
+    waiting: Object.keys(snapshot.queue).length
+  };
+}
+
+/** Nodes by host, each with its devices: accelerators first, then by index. */
+export function nodeGroups(
+  nodes: Record<string, INode>,
+  devices: Record<string, IDevice>
+): INodeGroup[] {
+  const groups = new Map<string, INodeGroup>();
+  for (const node of Object.values(nodes)) {
+    groups.set(node.id, { node, devices: [] });
+  }
+  for (const device of Object.values(devices)) {
+    groups.get(device.node)?.devices.push(device);
+  }
+  const sorted = [...groups.values()].sort((a, b) =>
+    a.node.host.localeCompare(b.node.host)
+  );
+  for (const group of sorted) {
+    group.devices.sort(
+      (a, b) => Number(a.kind === 'cpu') - Number(b.kind === 'cpu') || a.index - b.index
+    );
+  }
+  return sorted;
+}
+
+/** "GPU 0", "MIG 3", "CPU 1": short, for where a device is named and not described. */
+export function deviceName(device: IDevice | undefined, id: string): string {
+  if (!device) {
+    return id;
+  }
+  const kind = { gpu: 'GPU', mig: 'MIG', simulated: 'GPU', cpu: 'CPU' }[device.kind];
+  return `${kind} ${device.index}`;
+}
+
+/** Live runs first, the newest on top; endpoints are apart. */
+export function sortedRuns(runs: Record<string, IRun>): {
+  runs: IRun[];
+  endpoints: IRun[];
+} {
+  const newest = Object.values(runs).sort(
+    (a, b) => Number(isLive(b)) - Number(isLive(a)) || b.started - a.started
+  );
+  return {
+    runs: newest.filter(run => run.kind !== 'endpoint'),
+    // An endpoint that was stopped is of no use; one that failed says why.
+    endpoints: newest.filter(
+      run => run.kind === 'endpoint' && (isLive(run) || run.state === 'failed')
+    )
+  };
+}
+
+/** Runs that end when this lease is released. */
+export function runsOn(lease: ILease, snapshot: ISnapshot): IRun[] {
+  return Object.values(snapshot.runs).filter(
+    run => run.lease === lease.id && isLive(run)
+  );
+}
+
+/** Whether this user may end what `owner` has: the broker decides, this only hides the button. */
+export function mayEnd(snapshot: ISnapshot, owner: string): boolean {
+  const { role, user } = snapshot.cluster;
+  return role === 'admin' || (role === 'user' && user === owner);
+}

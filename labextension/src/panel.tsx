@@ -1,0 +1,216 @@
+import { ReactWidget } from '@jupyterlab/apputils';
+import { IStateDB } from '@jupyterlab/statedb';
+import { TranslationBundle } from '@jupyterlab/translation';
+import { CommandRegistry } from '@lumino/commands';
+import { Message } from '@lumino/messaging';
+import * as React from 'react';
+
+import { ClusterSection, Overview } from './components/cluster';
+import { EmptyState } from './components/empty';
+import { EndpointsSection } from './components/endpoints';
+import { LeasesSection } from './components/leases';
+import { QueueSection } from './components/queue';
+import { RunsSection } from './components/runs';
+import { IFolds, Section } from './components/section';
+import { ServicesProvider, useModel, useServices } from './components/services';
+import { aiosIcon } from './icons';
+import { ClusterModel } from './model';
+import { sortedRuns, totals } from './overview';
+import { isLive } from './schema';
+import { Sight } from './sight';
+
+const FOLDS = 'aios-jupyter:folded-sections';
+
+/** The sidebar. */
+export class ClusterPanel extends ReactWidget {
+  constructor(private _options: ClusterPanel.IOptions) {
+    super();
+    this.id = 'aios-jupyter:panel';
+    this.addClass('aios-Panel');
+    this.title.icon = aiosIcon;
+    this.title.caption = _options.trans.__('AIOS cluster');
+    this.node.tabIndex = -1;
+    this.node.setAttribute('role', 'region');
+    this.node.setAttribute('aria-label', this.title.caption);
+    this._sight = new Sight(_options.model);
+  }
+
+  override dispose(): void {
+    this._sight.dispose();
+    super.dispose();
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    // From here the Tab key goes through the sections.
+    this.node.focus();
+  }
+
+  protected override onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this._sight.visible = true;
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    this._sight.visible = this.isVisible;
+  }
+
+  protected override onBeforeHide(message: Message): void {
+    this._sight.visible = false;
+    super.onBeforeHide(message);
+  }
+
+  protected override render(): React.ReactElement {
+    const { commands, state, trans } = this._options;
+    return (
+      <ServicesProvider value={{ commands, sight: this._sight, trans }}>
+        <Body state={state} />
+      </ServicesProvider>
+    );
+  }
+
+  private _sight: Sight;
+}
+
+export namespace ClusterPanel {
+  export interface IOptions {
+    model: ClusterModel;
+    commands: CommandRegistry;
+    trans: TranslationBundle;
+    state: IStateDB | null;
+  }
+}
+
+function Body(props: { state: IStateDB | null }): React.ReactElement {
+  const folds = useFolds(props.state);
+  const online = useModel(model => model.snapshot !== null && model.link !== 'lost');
+  if (!online) {
+    return <EmptyState />;
+  }
+  return (
+    <>
+      <Head />
+      <Sections folds={folds} />
+    </>
+  );
+}
+
+function Head(): React.ReactElement | null {
+  const { trans } = useServices();
+  const snapshot = useModel(model => model.snapshot);
+  const link = useModel(model => model.link);
+  if (!snapshot) {
+    return null;
+  }
+  const { cluster } = snapshot;
+  const { kind, free, devices } = totals(snapshot);
+  const count =
+    kind === 'gpu'
+      ? trans._n('%2 of %1 GPU free', '%2 of %1 GPUs free', devices, free)
+      : trans._n('%2 of %1 CPU slot free', '%2 of %1 CPU slots free', devices, free);
+  return (
+    <header className="aios-Head">
+      <div className="aios-Head-line">
+        <h2 title={trans.__('Cluster %1, as %2', cluster.name, cluster.user)}>{count}</h2>
+        {cluster.simulated && (
+          <span className="aios-Badge" title={trans.__('Some devices are simulated')}>
+            {trans.__('simulated')}
+          </span>
+        )}
+        <span
+          aria-label={link === 'live' ? trans.__('Live') : undefined}
+          className="aios-Link"
+          data-link={link}
+          role="status"
+          title={
+            link === 'live'
+              ? trans.__('Live: changes are shown as they happen')
+              : trans.__('The event stream is silent; asking every other second')
+          }
+        >
+          {link === 'live' ? '' : trans.__('polling')}
+        </span>
+      </div>
+      <Overview />
+    </header>
+  );
+}
+
+function Sections(props: { folds: IFolds }): React.ReactElement | null {
+  const { trans } = useServices();
+  const snapshot = useModel(model => model.snapshot);
+  const { folds } = props;
+  if (!snapshot) {
+    return null;
+  }
+  const { waiting } = totals(snapshot);
+  const nodes = Object.keys(snapshot.nodes).length;
+  const { runs, endpoints } = sortedRuns(snapshot.runs);
+  const live = runs.filter(isLive).length;
+  return (
+    <>
+      <Section
+        id="cluster"
+        title={trans.__('Cluster')}
+        summary={trans._n('%1 node', '%1 nodes', nodes)}
+        folds={folds}
+      >
+        <ClusterSection />
+      </Section>
+      <Section id="queue" title={trans.__('Queue')} summary={waiting} folds={folds}>
+        <QueueSection />
+      </Section>
+      <Section
+        id="leases"
+        title={trans.__('Leases')}
+        summary={Object.keys(snapshot.leases).length}
+        folds={folds}
+      >
+        <LeasesSection />
+      </Section>
+      <Section
+        id="runs"
+        title={trans.__('Runs')}
+        summary={live > 0 ? trans.__('%1 running', live) : runs.length}
+        folds={folds}
+      >
+        <RunsSection />
+      </Section>
+      <Section
+        id="endpoints"
+        title={trans.__('Endpoints')}
+        summary={endpoints.length}
+        folds={folds}
+      >
+        <EndpointsSection />
+      </Section>
+    </>
+  );
+}
+
+/** Which sections are folded, kept across reloads where the application keeps state. */
+function useFolds(state: IStateDB | null): IFolds {
+  const [folded, setFolded] = React.useState<ReadonlySet<string>>(new Set());
+  React.useEffect(() => {
+    void state?.fetch(FOLDS).then(value => {
+      if (Array.isArray(value)) {
+        setFolded(new Set(value.map(String)));
+      }
+    });
+  }, [state]);
+  const toggle = React.useCallback(
+    (section: string) => {
+      setFolded(before => {
+        const after = new Set(before);
+        if (!after.delete(section)) {
+          after.add(section);
+        }
+        void state?.save(FOLDS, [...after]);
+        return after;
+      });
+    },
+    [state]
+  );
+  return { folded, toggle };
+}

@@ -1,0 +1,149 @@
+/**
+ * What the server sends: the rows of `aios_jupyter/broker/views.py`, field by field.
+ *
+ * Times are seconds since the epoch, memory bytes, utilization percent, power watts.
+ */
+
+export type Role = 'admin' | 'user' | 'viewer';
+export type DeviceKind = 'gpu' | 'mig' | 'simulated' | 'cpu';
+export type RunState =
+  'starting' | 'running' | 'stopping' | 'succeeded' | 'failed' | 'stopped';
+
+export interface ICluster {
+  name: string;
+  version: string;
+  started: number;
+  broker_pid: number;
+  user: string;
+  role: Role;
+  simulated: boolean;
+}
+
+export interface INode {
+  id: string;
+  host: string;
+  address: string;
+  state: 'up' | 'lost';
+  cpus: number;
+  memory: number;
+}
+
+export interface IHolder {
+  lease: string;
+  user: string;
+  label: string;
+  run: string;
+}
+
+export interface IProcess {
+  pid: number;
+  memory: number;
+  name: string;
+  user: string;
+}
+
+export interface IDevice {
+  id: string;
+  node: string;
+  host: string;
+  kind: DeviceKind;
+  name: string;
+  index: number;
+  memory: number;
+  utilization: number | null;
+  memory_used: number | null;
+  temperature: number | null;
+  power: number | null;
+  power_limit: number | null;
+  holder: IHolder | null;
+  outside: IProcess[];
+}
+
+export interface IRequest {
+  id: string;
+  user: string;
+  label: string;
+  want: 'gpu' | 'device' | 'cpu';
+  count: number;
+  submitted: number;
+  position: number;
+  reason: string;
+}
+
+export interface ILease {
+  id: string;
+  user: string;
+  label: string;
+  devices: string[];
+  granted: number;
+  expires: number | null;
+  state: 'active' | 'ending';
+  used: boolean;
+  keep_run: boolean;
+}
+
+export interface IProgress {
+  done: number;
+  total: number;
+  unit: string;
+  label: string;
+}
+
+export interface IRun {
+  id: string;
+  lease: string;
+  user: string;
+  kind: 'train' | 'run' | 'endpoint';
+  name: string;
+  label: string;
+  framework: string;
+  world_size: number;
+  state: RunState;
+  started: number;
+  ended: number | null;
+  progress: IProgress;
+  metrics: Record<string, number>;
+  reason: string;
+  detail: Record<string, unknown>;
+}
+
+/** The sections whose rows are merged by id. */
+export interface ISections {
+  nodes: Record<string, INode>;
+  devices: Record<string, IDevice>;
+  queue: Record<string, IRequest>;
+  leases: Record<string, ILease>;
+  runs: Record<string, IRun>;
+}
+
+export interface ISnapshot extends ISections {
+  cluster: ICluster;
+}
+
+/** Changed rows by id; null takes a row away. */
+export type Delta = { cluster?: ICluster } & {
+  [Section in keyof ISections]?: Record<string, ISections[Section][string] | null>;
+};
+
+/** An event of the stream, and the answer of `GET aios/snapshot`. */
+export interface IClusterEvent {
+  stream: string;
+  seq: number;
+  time: number;
+  snapshot?: ISnapshot;
+  delta?: Delta;
+  offline?: string;
+  /** With `offline`: what kind of error says so; `no-cluster` is the ordinary one. */
+  kind?: string;
+  unchanged?: boolean;
+}
+
+/** The event schema under which the server emits an `IClusterEvent`. */
+export const EVENT_SCHEMA = 'https://events.aios-jupyter.org/cluster/v1';
+
+const LIVE: ReadonlySet<RunState> = new Set(['starting', 'running', 'stopping']);
+
+/** Whether a run has not ended. */
+export function isLive(run: IRun): boolean {
+  return LIVE.has(run.state);
+}

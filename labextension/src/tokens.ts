@@ -1,0 +1,21 @@
+import { Token } from '@lumino/coreutils';
+
+import type { ClusterModel } from './model';
+
+/** The ids of all commands. */
+export namespace CommandIDs {
+  export const open = 'aios:open';
+  export const startCluster = 'aios:start-cluster';
+  export const release = 'aios:release-lease';
+  export const cancel = 'aios:cancel-request';
+  export const stopRun = 'aios:stop-run';
+  export const openLog = 'aios:open-log';
+}
+
+/** For other extensions: what the cluster looks like, as it changes. */
+export const IClusterModel = new Token<ClusterModel>(
+  'aios-jupyter:IClusterModel',
+  'The AIOS cluster: devices, queue, leases and runs, kept up to date.'
+);
+
+export type IClusterModel = ClusterModel;

@@ -1,0 +1,61 @@
+import { TranslationBundle } from '@jupyterlab/translation';
+
+import { cancelLosses, releaseLosses, stopLosses } from '../src/losses';
+import { lease, request, run, snapshot } from './rows';
+
+/** English, as the application gives it without a language pack. */
+const trans = {
+  __: (text: string, ...args: unknown[]) => fill(text, args),
+  _n: (one: string, many: string, n: number, ...args: unknown[]) =>
+    fill(n === 1 ? one : many, [n, ...args])
+} as unknown as TranslationBundle;
+
+function fill(text: string, args: unknown[]): string {
+  return text.replace(/%(\d)/g, (_, index: string) => String(args[Number(index) - 1]));
+}
+
+const progress = { done: 120, total: 500, unit: 'steps', label: '' };
+
+test('releasing names the runs that end, how far they are, and the devices', () => {
+  const view = snapshot({ runs: { r1: run('r1', { name: 'digits', progress }) } });
+  const text = releaseLosses(lease('l1'), view, trans).join(' ');
+  expect(text).toContain('The run digits ends (2 ranks, 120 of 500 steps done).');
+  expect(text).toContain('not saved is lost');
+  expect(text).toContain('GPU 0, GPU 1');
+});
+
+test('releasing an idle lease says that nothing runs on it', () => {
+  const text = releaseLosses(lease('l1'), snapshot(), trans).join(' ');
+  expect(text).toContain('Nothing is running on it.');
+  expect(text).not.toContain('lost');
+});
+
+test('what belongs to somebody else says so', () => {
+  const text = releaseLosses(lease('l1', { user: 'bob' }), snapshot(), trans).join(' ');
+  expect(text).toContain('It belongs to bob.');
+});
+
+test('stopping a run says whether its lease stays', () => {
+  const view = snapshot({
+    leases: { l1: lease('l1'), l2: lease('l2', { keep_run: true }) }
+  });
+  expect(stopLosses(run('r1'), view, trans).join(' ')).toContain(
+    'lease on its devices stays'
+  );
+  expect(stopLosses(run('r2', { lease: 'l2' }), view, trans).join(' ')).not.toContain(
+    'stays'
+  );
+});
+
+test('stopping an endpoint says what becomes of its address', () => {
+  const text = stopLosses(run('r1', { kind: 'endpoint' }), snapshot(), trans).join(' ');
+  expect(text).toContain('stops answering');
+});
+
+test('cancelling says how long it has waited and its place', () => {
+  const text = cancelLosses(request('q1', { position: 3 }), snapshot(), 1065, trans).join(
+    ' '
+  );
+  expect(text).toContain('1:05');
+  expect(text).toContain('number 3');
+});

@@ -1,0 +1,107 @@
+import {
+  deviceName,
+  deviceState,
+  mayEnd,
+  nodeGroups,
+  runsOn,
+  sortedRuns,
+  totals
+} from '../src/overview';
+import { device, lease, request, run, snapshot } from './rows';
+
+const holder = (user: string) => ({ lease: 'l1', user, label: '', run: '' });
+const outside = [{ pid: 7, memory: 0, name: 'python', user: 'eve' }];
+
+describe('deviceState', () => {
+  it.each([
+    ['free', {}],
+    ['mine', { holder: holder('ada') }],
+    ['held', { holder: holder('bob') }],
+    ['outside', { outside }],
+    ['lost', { node: 'unknown' }]
+  ])('is %s', (state, rest) => {
+    expect(deviceState(device('g0', rest), snapshot())).toBe(state);
+  });
+
+  it('of a node that is lost is lost, whoever holds it', () => {
+    const { nodes } = snapshot();
+    const lost = snapshot({ nodes: { n1: { ...nodes['n1']!, state: 'lost' } } });
+    expect(deviceState(device('g0', { holder: holder('ada') }), lost)).toBe('lost');
+  });
+});
+
+describe('totals', () => {
+  it('counts accelerators and leaves CPU slots out where there are any', () => {
+    const devices = {
+      g0: device('g0'),
+      g1: device('g1', { holder: holder('bob') }),
+      g2: device('g2', { outside }),
+      c0: device('c0', { kind: 'cpu' })
+    };
+    const queue = { q1: request('q1') };
+    expect(totals(snapshot({ devices, queue }))).toEqual({
+      kind: 'gpu',
+      devices: 3,
+      free: 1,
+      waiting: 1
+    });
+  });
+
+  it('counts CPU slots where there is nothing else', () => {
+    const devices = { c0: device('c0', { kind: 'cpu' }) };
+    expect(totals(snapshot({ devices }))).toMatchObject({
+      kind: 'cpu',
+      devices: 1,
+      free: 1
+    });
+  });
+});
+
+test('devices are grouped by node, accelerators first, in the order of their index', () => {
+  const devices = {
+    c0: device('c0', { kind: 'cpu' }),
+    g10: device('g10'),
+    g2: device('g2'),
+    x: device('x1', { node: 'unknown' })
+  };
+  const [group] = nodeGroups(snapshot().nodes, devices);
+  expect(group?.devices.map(row => row.id)).toEqual(['g2', 'g10', 'c0']);
+});
+
+test('a device is named by kind and index, an unknown one by its id', () => {
+  expect(deviceName(device('g3', { kind: 'simulated' }), 'g3')).toBe('GPU 3');
+  expect(deviceName(undefined, 'GPU-123')).toBe('GPU-123');
+});
+
+test('live runs come first, then the newest; endpoints are apart', () => {
+  const rows = [
+    run('old', { state: 'succeeded', started: 1 }),
+    run('new', { state: 'failed', started: 9 }),
+    run('live', { started: 5 }),
+    run('up', { kind: 'endpoint' }),
+    run('broken', { kind: 'endpoint', state: 'failed', started: 2 }),
+    run('gone', { kind: 'endpoint', state: 'stopped' })
+  ];
+  const { runs, endpoints } = sortedRuns(Object.fromEntries(rows.map(r => [r.id, r])));
+  expect(runs.map(row => row.id)).toEqual(['live', 'new', 'old']);
+  expect(endpoints.map(row => row.id)).toEqual(['up', 'broken']);
+});
+
+test('runs on a lease are its live ones', () => {
+  const runs = {
+    a: run('a'),
+    b: run('b', { state: 'failed' }),
+    c: run('c', { lease: 'l2' })
+  };
+  expect(runsOn(lease('l1'), snapshot({ runs })).map(row => row.id)).toEqual(['a']);
+});
+
+test.each([
+  ['user', 'ada', true],
+  ['user', 'bob', false],
+  ['admin', 'bob', true],
+  ['viewer', 'ada', false]
+] as const)('a %s may end what %s has: %s', (role, owner, may) => {
+  const { cluster } = snapshot();
+  expect(mayEnd(snapshot({ cluster: { ...cluster, role } }), owner)).toBe(may);
+});

@@ -1,0 +1,653 @@
+"""The promises of the broker, against random histories with crashes.
+
+The machine plays everybody else: sessions, agents with real processes, a clock that jumps, and a
+journal. What it checks comes from its own bookkeeping wherever the core could be wrong about it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from aios_jupyter.broker import events as ev
+from aios_jupyter.broker.policy import Pool
+from aios_jupyter.broker.state import State
+from aios_jupyter.errors import AccessError, AiosError
+from aios_jupyter.schema import (
+    ACCELERATORS,
+    LIVE,
+    Device,
+    DeviceKind,
+    Keep,
+    Lease,
+    LeaseState,
+    Node,
+    Owner,
+    Process,
+    Progress,
+    RankExit,
+    Request,
+    RequestState,
+    Run,
+    RunKind,
+    RunState,
+    Want,
+)
+
+OWNER_GRACE, NODE_GRACE, UNUSED_GRACE, NODE_MEMORY = 60.0, 60.0, 60.0, 600.0
+GB = 10**9
+
+
+def devices(node: str, gpus: tuple[int, ...], slots: int) -> tuple[Device, ...]:
+    return (
+        *(
+            Device(id=f"{node}-g{i}", kind=DeviceKind.SIMULATED, name="", index=i, memory=size * GB)
+            for i, size in enumerate(gpus)
+        ),
+        *(
+            Device(id=f"{node}-c{i}", kind=DeviceKind.CPU, name="", index=i, memory=4 * GB)
+            for i in range(slots)
+        ),
+    )
+
+
+# What each machine offers when it is healthy, and at times when a device has fallen out.
+MACHINES = {
+    "n0": (devices("n0", (16, 16), 2), devices("n0", (16,), 2)),
+    "n1": (devices("n1", (8, 8, 16), 1), devices("n1", (8,), 1)),
+    "n2": (devices("n2", (), 2), devices("n2", (), 1)),
+}
+OWNERS = {
+    owner.id: owner
+    for owner in (
+        Owner(id="s0", user="ana", pid=1),
+        Owner(id="s1", user="ana", pid=2, keep=Keep.PROCESS),
+        Owner(id="s2", user="bob", pid=3),
+    )
+}
+nodes = st.sampled_from(sorted(MACHINES))
+sessions = st.sampled_from(sorted(OWNERS))
+users = st.sampled_from(["ana", "bob"])
+number = st.integers(0, 1000)
+
+
+def new_state() -> State:
+    return State(
+        owner_grace=OWNER_GRACE,
+        node_grace=NODE_GRACE,
+        unused_grace=UNUSED_GRACE,
+        node_memory=NODE_MEMORY,
+    )
+
+
+def pool_of(kind: DeviceKind) -> Pool:
+    return Pool.ACCELERATOR if kind in ACCELERATORS else Pool.CPU
+
+
+class Broker(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = new_state()
+        self.now = self.ticked = 1000.0
+        self.journal: dict[tuple[str, str], Any] = {}
+        self.fence = 0
+        self.accepted: list[str] = []
+        self.names = 0
+        # What is true on the machines: devices with processes of a lease, who was told to end.
+        self.connected: set[str] = set()
+        self.processes: dict[str, dict[str, set[str]]] = {node: {} for node in MACHINES}
+        self.told_to_end: set[tuple[str, str]] = set()
+        self.lost_at: dict[str, float] = {}
+        self.down_at: dict[str, float] = {}
+
+    @initialize()
+    def begin(self) -> None:
+        for node in MACHINES:
+            self.join(node, healthy=True, alive=True)
+        for session in OWNERS:
+            self.open_session(session)
+
+    # --- the shell around the core
+
+    def do(self, event: ev.Event) -> list[ev.Action] | AiosError:
+        before = self.everything()
+        try:
+            actions = self.state.handle(event, self.now)
+        except AiosError as error:
+            refused = error
+        else:
+            self.check_order(actions)
+            self.check_grants(actions)
+            self.carry_out(actions)
+            return actions
+        assert self.everything() == before, "a refused event has changed something"
+        return refused
+
+    def everything(self) -> Any:
+        state = self.state
+        return (
+            list(state.records()),
+            [request.id for request in state.queue()],
+            dict(state.holder),
+            dict(state.outside),
+            state._fence,
+        )
+
+    def carry_out(self, actions: list[ev.Action]) -> None:
+        for action in actions:
+            match action:
+                case ev.Put(kind=kind, id=id, record=record):
+                    self.journal[kind, id] = record
+                case ev.Drop(kind=kind, id=id):
+                    del self.journal[kind, id]
+                case ev.EndLease(lease=lease, nodes=to):
+                    assert to
+                    assert set(to) <= self.connected, "told a node that is not there"
+                    self.told_to_end |= {(node, lease) for node in to}
+                case ev.Granted(lease=lease):
+                    self.fence = lease.fence
+                case ev.RequestEnded(request=request):
+                    assert request.state is RequestState.ENDED
+                    assert request.reason
+                case ev.RunEnded(run=run):
+                    assert run.state not in LIVE
+                    assert run.ended == self.now
+                    assert run.reason or run.state is RunState.SUCCEEDED
+
+    def check_order(self, actions: list[ev.Action]) -> None:
+        """Promise 3: in the journal before anybody sees it, and with a rising fence."""
+        written: dict[tuple[str, str], Any] = {}
+        fence = self.fence
+        for action in actions:
+            match action:
+                case ev.Put(kind=kind, id=id, record=record):
+                    written[kind, id] = record
+                case ev.Granted(request=request, lease=lease):
+                    assert written["lease", lease.id] == lease
+                    assert written["request", request.id] == request
+                    assert lease.fence > fence
+                    assert written["counter", "fence"] >= lease.fence
+                    assert lease.id == f"L{lease.fence}"
+                    fence = lease.fence
+                case ev.RequestEnded(request=request):
+                    assert written["request", request.id] == request
+                case ev.RunEnded(run=run):
+                    assert written["run", run.id] == run
+
+    def check_grants(self, actions: list[ev.Action]) -> None:
+        """Promises 2, 5 and 8, and the order of the queue, for each new grant."""
+        for action in actions:
+            if not isinstance(action, ev.Granted):
+                continue
+            request, lease = action.request, action.lease
+            assert len({slot.device for slot in lease.slots}) == request.count
+            kinds = {pool_of(slot.kind) for slot in lease.slots}
+            assert len(kinds) == 1
+            if request.want is not Want.DEVICE:
+                wanted = Pool.CPU if request.want is Want.CPU else Pool.ACCELERATOR
+                assert kinds == {wanted}
+            for slot in lease.slots:
+                assert slot.node in self.connected
+                assert self.spec(slot.node, slot.device).memory >= request.memory
+                assert slot.device not in self.state.outside
+                held = self.processes[slot.node]
+                assert not any(slot.device in on for on in held.values()), "still in use"
+            for other in self.state.queue():
+                line = self.state._queue.pool(other.id)
+                older = self.accepted.index(other.id) < self.accepted_at(request.id)
+                assert not (line in kinds and older), "overtaken"
+
+    def accepted_at(self, request: str) -> int:
+        return self.accepted.index(request) if request in self.accepted else len(self.accepted)
+
+    def spec(self, node: str, device: str) -> Device:
+        return next(d for d in self.state.nodes[node].devices if d.id == device)
+
+    def pick(self, table: dict[str, Any], index: int) -> Any:
+        return list(table.values())[index % len(table)]
+
+    # --- sessions
+
+    def open_session(self, session: str) -> None:
+        self.do(ev.SessionOpened(owner=OWNERS[session]))
+        self.lost_at.pop(session, None)
+
+    @rule(session=sessions, what=st.sampled_from(["open", "lost", "lost", "dead", "closed"]))
+    def session_comes_or_goes(self, session: str, what: str) -> None:
+        if what == "open":
+            self.open_session(session)
+        elif what == "closed":
+            self.close_session(session)
+        else:
+            self.lose_session(session, dead=what == "dead")
+
+    def lose_session(self, session: str, dead: bool) -> None:
+        self.do(ev.SessionLost(session=session, dead=dead))
+        if dead:
+            self.lost_at.pop(session, None)
+            assert session not in self.state.sessions
+        elif session in self.state.sessions:
+            self.lost_at.setdefault(session, self.now)
+
+    def close_session(self, session: str) -> None:
+        self.do(ev.SessionClosed(session=session))
+        self.lost_at.pop(session, None)
+        assert session not in self.state.sessions
+
+    # --- requests and leases
+
+    def submit(self, session: str, **wish: Any) -> list[ev.Action] | AiosError:
+        # What a peer says of the state of its request must not be believed.
+        request = Request(
+            id=self.new_name("r"),
+            session=session,
+            user=OWNERS[session].user,
+            state=RequestState.GRANTED,
+            lease="L1",
+            **wish,
+        )
+        answer = self.do(ev.Submitted(request=request))
+        if isinstance(answer, list):
+            self.accepted.append(request.id)
+            assert self.journal["request", request.id].count == request.count
+        return answer
+
+    def new_name(self, prefix: str) -> str:
+        self.names += 1
+        return f"{prefix}{self.names}"
+
+    def ensure_open(self, session: str) -> None:
+        if session not in self.state.sessions:
+            self.open_session(session)
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from(Want),
+        count=st.integers(1, 5),
+        memory=st.sampled_from([0, 0, 8 * GB, 16 * GB]),
+        time=st.sampled_from([None, None, 5.0, 100.0]),
+        keep_run=st.booleans(),
+    )
+    def submit_a_wish(self, session: str, **wish: Any) -> None:
+        self.ensure_open(session)
+        self.submit(session, **wish)
+
+    @rule(session=sessions, count=st.integers(1, 3), keep_run=st.sampled_from([False, False, True]))
+    def submit_and_run(self, session: str, count: int, keep_run: bool) -> None:
+        self.ensure_open(session)
+        answer = self.submit(session, want=Want.GPU, count=count, keep_run=keep_run)
+        for action in answer if isinstance(answer, list) else ():
+            if isinstance(action, ev.Granted):
+                self.start(self.new_run(action.lease))
+
+    @rule(session=sessions)
+    def train(self, session: str) -> None:
+        self.submit_and_run(session, count=2, keep_run=False)
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from(Want),
+        wish=st.sampled_from(
+            [
+                {"count": 0},
+                {"count": 1, "memory": 99 * GB},
+                {"count": 99},
+                {"count": 1, "time": 0.0},
+            ]
+        ),
+    )
+    def submit_nonsense(self, session: str, want: Want, wish: dict[str, Any]) -> None:
+        assert isinstance(self.submit(session, want=want, **wish), AiosError)
+
+    @precondition(lambda self: self.state.requests)
+    @rule(session=sessions, index=number)
+    def submit_again(self, session: str, index: int) -> None:
+        request = self.pick(self.state.requests, index)
+        again = request.__replace__(session=session, user=OWNERS[session].user)
+        answer = self.do(ev.Submitted(request=again))
+        if session == request.session:
+            assert answer == [], "a retry is the same request"
+        else:
+            assert isinstance(answer, AccessError)
+
+    @precondition(lambda self: self.state.requests)
+    @rule(index=number, by=users, admin=st.booleans())
+    def cancel(self, index: int, by: str, admin: bool) -> None:
+        request = self.pick(self.state.requests, -1 - index)
+        answer = self.do(ev.Cancelled(request=request.id, by=by, admin=admin))
+        assert isinstance(answer, AccessError) == (by != request.user and not admin)
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number, by=users, admin=st.booleans())
+    def release(self, index: int, by: str, admin: bool) -> None:
+        lease = self.pick(self.state.leases, index)
+        answer = self.do(ev.Released(lease=lease.id, by=by, admin=admin))
+        assert isinstance(answer, AccessError) == (by != lease.user and not admin)
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number, by=users, time=st.sampled_from([None, 1.0, 300.0, -1.0]))
+    def extend(self, index: int, by: str, time: float | None) -> None:
+        lease = self.pick(self.state.leases, index)
+        answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
+        assert isinstance(answer, AccessError) == (by != lease.user)
+
+    # --- nodes
+
+    @rule(node=nodes, healthy=st.sampled_from([True, True, True, False]), alive=st.booleans())
+    def join(self, node: str, healthy: bool, alive: bool) -> None:
+        """An agent connects; `alive`: it and its processes outlived what came before."""
+        if not alive:
+            self.processes[node].clear()
+            self.told_to_end = {pair for pair in self.told_to_end if pair[0] != node}
+        self.connected.add(node)
+        self.down_at.pop(node, None)
+        offer = MACHINES[node][0 if healthy else 1]
+        port = 1 if healthy else 2
+        self.do(
+            ev.NodeJoined(
+                node=Node(id=node, host=node, address=f"{node}:{port}", pid=1, devices=offer),
+                held=tuple(self.processes[node]),
+            )
+        )
+        for lease in self.state.leases.values():
+            for slot in lease.slots:
+                if slot.node == node and lease.state is LeaseState.ACTIVE:
+                    assert slot.address == f"{node}:{port}"
+
+    @rule(node=nodes)
+    def disconnect(self, node: str) -> None:
+        if node in self.connected:
+            self.down_at[node] = self.now
+        self.connected.discard(node)
+        self.do(ev.NodeLost(node=node))
+
+    @rule(node=nodes, index=number, busy=st.booleans())
+    def use_outside(self, node: str, index: int, busy: bool) -> None:
+        device = MACHINES[node][0][index % len(MACHINES[node][0])]
+        outside = {device.id: (Process(pid=index + 1),)} if busy else {}
+        self.do(ev.OutsideReported(node=node, outside=outside))
+
+    def agent_confirms(self, node: str, lease: str) -> None:
+        self.told_to_end.discard((node, lease))
+        self.processes[node].pop(lease, None)
+        if node in self.connected:
+            self.do(ev.RanksGone(node=node, lease=lease))
+
+    @precondition(lambda self: self.told_to_end)
+    @rule(index=number)
+    def confirm(self, index: int) -> None:
+        pairs = sorted(self.told_to_end)
+        self.agent_confirms(*pairs[index % len(pairs)])
+
+    @rule(node=nodes, fence=st.integers(1, 20))
+    def confirm_what_nobody_asked(self, node: str, fence: int) -> None:
+        lease = f"L{fence}"
+        if node in self.connected and lease not in self.processes[node]:
+            self.do(ev.RanksGone(node=node, lease=lease))
+            self.told_to_end.discard((node, lease))
+
+    # --- runs
+
+    def new_run(self, lease: Lease) -> Run:
+        return Run(
+            id=self.new_name("x"),
+            lease=lease.id,
+            session=lease.session,
+            user=lease.user,
+            kind=RunKind.TRAIN,
+            name="t",
+            world_size=len(lease.slots),
+            nodes=tuple(dict.fromkeys(slot.node for slot in lease.slots)),
+            state=RunState.FAILED,
+        )
+
+    def start(self, run: Run) -> None:
+        assert isinstance(self.do(ev.RunCreated(run=run)), list)
+        lease = self.state.leases[run.lease]
+        assert lease.used
+        for slot in lease.slots:
+            if slot.node in self.connected:
+                self.processes[slot.node].setdefault(lease.id, set()).add(slot.device)
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number)
+    def create_run(self, index: int) -> None:
+        lease: Lease = self.pick(self.state.leases, index)
+        if lease.state is LeaseState.ACTIVE:
+            self.start(self.new_run(lease))
+        else:
+            assert isinstance(self.do(ev.RunCreated(run=self.new_run(lease))), AiosError)
+
+    @precondition(lambda self: self.state.leases)
+    @rule(
+        index=number,
+        wrong=st.sampled_from(
+            [{"user": "eve"}, {"world_size": 9}, {"world_size": 0}, {"nodes": ("n9",)}]
+        ),
+    )
+    def create_a_wrong_run(self, index: int, wrong: dict[str, Any]) -> None:
+        run = self.new_run(self.pick(self.state.leases, index)).__replace__(**wrong)
+        assert isinstance(self.do(ev.RunCreated(run=run)), AiosError)
+
+    @precondition(lambda self: self.state.runs)
+    @rule(index=number, state=st.sampled_from([None, *RunState]), done=st.integers(0, 9))
+    def report(self, index: int, state: RunState | None, done: int) -> None:
+        run = self.pick(self.state.runs, index)
+        progress = Progress(done=done, total=9)
+        self.do(ev.RunReported(run=run.id, state=state, progress=progress, metrics={"a": done}))
+        assert (self.state.runs[run.id].state in LIVE) == (run.state in LIVE)
+
+    @precondition(lambda self: self.state.runs)
+    @rule(index=number, rank=st.integers(0, 3), code=st.sampled_from([0, 0, 1, -9]))
+    def exit_rank(self, index: int, rank: int, code: int) -> None:
+        run: Run = self.pick(self.state.runs, index)
+        exit = RankExit(rank=rank, code=code, time=self.now)
+        actions = self.do(ev.RankExited(run=run.id, exit=exit))
+        assert isinstance(actions, list)
+        new = rank < run.world_size and rank not in {known.rank for known in run.exits}
+        after = self.state.runs[run.id]
+        if new and code and run.state in (RunState.STARTING, RunState.RUNNING):
+            assert f"rank {rank}" in after.reason
+            assert after.state in (RunState.STOPPING, RunState.FAILED)
+        if run.state in LIVE:
+            assert (after.state in LIVE) == (len(after.exits) < run.world_size)
+
+    @precondition(lambda self: self.state.runs)
+    @rule(index=number, by=users)
+    def stop_run(self, index: int, by: str) -> None:
+        run = self.pick(self.state.runs, index)
+        answer = self.do(ev.StopRequested(run=run.id, by=by, reason=f"stopped by {by}"))
+        assert isinstance(answer, AccessError) == (by != run.user)
+
+    # --- time and crashes
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 1.0, 10.0, 61.0, 61.0, 700.0, -5.0, -3600.0]))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now < self.ticked:
+            for table in (self.lost_at, self.down_at):
+                table.update({key: min(since, self.now) for key, since in table.items()})
+        self.ticked = self.now
+        self.do(ev.Tick())
+        self.check_deadlines()
+
+    def check_deadlines(self) -> None:
+        """Promise 5: who is gone for longer than the grace holds nothing, on no machine."""
+        for lease in self.state.leases.values():
+            if lease.state is LeaseState.ACTIVE:
+                assert lease.expires is None or lease.expires > self.now
+        for session, since in list(self.lost_at.items()):
+            if OWNERS[session].keep is Keep.CONNECTION and self.now - since >= OWNER_GRACE:
+                assert session not in self.state.sessions
+                del self.lost_at[session]
+        for node, since in self.down_at.items():
+            if self.now - since >= NODE_GRACE:
+                for lease in self.state.leases.values():
+                    if any(slot.node == node for slot in lease.slots):
+                        assert lease.state is LeaseState.ENDING
+            if self.now - since >= NODE_MEMORY:
+                assert node not in self.state.nodes
+        deadline = self.state.next_deadline()
+        assert deadline is None or deadline > self.now
+
+    @rule()
+    def crash(self) -> None:
+        self.restart([request.id for request in self.state.queue()])
+
+    def restart(self, queue: list[str]) -> None:
+        self.state = new_state()
+        for node in MACHINES:
+            if node in self.connected or node in self.down_at:
+                self.down_at[node] = self.now
+        self.connected.clear()
+        self.ticked = self.now
+        records = [(kind, id, record) for (kind, id), record in self.journal.items()]
+        actions = self.state.restore(records, self.now)
+        self.check_order(actions)
+        self.carry_out(actions)
+        self.lost_at = dict.fromkeys(self.state.sessions, self.now)
+        again = [request.id for request in self.state.queue()]
+        assert again == [id for id in queue if id in again], "the queue's order"
+        for name in set(queue) - set(again):
+            assert self.state.requests[name].reason
+
+    @rule(session=sessions, submits=st.booleans())
+    def crash_before_anything_is_written(self, session: str, submits: bool) -> None:
+        """What was decided but not committed has been seen by nobody, and never happened."""
+        self.ensure_open(session)
+        event: ev.Event = ev.SessionClosed(session=session)
+        if submits:
+            user = OWNERS[session].user
+            event = ev.Submitted(
+                request=Request(id="lost", session=session, user=user, want=Want.CPU, count=1)
+            )
+        queue = [request.id for request in self.state.queue()]
+        try:
+            self.state.handle(event, self.now)
+        except AiosError:
+            assert submits  # every node has been forgotten
+        self.restart(queue)
+        assert "lost" not in self.state.requests
+
+    # --- what always holds
+
+    @invariant()
+    def a_device_has_at_most_one_lease(self) -> None:
+        """Promise 1."""
+        holders = Counter(
+            slot.device for lease in self.state.leases.values() for slot in lease.slots
+        )
+        assert all(count == 1 for count in holders.values())
+        assert self.state.holder == {
+            slot.device: lease.id for lease in self.state.leases.values() for slot in lease.slots
+        }
+        on_device = Counter(
+            device for held in self.processes.values() for on in held.values() for device in on
+        )
+        assert all(count == 1 for count in on_device.values()), "two leases' processes on one"
+
+    @invariant()
+    def a_gang_is_whole(self) -> None:
+        """Promise 2."""
+        for lease in self.state.leases.values():
+            assert len(lease.slots) == self.state.requests[lease.request].count
+
+    @invariant()
+    def the_journal_has_it_all(self) -> None:
+        """Promise 3: what a restart would read is what is."""
+        records = {(kind, id): record for kind, id, record in self.state.records()}
+        assert self.journal == records
+
+    @invariant()
+    def what_was_accepted_is_queued_granted_or_ended(self) -> None:
+        """Promise 4."""
+        queue = {request.id for request in self.state.queue()}
+        for name in self.accepted:
+            request = self.state.requests[name]
+            assert (request.state is RequestState.QUEUED) == (name in queue)
+            if request.state is RequestState.GRANTED:
+                assert self.state.leases[request.lease].state is LeaseState.ACTIVE
+            elif request.state is RequestState.ENDED:
+                assert request.reason
+            else:
+                assert self.state.reason(name)
+        for lease in self.state.leases.values():
+            granted = self.state.requests[lease.request].state is RequestState.GRANTED
+            assert granted == (lease.state is LeaseState.ACTIVE)
+            assert granted or lease.reason
+
+    @invariant()
+    def nobody_holds_anything_without_a_session(self) -> None:
+        """Promise 5."""
+        for lease in self.state.leases.values():
+            if lease.state is LeaseState.ACTIVE and not lease.keep_run:
+                assert lease.session in self.state.sessions
+        for request in self.state.queue():
+            assert request.session in self.state.sessions
+        for run in self.state.runs.values():
+            assert run.state not in LIVE or run.lease in self.state.leases
+
+    @invariant()
+    def what_fits_does_not_wait(self) -> None:
+        """The head of each line waits only while it does not fit, and says what it lacks."""
+        state = self.state
+        for pool in Pool:
+            head = state._queue.head(pool)
+            if head is None:
+                continue
+            request = state.requests[head]
+            fitting = [
+                device.id
+                for node in state.nodes.values()
+                if state.node_up(node.id)
+                for device in node.devices
+                if pool_of(device.kind) is pool and device.memory >= request.memory
+            ]
+            reason = state.reason(head)
+            free = [
+                id
+                for id in fitting
+                if not (id in state.holder or id in state.outside or id in state.fleet._blocked)
+            ]
+            assert len(free) < request.count
+            assert (reason == "NodeDown") == (len(fitting) < request.count)
+            clear = [id for id in fitting if id not in state.outside]
+            assert (reason == "Resources") == (len(clear) >= request.count)
+
+    def teardown(self) -> None:
+        """Once every node is back and has confirmed, nothing is left half ended."""
+        for node in MACHINES:
+            self.join(node, healthy=True, alive=True)
+        while self.told_to_end:
+            self.agent_confirms(*min(self.told_to_end))
+        state = self.state
+        assert all(lease.state is LeaseState.ACTIVE for lease in state.leases.values())
+        assert not state.fleet._blocked
+        assert not state._unconfirmed
+        for held in self.processes.values():
+            for lease in held:
+                assert state.leases[lease].state is LeaseState.ACTIVE
+        for session in OWNERS:
+            self.close_session(session)
+        assert not state.queue()
+        assert all(lease.keep_run or lease.used for lease in state.leases.values())
+
+
+TestBroker = Broker.TestCase
+TestBroker.settings = settings(
+    max_examples=300,
+    stateful_step_count=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,3 @@
+from clusters import no_cluster
+
+__all__ = ["no_cluster"]

@@ -1,0 +1,89 @@
+"""Fixtures for tests that need a live cluster: import them in a conftest to use them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios_jupyter.cluster import embedded
+from aios_jupyter.config import settings
+from aios_jupyter.errors import NoClusterError
+from aios_jupyter.session import Session, connect
+
+
+@contextlib.contextmanager
+def private_directories(root: Path) -> Iterator[None]:
+    """Jupyter and state directories of their own, so that there is no cluster yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(root / "runtime"))
+        patch.setenv("JUPYTER_DATA_DIR", str(root / "data"))
+        patch.delenv("AIOS_STATE_DIR", raising=False)
+        settings.cache_clear()
+        yield
+        with contextlib.suppress(NoClusterError):
+            embedded.down()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def no_cluster(tmp_path: Path) -> Iterator[Path]:
+    """No cluster yet; what the test starts is stopped after it."""
+    with private_directories(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cluster with four simulated GPUs for all tests of a module."""
+    with private_directories(tmp_path_factory.mktemp("cluster")):
+        embedded.ensure(simulate_gpus=4)
+        yield
+
+
+@pytest.fixture
+def session(cluster: None) -> Iterator[Session]:
+    """A session with the module's cluster; its leases end with the test."""
+    with connect(label="test") as opened:
+        yield opened
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """Wait for a condition and give back its value; the test fails with `what` when it is late."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:g} s: {what}")
+        time.sleep(0.02)
+
+
+def pid_of(which: str) -> int:
+    """The pid of the `broker` or the `node`."""
+    facts = embedded.running(getattr(embedded.Paths.current(), which))
+    assert facts is not None
+    return int(facts["pid"])
+
+
+def holder(session: Session, device: str) -> str:
+    """The lease that holds a device, "" when it is free."""
+    row = session.status()["devices"][device]["holder"]
+    return row["lease"] if row else ""
+
+
+def free(session: Session, kind: str = "simulated") -> list[str]:
+    """Free devices of a kind."""
+    devices = session.status()["devices"].values()
+    return [row["id"] for row in devices if row["kind"] == kind and row["holder"] is None]
+
+
+def environment() -> dict[str, str]:
+    """For child processes of a test: the variables that this process has now."""
+    return dict(os.environ)

@@ -1,0 +1,40 @@
+"""What every test gets: its own Jupyter directories, no cluster of the user's, no leftovers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from leftovers import MARK, nothing_left_running
+
+from aios_jupyter.config import settings
+
+__all__ = ["nothing_left_running"]
+
+# Fixtures that start a Jupyter server in the test's process (`jp_serverapp`, `jp_fetch`).
+pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests away from the user's notebooks' settings, clusters and models.
+
+    A test that needs directories of its own sets the same variables with `monkeypatch`.
+    """
+    root = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in [name for name in os.environ if name.startswith("AIOS_") and name != MARK]:
+            patch.delenv(variable)
+        for variable in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+            patch.setenv(variable, str(root / variable.lower()))
+        patch.setenv("IPYTHONDIR", str(root / "ipython"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _settings_read_anew() -> Iterator[None]:
+    """A test that sets an `AIOS_…` variable sees it, and the next test does not."""
+    settings.cache_clear()
+    yield
+    settings.cache_clear()

@@ -1,0 +1,360 @@
+"""A broker that is not there: realistic rows that move, for tests of the server and the sidebar.
+
+It answers as `broker.client.AsyncClient` does for the Jupyter server: `subscribe`, `call`,
+`close`, `closed`. Scenarios: `busy` (every state a row can be in), `quiet` (a cluster that nobody
+uses), `large` (200 devices on 25 nodes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aios_jupyter.errors import AccessError, NotFoundError
+
+GB = 2**30
+View = dict[str, Any]
+
+
+class FakeUpstream:
+    """A session with a made-up cluster of user `ada`.
+
+    Parameters
+    ----------
+    scenario
+        Name of the first state.
+    interval
+        Seconds between two deltas; 0 for none but those that calls make.
+    """
+
+    def __init__(self, scenario: str = "busy", interval: float = 0.0) -> None:
+        self.closed = asyncio.Event()
+        self.calls: list[tuple[str, Any]] = []
+        self.view = SCENARIOS[scenario]()
+        self._interval = interval
+        self._watcher: Callable[[View], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def subscribe(self, watcher: Callable[[View], None]) -> None:
+        self._watcher = watcher
+        watcher(copy.deepcopy(self.view))
+        if self._interval:
+            self._task = asyncio.create_task(self._move())
+
+    async def call(self, op: str, body: Any = None) -> Any:
+        self.calls.append((op, body))
+        return {"release": self._release, "cancel": self._cancel, "run.stop": self._stop}[op](
+            body["id"]
+        )
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+        self.closed.set()
+
+    def switch(self, scenario: str) -> None:
+        """Be another cluster from now on."""
+        self.view = SCENARIOS[scenario]()
+        self.tell(copy.deepcopy(self.view))
+
+    def change(self, section: str, rows: dict[str, Any]) -> None:
+        """Change rows and tell; None takes one away."""
+        for key, row in rows.items():
+            if row is None:
+                self.view[section].pop(key, None)
+            else:
+                self.view[section][key] = row
+        self.tell({section: copy.deepcopy(rows)})
+
+    def tell(self, view: View) -> None:
+        """Push a view as it is."""
+        if self._watcher:
+            self._watcher(view)
+
+    def _release(self, lease: str) -> None:
+        row = self._row("leases", lease, "lease")
+        if row["user"] != "ada":
+            raise AccessError(f"Lease {lease} belongs to {row['user']}, not to you.")
+        for run in self.view["runs"].values():
+            if run["lease"] == lease and run["ended"] is None:
+                self._stop(run["id"])
+        freed = {
+            key: {**device, "holder": None, "utilization": 0.0, "memory_used": 0}
+            for key, device in self.view["devices"].items()
+            if device["holder"] and device["holder"]["lease"] == lease
+        }
+        self.change("devices", freed)
+        self.change("leases", {lease: None})
+
+    def _cancel(self, request: str) -> None:
+        self._row("queue", request, "request")
+        self.change("queue", {request: None})
+
+    def _stop(self, run: str) -> None:
+        row = self._row("runs", run, "run")
+        ended = {"state": "stopped", "ended": time.time(), "reason": "stopped by ada"}
+        self.change("runs", {run: {**row, **ended}})
+
+    def _row(self, section: str, key: str, what: str) -> Any:
+        if key not in self.view[section]:
+            raise NotFoundError(f"There is no {what} {key!r}; 'aios {section}' lists them.")
+        return self.view[section][key]
+
+    async def _move(self) -> None:
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(self._interval)
+            self.advance(time.monotonic() - started)
+
+    def advance(self, age: float) -> None:
+        """Move what moves: utilization of held devices, progress and metrics of live runs."""
+        devices = {}
+        for key, device in self.view["devices"].items():
+            if device["holder"] and device["utilization"] is not None:
+                wave = math.sin(age / 2 + device["index"])
+                devices[key] = {
+                    **device,
+                    "utilization": round(78 + 18 * wave, 1),
+                    "power": device["power"] and round(300 + 60 * wave, 1),
+                }
+        runs = {}
+        for key, run in self.view["runs"].items():
+            if run["state"] == "running" and run["kind"] == "train":
+                progress = run["progress"]
+                done = min(progress["total"], progress["done"] + 3)
+                runs[key] = {
+                    **run,
+                    "progress": {**progress, "done": done},
+                    "metrics": {
+                        "loss": 2.3 * math.exp(-done / 180) + 0.04,
+                        "accuracy": 1 - 0.9 * math.exp(-done / 120),
+                        "steps_per_second": 27.5 + math.sin(age),
+                    },
+                }
+        if devices:
+            self.change("devices", devices)
+        if runs:
+            self.change("runs", runs)
+
+
+def cluster(simulated: bool = True) -> View:
+    return {
+        "name": "default",
+        "version": "0.1.0",
+        "started": time.time() - 7200,
+        "broker_pid": 4242,
+        "user": "ada",
+        "role": "user",
+        "simulated": simulated,
+    }
+
+
+def node(name: str, state: str = "up", cpus: int = 64, memory: int = 512 * GB) -> View:
+    return {
+        "id": name,
+        "host": name,
+        "address": f"{name}:8786",
+        "state": state,
+        "cpus": cpus,
+        "memory": memory,
+    }
+
+
+def device(where: str, index: int, kind: str = "gpu", **changes: Any) -> View:
+    name = {
+        "gpu": "NVIDIA A100-SXM4-80GB",
+        "mig": "NVIDIA H100 MIG 1g.10gb",
+        "simulated": "Simulated GPU",
+        "cpu": "CPU slot",
+    }[kind]
+    memory = {"gpu": 80 * GB, "mig": 10 * GB, "simulated": 16 * GB, "cpu": 0}[kind]
+    row = {
+        "id": f"{kind.upper()}-{where}-{index}",
+        "node": where,
+        "host": where,
+        "kind": kind,
+        "name": name,
+        "index": index,
+        "memory": memory,
+        "utilization": None if kind == "cpu" else 0.0,
+        "memory_used": None if kind == "cpu" else 0,
+        "temperature": 34.0 + index if kind == "gpu" else None,
+        "power": 61.0 if kind == "gpu" else None,
+        "power_limit": 400.0 if kind == "gpu" else None,
+        "holder": None,
+        "outside": [],
+    }
+    return {**row, **changes}
+
+
+def holder(lease: View, run: str = "") -> View:
+    return {"lease": lease["id"], "user": lease["user"], "label": lease["label"], "run": run}
+
+
+def lease(name: str, user: str, label: str, left: float | None, **changes: Any) -> View:
+    now = time.time()
+    return {
+        "id": f"l-{name}",
+        "user": user,
+        "label": label,
+        "devices": [],
+        "granted": now - 1200,
+        "expires": None if left is None else now + left,
+        "state": "active",
+        "used": True,
+        "keep_run": False,
+        **changes,
+    }
+
+
+def run(name: str, of: View, state: str, ago: float, took: float | None, **changes: Any) -> View:
+    started = time.time() - ago
+    return {
+        "id": f"r-{name}",
+        "lease": of["id"],
+        "user": of["user"],
+        "kind": "train",
+        "name": name,
+        "label": of["label"],
+        "framework": "torch",
+        "world_size": max(1, len(of["devices"])),
+        "state": state,
+        "started": started,
+        "ended": None if took is None else started + took,
+        "progress": {"done": 0, "total": 0, "unit": "", "label": ""},
+        "metrics": {},
+        "reason": "",
+        "detail": {},
+        **changes,
+    }
+
+
+def request(name: str, user: str, label: str, position: int, **changes: Any) -> View:
+    return {
+        "id": f"q-{name}",
+        "user": user,
+        "label": label,
+        "want": "gpu",
+        "count": 2,
+        "submitted": time.time() - 95,
+        "position": position,
+        "reason": "",
+        **changes,
+    }
+
+
+def busy() -> View:
+    """Every state that a row can be in."""
+    mine = lease("7c1", "ada", "quickstart.ipynb", 3130)
+    serving = lease("9e2", "ada", "digits", None, keep_run=True)
+    bobs = lease("b44", "bob", "sweep.ipynb", 140)
+    ending = lease("d05", "carol", "segmentation.ipynb", 900, state="ending")
+    outside = [{"pid": 31337, "memory": 11 * GB, "name": "python", "user": "dave"}]
+    used = {"utilization": 82.0, "memory_used": 31 * GB, "temperature": 67.0, "power": 311.0}
+    full = {"utilization": 97.0, "memory_used": 76 * GB, "temperature": 78.0, "power": 388.0}
+    simulated = {"utilization": 64.0, "memory_used": 6 * GB}
+    devices = [
+        device("ada-01", 0, **used, holder=holder(mine, "r-digits-cnn")),
+        device("ada-01", 1, **used, holder=holder(mine, "r-digits-cnn")),
+        device("ada-01", 2, **full, holder=holder(bobs, "r-sweep-3")),
+        device("ada-01", 3, utilization=41.0, memory_used=11 * GB, outside=outside),
+        device("grace-02", 0, "mig", utilization=12.0, memory_used=GB, holder=holder(serving)),
+        device("grace-02", 1, "mig"),
+        device("grace-02", 2, "simulated", **simulated, holder=holder(ending)),
+        device("grace-02", 3, "simulated"),
+        device("hopper-03", 0, "cpu"),
+        device("hopper-03", 1, "cpu"),
+    ]
+    for held in (mine, serving, bobs, ending):
+        held["devices"] = [
+            row["id"] for row in devices if row["holder"] and row["holder"]["lease"] == held["id"]
+        ]
+    epoch = {"done": 310, "total": 500, "unit": "steps", "label": "epoch 3 of 5"}
+    runs = [
+        run("digits-cnn", mine, "running", 83, None, progress=epoch, metrics={"loss": 0.4127}),
+        run("sweep-3", bobs, "starting", 4, None, framework="tensorflow"),
+        run(
+            "digits",
+            serving,
+            "running",
+            4000,
+            None,
+            kind="endpoint",
+            framework="none",
+            metrics={"requests_per_second": 12.4, "p95_ms": 3.08},
+            detail={"url": "http://127.0.0.1:40123/v2", "model": "digits", "version": "3"},
+        ),
+        run(
+            "baseline",
+            mine,
+            "succeeded",
+            900,
+            312,
+            progress={"done": 500, "total": 500, "unit": "steps", "label": ""},
+            metrics={"loss": 0.0619, "accuracy": 0.9783},
+        ),
+        run(
+            "wide-net",
+            mine,
+            "failed",
+            2000,
+            41,
+            reason="rank 1 was killed by SIGKILL: it ran out of memory",
+        ),
+        run("first-try", mine, "stopped", 3000, 12, reason="stopped by ada"),
+    ]
+    queue = [
+        request(
+            "a1", "ada", "ablation.ipynb", 1, reason="2 GPUs wanted, 1 free; bob's end in 2 min"
+        ),
+        request("a2", "erin", "terminal", 2, count=1, want="device", reason="behind 1 other"),
+    ]
+    nodes = [node("ada-01"), node("grace-02", cpus=16, memory=128 * GB)]
+    nodes.append(node("hopper-03", "lost", 8, 32 * GB))
+    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs)
+
+
+def quiet() -> View:
+    """A cluster that nobody uses: one machine without a GPU, two simulated ones."""
+    devices = [device("laptop", i, "simulated") for i in range(2)]
+    devices += [device("laptop", i, "cpu") for i in range(2)]
+    return view([node("laptop", cpus=2, memory=24 * GB)], devices, [], [], [])
+
+
+def large() -> View:
+    """200 devices on 25 nodes, three quarters of them held."""
+    leases = [lease(f"{i:03}", f"user{i % 7}", f"notebook-{i}.ipynb", 3600) for i in range(50)]
+    nodes, devices = [], []
+    for n in range(25):
+        nodes.append(node(f"node-{n:02}"))
+        for i in range(8):
+            number = 8 * n + i
+            held = leases[number // 4] if number % 4 else None
+            usage = {"utilization": 90.0, "memory_used": 60 * GB} if held else {}
+            row = device(f"node-{n:02}", i, **usage, holder=held and holder(held))
+            devices.append(row)
+            if held:
+                held["devices"].append(row["id"])
+    return view(nodes, devices, [], leases, [])
+
+
+def view(
+    nodes: list[View],
+    devices: list[View],
+    queue: list[View],
+    leases: list[View],
+    runs: list[View],
+) -> View:
+    sections = {"nodes": nodes, "devices": devices, "queue": queue, "leases": leases, "runs": runs}
+    simulated = any(row["kind"] == "simulated" for row in devices)
+    return {
+        "cluster": cluster(simulated),
+        **{name: {row["id"]: row for row in rows} for name, rows in sections.items()},
+    }
+
+
+SCENARIOS: dict[str, Callable[[], View]] = {"busy": busy, "quiet": quiet, "large": large}

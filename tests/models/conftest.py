@@ -1,0 +1,152 @@
+"""A registry of its own, a small model trained on real digits in it, and an endpoint for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aios_jupyter.config import settings
+
+TOKEN = "a token for the tests"
+
+
+@pytest.fixture(scope="package")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the registry of these tests is."""
+    directory = tmp_path_factory.mktemp("models-state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOS_STATE_DIR", str(directory))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        settings.cache_clear()
+        yield directory
+    settings.cache_clear()
+
+
+@dataclass
+class Digits:
+    """A trained network and the digits it has not seen."""
+
+    net: Any
+    x: np.ndarray
+    y: np.ndarray
+    accuracy: float
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """A convolutional network after a few epochs on scikit-learn's 8 by 8 digits."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    torch.manual_seed(0)
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Dropout(0.1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16 * 4 * 4, 10),
+    )
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(3):
+        for start in range(0, 1500, 50):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(
+                net(x[start : start + 50]), y[start : start + 50]
+            )
+            loss.backward()
+            optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        accuracy = float((net(x[1500:]).argmax(1) == y[1500:]).float().mean())
+    net.train()
+    return Digits(net, x[1500:].numpy(), y[1500:].numpy(), accuracy)
+
+
+@pytest.fixture(scope="package")
+def published(state_dir: Path, digits: Digits) -> Any:
+    """The digits network as "digits", with the alias "champion"."""
+    from aios_jupyter.models import publish
+
+    return publish(
+        digits.net,
+        "digits",
+        alias="champion",
+        metrics={"accuracy": digits.accuracy},
+        params={"lr": 0.01, "epochs": 3},
+        input_example=digits.x[:2],
+        lineage={"lease": "lease-1", "run": "run-1", "notebook": "a.ipynb", "data": "digits@1"},
+    )
+
+
+@dataclass
+class Served:
+    """An endpoint process."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("http://")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="package")
+def serve(
+    state_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Served]]:
+    """Start endpoints; they are stopped at the end, and must end well."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
+    started: list[Served] = []
+
+    def start(model: str, *options: str) -> Served:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aios_jupyter.models.serve", "--model", model, *options],
+            env={**os.environ, "AIOS_ENDPOINT_TOKEN_FILE": str(token)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        served = Served(process, "")
+        started.append(served)
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            assert selector.select(90), "the endpoint did not answer in 90 s"
+        served.url = json.loads(process.stdout.readline())["url"]
+        return served
+
+    yield start
+    codes = []
+    for served in started:
+        if served.process.poll() is None:
+            codes.append(served.stop())
+        assert served.process.stdout is not None
+        served.process.stdout.close()
+    assert not any(codes), codes
+
+
+@pytest.fixture(scope="package")
+def endpoint(serve: Callable[..., Served], published: Any) -> Served:
+    """The digits model, served."""
+    return serve("digits@champion")

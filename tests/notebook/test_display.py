@@ -1,0 +1,230 @@
+"""What a notebook is sent: live cards as widgets, and readable static forms at their end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from fake_session import FakeHandle, FakeSession, make_lease
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from aios_jupyter.commands.feed import Feed
+from aios_jupyter.commands.views import Card, Column, Table
+from aios_jupyter.errors import AllocationError, RunError
+from aios_jupyter.notebook import html
+from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, LeaseCard, RunCard, Slot
+from aios_jupyter.runs.launcher import RunResult
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def rich(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
+    """The shell as in a front end that shows widgets."""
+    monkeypatch.setenv("AIOS_DISPLAY", "rich")
+    return shell
+
+
+def shown(shell: InteractiveShell, code: str) -> list[dict[str, Any]]:
+    """Every bundle, updates too, that a cell sends, in order."""
+    with capture_output() as captured:
+        shell.run_cell(code)
+    return [output.data for output in captured.outputs]
+
+
+def test_a_live_card_has_text_and_html_beside_the_widget(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    (card,) = shown(rich, "%aios alloc --devices 2 --time 1h")
+    assert set(card) == {"text/plain", "text/html", WIDGET}
+    assert "2 simulated GPUs" in card["text/plain"]
+    assert "<b>lease lease-1</b>" in card["text/html"]
+
+
+def test_releasing_leaves_a_static_card_in_the_place_of_the_widget(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    shown(rich, "%aios alloc --devices 2 --time 1h")
+    released, said = shown(rich, "%aios release")
+    assert WIDGET not in released
+    assert "[released]" in released["text/plain"]
+    assert "left" not in released["text/plain"]
+    assert "lease-1" in said["text/plain"]
+
+
+def test_the_queue_card_gives_its_place_to_the_lease(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    session.waits = [
+        {"id": "q-1", "position": 2, "reason": "lease-9 holds <all>"},
+        {"id": "q-1", "position": 1, "reason": "lease-9 holds <all>"},
+    ]
+    with capture_output() as captured:
+        rich.run_cell("%aios alloc --devices 2")
+    waiting, granted, lease = captured.outputs
+    assert WIDGET in waiting.data
+    assert "position 2" in waiting.data["text/plain"]
+    assert "&lt;all&gt;" in waiting.data["text/html"]
+    assert "granted" in granted.data["text/html"]
+    assert granted.update
+    assert lease.update
+    assert "lease lease-1" in lease.data["text/plain"]
+
+
+def test_a_request_that_was_refused_leaves_its_reason(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    session.waits = [{"id": "q-1", "position": 1, "reason": "busy"}]
+    session.granted = AllocationError("It was cancelled.")
+    *_, last = shown(rich, "%aios alloc --devices 2")
+    assert WIDGET not in last
+    assert "gave up" in last["text/html"]
+
+
+def test_a_run_ends_as_static_html_with_its_log(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    session.handle = FakeHandle(
+        [
+            {"type": "log", "stream": "stdout", "text": "epoch 1\n"},
+            {"type": "log", "stream": "stdout", "text": "from <other>\n", "rank": 1},
+            {"type": "progress", "done": 10, "total": 10, "unit": "steps", "label": "epoch 1"},
+            {"type": "metrics", "values": {"loss": 0.5}, "step": 1},
+            {"type": "metrics", "values": {"loss": 0.25}, "step": 2},
+        ],
+        RunResult("r-1", "succeeded", 2, 1.5, {}, {}),
+    )
+    first, last = shown(rich, "%%aios train\nx = 1")
+    assert WIDGET in first
+    assert WIDGET not in last
+    assert "r-1 succeeded" in last["text/plain"]
+    assert "epoch 1: 10/10 steps" in last["text/plain"]
+    assert "loss 0.25" in last["text/plain"]
+    page = last["text/html"]
+    assert "<svg" in page
+    assert "from &lt;other&gt;" in page
+    assert "rank 1's output" in page
+    assert "width:100.0%" in page
+
+
+def test_a_failed_run_ends_as_failed(rich: InteractiveShell, session: FakeSession) -> None:
+    session.handle = FakeHandle([], RunError("Run r-1 failed: no", traceback="", rank=0))
+    session.run_state = "failed"
+    *_, last = shown(rich, "%%aios train\nx = 1")
+    assert WIDGET not in last
+    assert "r-1 failed" in last["text/plain"]
+
+
+def test_an_interrupted_run_ends_as_stopped(rich: InteractiveShell, session: FakeSession) -> None:
+    session.handle = FakeHandle([KeyboardInterrupt()], RunError("stopped"))
+    *_, last = shown(rich, "%%aios train\nx = 1")
+    assert "r-1 stopped" in last["text/plain"]
+    assert session.handle.stopped == "interrupted"
+
+
+def test_stop_on_the_card_stops_the_run(session: FakeSession) -> None:
+    def click(handle: FakeHandle) -> None:
+        card._stop.click()
+        while not handle.stopped:
+            time.sleep(0.01)
+
+    handle = FakeHandle([click], RunError("stopped"))
+    card = RunCard(Slot(), handle, Feed("r-1", "cell", 2, time.time()))  # type: ignore[arg-type]
+    with capture_output():
+        card.start()
+        for event in handle.events():
+            card.add(event)
+        card.feed.end("stopped", time.time())
+        card.finish()
+    assert handle.stopped
+
+
+def test_another_ranks_log_is_a_click_away(session: FakeSession) -> None:
+    handle = FakeHandle([], RunError("stopped"))
+    card = RunCard(Slot(), handle, Feed("r-1", "cell", 2, time.time()))  # type: ignore[arg-type]
+    card.add({"type": "log", "rank": 0, "text": "zero\n"})
+    card.add({"type": "log", "rank": 1, "text": "one\n"})
+    with capture_output():
+        card.start()
+        assert "zero" in card._log.value
+        card._rank.value = 1
+        assert "one" in card._log.value
+        assert "zero" not in card._log.value
+        card.finish()
+
+
+def test_release_asks_before_it_acts() -> None:
+    acted: list[int] = []
+    confirmed = Confirmed("Release", "eject", lambda: acted.append(1))
+    confirmed.button.click()
+    assert confirmed.button.description == "Release?"
+    assert not acted
+    confirmed._asked -= CONFIRM_FOR + 1
+    confirmed.settle()
+    assert confirmed.button.description == "Release"
+    confirmed.button.click()
+    confirmed.button.click()
+    assert acted == [1]
+
+
+def test_a_lease_card_shows_why_release_failed(session: FakeSession) -> None:
+    changed: list[int] = []
+    with capture_output():
+        card = LeaseCard(Slot(), session, make_lease(), lambda: changed.append(1))  # type: ignore[arg-type]
+        card._release.button.click()
+        card._release.button.click()
+        assert "holds no lease" in card._body.value
+        assert changed == [1]
+        card.ended("released")
+
+
+def test_augmenting_shows_a_bar_and_then_the_dataset(
+    rich: InteractiveShell, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aios_jupyter.data.catalog import Catalog
+
+    def augment(*_: Any, on_progress: Any, **__: Any) -> Any:
+        for done in (0, 5, 10):
+            on_progress(done, 10)
+        return Catalog().get("mnist")
+
+    monkeypatch.setattr(session, "augment", augment, raising=False)
+    bar, done, dataset = shown(rich, "%aios augment mnist -o more --policy 'rotate(15)' --seed 1")
+    assert WIDGET in bar
+    assert "10/10" in done["text/plain"]
+    assert "10,000" in dataset["text/plain"]
+    assert '<img alt="preview of mnist@' in dataset["text/html"]
+
+
+# --- html, without a shell
+
+
+def test_every_text_is_escaped() -> None:
+    bad = "<script>alert('x')</script>"
+    card = Card(bad, ((bad, bad),), badge=bad, note=bad)
+    table = Table((Column("a", bad),), [{"a": bad}], empty="", title=bad)
+    feed = Feed(bad, bad, 1, 0.0)
+    feed.add({"type": "log", "rank": 0, "text": bad + "\n"})
+    feed.add({"type": "metrics", "rank": 0, "values": {bad: 1.0}})
+    feed.add({"type": "progress", "rank": 0, "done": 1, "total": 2, "label": bad, "unit": bad})
+    feed.end(bad, 1.0, bad)
+    for markup in (html.card(card), html.table(table), html.run_static(feed, 1.0)):
+        assert "<script" not in markup
+        assert "&lt;script&gt;" in markup
+
+
+def test_a_sparkline_leaves_out_what_is_not_finite() -> None:
+    assert html.sparkline([1.0]) == ""
+    assert html.sparkline([float("nan"), 1.0]) == ""
+    line = html.sparkline([1.0, float("nan"), float("inf"), 3.0])
+    assert line.count(",") == 2
+    assert 'aria-label="from 1 to 3"' in line
+
+
+def test_a_table_draws_meters_and_says_when_it_is_empty() -> None:
+    columns = (Column("use", "use", right=True, meter="percent"),)
+    drawn = html.table(Table(columns, [{"use": "140%", "percent": 140.0}], empty="none"))
+    assert "width:100.0%" in drawn
+    assert "none" in html.table(Table(columns, [], empty="none"))

@@ -1,0 +1,168 @@
+"""Leases through the Python API on a live cluster with four simulated GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from clusters import environment, free, until
+
+from aios_jupyter.broker.messages import ById
+from aios_jupyter.errors import AllocationError, NotFoundError, UsageError
+from aios_jupyter.session import Session, connect
+
+
+def test_a_lease_names_its_devices_and_release_frees_them(session: Session) -> None:
+    lease = session.alloc(gpus=2, time="1h", label="mine")
+    assert len({slot.device for slot in lease.slots}) == 2
+    assert {slot.kind for slot in lease.slots} == {"simulated"}
+    assert lease.expires is not None
+    assert lease.expires - time.time() == pytest.approx(3600, abs=30)
+    assert session.release() == [lease.id]
+    assert len(free(session)) == 4
+
+
+def test_devices_are_accelerators_where_there_are_any(session: Session) -> None:
+    lease = session.alloc(devices=1)
+    assert lease.slots[0].kind == "simulated"
+    slot = session.alloc(cpus=1).slots[0]
+    assert slot.kind == "cpu"
+
+
+def test_fences_only_rise(session: Session) -> None:
+    fences = []
+    for _ in range(3):
+        lease = session.alloc(gpus=1)
+        fences.append(lease.fence)
+        session.release(lease.id)
+    assert fences == sorted(set(fences))
+
+
+def test_who_waits_sees_position_and_reason_and_is_granted_in_turn(session: Session) -> None:
+    held = session.alloc(gpus=4)
+    rows: list[dict[str, object]] = []
+    with connect(label="second") as second:
+        granted = []
+        thread = threading.Thread(
+            target=lambda: granted.append(second.alloc(gpus=3, on_wait=rows.append))
+        )
+        thread.start()
+        until(lambda: rows, "it waits")
+        assert rows[0]["position"] == 1
+        assert rows[0]["reason"] == "Resources"
+        assert [row["count"] for row in session.queue()] == [3]
+        session.release(held.id)
+        thread.join(10)
+        assert len(granted[0].slots) == 3
+    until(lambda: len(free(session)) == 4, "the second session's lease ended with it")
+
+
+def test_waiting_ends_with_the_time_given_and_leaves_nothing_queued(session: Session) -> None:
+    session.alloc(gpus=4)
+    with pytest.raises(AllocationError, match="nonblock"):
+        session.alloc(gpus=1, nonblock=True)
+    with pytest.raises(AllocationError, match="within 1 s"):
+        session.alloc(gpus=1, wait=1)
+    assert session.queue() == []
+
+
+def test_a_cancelled_request_tells_who_waits(session: Session) -> None:
+    session.alloc(gpus=4)
+    with connect() as second:
+        failures: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                second.alloc(gpus=1)
+            except AllocationError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        row = until(session.queue, "it waits")[0]
+        session.cancel(row["id"])
+        thread.join(10)
+        assert "cancel" in str(failures[0])
+
+
+def test_a_lease_ends_when_its_time_is_over(session: Session) -> None:
+    session.alloc(gpus=4, time=1)
+    until(lambda: len(free(session)) == 4, "the lease has ended", timeout=10)
+
+
+def test_extend_moves_the_end(session: Session) -> None:
+    lease = session.alloc(gpus=1, time="1m")
+    assert lease.expires is not None
+    later = session.extend(lease.id, "1h")
+    assert later.expires is not None
+    assert later.expires > lease.expires + 3000
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        ({"gpus": 0}, "0"),
+        ({"gpus": -1}, "-1"),
+        ({"gpus": 5}, "4"),
+        ({"gpus": 1, "devices": 1}, "one of"),
+        ({}, "one of"),
+        ({"gpus": 1, "time": "soon"}, "soon"),
+        ({"gpus": 1, "memory": "much"}, "much"),
+        ({"gpus": 1, "memory": "1TB"}, "memory"),
+    ],
+)
+def test_bad_requests_are_refused_with_a_sentence(
+    session: Session, ask: dict[str, object], says: str
+) -> None:
+    with pytest.raises((UsageError, AllocationError)) as caught:
+        session.alloc(**ask)  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert session.queue() == []
+
+
+def test_gpus_without_a_gpu_names_the_ways_out(no_cluster: object) -> None:
+    with connect() as session:
+        with pytest.raises(AllocationError) as caught:
+            session.alloc(gpus=2)
+        assert "--devices" in str(caught.value)
+        assert "--simulate-gpus" in str(caught.value)
+        assert {slot.kind for slot in session.alloc(devices=2).slots} == {"cpu"}
+
+
+def test_unknown_leases_and_requests_are_not_found(session: Session) -> None:
+    for call in (
+        lambda: session.release("L9999"),
+        lambda: session.extend("L9999", "1h"),
+        lambda: session.cancel("q-none"),
+        session.release,
+    ):
+        with pytest.raises(NotFoundError):
+            call()
+
+
+SHELL = """
+import aios_jupyter
+session = aios_jupyter.connect(shell=True, label="terminal")
+print(session.alloc(gpus=1).id)
+"""
+
+
+def test_a_lease_from_a_shell_lives_as_long_as_the_shell(session: Session) -> None:
+    script = f"{sys.executable} -c '{SHELL}'; read -r line"
+    shell = subprocess.Popen(
+        ["bash", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
+    assert shell.stdout is not None
+    lease = shell.stdout.readline().strip()
+    time.sleep(2)
+    assert session._call("lease.get", ById(id=lease))["state"] == "active"
+    shell.communicate("\n", timeout=10)
+    until(lambda: len(free(session)) == 4, "the lease ended with the shell")

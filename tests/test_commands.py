@@ -1,0 +1,458 @@
+"""The console script, with a session that answers from memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+import pytest
+from fake_session import SNAPSHOT, FakeHandle, FakeSession, make_lease
+
+import aios_jupyter.session
+from aios_jupyter.commands import Host, aios, invoke, main
+from aios_jupyter.commands.base import pairs
+from aios_jupyter.commands.cluster import device_row, holder_text
+from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
+from aios_jupyter.commands.host import read_file
+from aios_jupyter.commands.leases import lease_table
+from aios_jupyter.commands.views import Card, Column, Table
+from aios_jupyter.errors import (
+    AllocationError,
+    ClusterError,
+    NotFoundError,
+    RunError,
+    UsageError,
+)
+from aios_jupyter.runs.launcher import RunResult
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
+    fake = FakeSession()
+    monkeypatch.setattr(aios_jupyter.session, "connect", lambda **_: fake)
+    return fake
+
+
+def shell(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+# --- what makes no sense
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("alocc", "there is no verb 'alocc' (did you mean 'alloc'?)"),
+        ("data lss", "there is no verb 'lss' (did you mean 'ls'?); 'aios data --help'"),
+        ("qqqq", "there is no verb 'qqqq'; 'aios --help' lists them."),
+        ("alloc --device 2", "has no flag '--device' (did you mean '--devices'?)"),
+        ("--simulate", "aios has no flag '--simulate'"),
+        ("alloc --gpus none", "'none' is not a valid integer"),
+        ("alloc --gpus 0", "0 is not in the range"),
+        ("alloc --gpus 1 --time soon", "'soon' is not a length of time"),
+        ("alloc --gpus 1 --gpu-memory big", "'big' is not an amount of memory"),
+        ("extend lease-1", "Missing argument 'TIME'"),
+        ("train x.py --pull 1a", "'1a'"),
+    ],
+)
+def test_misuse_is_one_sentence_and_status_2(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if line.startswith("train"):
+        line = "train --pull 1a x.py"
+    status = shell(*line.split())
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert sentence in err
+    assert err.startswith("aios: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("alloc", "one of --devices N, --gpus N and --cpus N"),
+        ("alloc --gpus 1 --cpus 1", "one of --devices N"),
+        ("alloc --gpus 1 --nonblock --wait 3s", "--nonblock does not wait"),
+        ("release lease-1 --all", "not both"),
+        ("train", "Name the script"),
+        ("train no-such-file.py", "There is no script 'no-such-file.py'"),
+        ("run --gpus 2 x.py", "use 'train'"),
+        ("train --devices 1 --gpus 1 x.py", "not both"),
+        ("train --pull a x.py", "--pull is for cells"),
+        ("train --no-push a x.py", "--no-push is for cells"),
+        ("cancel q-404", "No request 'q-404' waits"),
+        ("predict digits no-such.npy", "There is no file 'no-such.npy'"),
+    ],
+)
+def test_a_failed_verb_is_one_sentence_and_status_1(
+    line: str, sentence: str, session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = shell(*line.split())
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert out == ""
+    assert sentence in err
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    def walk(group: click.Group, words: list[str]) -> None:
+        for name, command in group.commands.items():
+            assert shell(*words, name, "--help") == 0
+            assert "Usage: aios" in capsys.readouterr().out
+            summary = command.get_short_help_str(200)
+            assert summary.endswith("."), name
+            assert len(summary) <= 60, f"{name}: its first sentence is cut in the list of verbs"
+            if isinstance(command, click.Group):
+                walk(command, [*words, name])
+
+    walk(aios, [])
+
+
+def test_bare_aios_shows_help_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell() == 0
+    assert "alloc" in capsys.readouterr().out
+
+
+def test_without_a_cluster_the_sentence_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def connect(*, start: bool, **_: object) -> None:
+        assert not start
+        raise ClusterError("No cluster is running; start one with: aios up")
+
+    monkeypatch.setattr(aios_jupyter.session, "connect", connect)
+    for verb in ("status", "leases", "queue", "runs", "endpoints"):
+        assert shell(verb) == 1
+        assert capsys.readouterr().err.endswith("start one with: aios up\n")
+
+
+# --- leases
+
+
+def test_alloc_reads_times_and_sizes(session: FakeSession) -> None:
+    line = "alloc --gpus 2 --gpu-memory 8GB --time 2h --wait 1:30:00 --name mine"
+    assert shell(*line.split()) == 0
+    name, options = session.calls[0]
+    assert name == "alloc"
+    assert options["gpus"] == 2
+    assert options["memory"] == 8 * 10**9
+    assert options["time"] == 7200
+    assert options["wait"] == 5400
+    assert options["label"] == "mine"
+
+
+def test_alloc_in_a_shell_belongs_to_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def connect(**options: object) -> FakeSession:
+        asked.update(options)
+        return FakeSession()
+
+    monkeypatch.setattr(aios_jupyter.session, "connect", connect)
+    assert shell("alloc", "--devices", "1") == 0
+    assert asked["shell"] is True
+    assert asked["start"] is True
+
+
+def test_waiting_is_told_once_for_each_change(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"id": "q-1", "position": 2, "reason": "lease-9 holds all"}
+    session.waits = [row, dict(row), {**row, "position": 1}]
+    assert shell("alloc", "--devices", "1") == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        "waiting for 1 device: position 2 in the queue (lease-9 holds all)",
+        "waiting for 1 device: position 1 in the queue (lease-9 holds all)",
+    ]
+    assert out.startswith("lease lease-1")
+
+
+def test_ctrl_c_in_the_queue_cancels_the_request(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.waits = [{"id": "q-7", "position": 1, "reason": ""}, KeyboardInterrupt()]  # type: ignore[list-item]
+    assert shell("alloc", "--devices", "1") == 130
+    assert session.cancelled == ["q-7"]
+    assert capsys.readouterr().err.endswith("aios: interrupted.\n")
+
+
+def test_a_refusal_is_status_1(session: FakeSession, capsys: pytest.CaptureFixture[str]) -> None:
+    session.granted = AllocationError("There are no GPUs; use --devices or --simulate-gpus.")
+    assert shell("alloc", "--gpus", "2") == 1
+    assert "--simulate-gpus" in capsys.readouterr().err
+
+
+def test_release_tells_what_it_ended(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.held = [make_lease("lease-1"), make_lease("lease-2")]
+    assert shell("release", "lease-2") == 0
+    assert "lease-2" in capsys.readouterr().out
+    assert [lease.id for lease in session.held] == ["lease-1"]
+    assert shell("release") == 0
+    assert shell("release") == 1
+
+
+def test_listings_take_json(session: FakeSession, capsys: pytest.CaptureFixture[str]) -> None:
+    session.held = [make_lease()]
+    session.rows = [run_row("r-1", "running")]
+    for verb in ("status", "leases", "queue", "runs"):
+        assert shell(verb, "--json") == 0
+        json.loads(capsys.readouterr().out)
+
+
+def test_leases_are_listed_with_time_left(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.held = [make_lease("lease-1", 2, 3600), make_lease("lease-2", 1, None)]
+    assert shell("leases") == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == "LEASE"
+    assert "2 simulated GPUs (#0, #1) on box" in second
+    assert "1 h" in second or "59 min" in second
+    assert "1 simulated GPU (#0) on box" in third
+    assert "no limit" in third
+
+
+def test_nothing_to_list_is_a_sentence() -> None:
+    assert lease_table([], 0.0).text().startswith("You hold no leases")
+
+
+# --- the cluster
+
+
+def test_status_shows_who_holds_what(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("status") == 0
+    out = capsys.readouterr().out
+    assert "3 simulated GPUs; 1 free" in out
+    assert "simulated devices" in out
+    assert "me · a.ipynb (r-1)" in out
+    assert "outside any lease: python 7" in out
+    assert "8 GiB of 16 GiB" in out
+
+
+def test_a_device_that_cannot_be_measured_has_no_percentage() -> None:
+    row = device_row(SNAPSHOT["devices"]["d2"])
+    assert row["use"] is None
+    assert holder_text(SNAPSHOT["devices"]["d1"]) == "free"
+
+
+# --- runs
+
+
+def run_row(identity: str, state: str) -> dict[str, object]:
+    return {
+        "id": identity, "lease": "lease-1", "user": "me", "kind": "train", "name": "cell 3",
+        "label": "", "framework": "torch", "world_size": 2, "state": state,
+        "started": time.time() - 10, "ended": None,
+        "progress": {"done": 5, "total": 20, "unit": "steps", "label": ""},
+        "metrics": {"loss": 0.12345}, "reason": "", "detail": {},
+    }  # fmt: skip
+
+
+def test_runs_are_listed_with_progress(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.rows = [run_row("r-1", "running")]
+    assert shell("runs") == 0
+    out = capsys.readouterr().out
+    assert "25%" in out
+    assert "loss 0.1235" in out
+
+
+@pytest.mark.parametrize("separator", [["--"], []])
+def test_train_gives_the_script_its_own_flags(
+    separator: list[str], session: FakeSession, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print(1)")
+    line = ["train", "--devices", "2", str(script), *separator, "--lr", "0.1", "--devices", "9"]
+    assert shell(*line) == 0
+    name, options = session.calls[0]
+    assert name == "start"
+    assert options["target"] == script
+    assert options["argv"] == ("--lr", "0.1", "--devices", "9")
+    assert options["devices"] == 2
+
+
+def test_rank_0_writes_to_the_same_streams_and_others_are_silent(
+    session: FakeSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    session.handle = FakeHandle(
+        [
+            {"type": "log", "stream": "stdout", "text": "out\n"},
+            {"type": "log", "stream": "stderr", "text": "err\n"},
+            {"type": "log", "stream": "stdout", "text": "other\n", "rank": 1},
+            {"type": "metrics", "values": {"loss": 0.25}, "step": 1},
+        ],
+        RunResult("r-1", "succeeded", 2, 1.5, {}, {}),
+    )
+    assert shell("train", str(script)) == 0
+    out, err = capsys.readouterr()
+    assert out == "out\n"
+    first, last = err.splitlines()
+    assert first == "err"
+    assert "r-1 succeeded · 2 ranks" in last
+    assert last.endswith("loss 0.25")
+
+
+def test_verbose_shows_every_rank_with_its_number(
+    session: FakeSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    session.handle = FakeHandle(
+        [{"type": "log", "stream": "stdout", "text": "a\nb\n", "rank": 1}],
+        RunResult("r-1", "succeeded", 2, 1.5, {}, {}),
+    )
+    assert shell("train", "-v", str(script)) == 0
+    assert capsys.readouterr().out == "[1] a\n[1] b\n"
+
+
+def test_a_failed_run_shows_the_ranks_own_traceback_and_status_1(
+    session: FakeSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    failure = RunError(
+        "Run r-1 failed: rank 1 raised ValueError: no",
+        traceback='Traceback (most recent call last):\n  File "x"\nValueError: no',
+        rank=1,
+    )
+    session.handle = FakeHandle([], failure)
+    session.run_state = "failed"
+    assert shell("train", str(script)) == 1
+    err = capsys.readouterr().err
+    assert err.index("ValueError: no") < err.index("aios: Run r-1 failed")
+    assert "session.py" not in err
+
+
+def test_ctrl_c_stops_the_run(session: FakeSession, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    session.handle = FakeHandle([KeyboardInterrupt()], RunError("stopped"))
+    assert shell("train", str(script)) == 130
+    assert session.handle.stopped == "interrupted"
+
+
+def test_logs_are_printed_as_they_were_written(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("logs", "r-1", "--rank", "1", "-f") == 0
+    assert capsys.readouterr().out == "one\ntwo\n"
+    assert session.calls[0] == ("logs", {"run": "r-1", "rank": 1, "follow": True})
+
+
+# --- data and models without a cluster
+
+
+def test_data_is_listed_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell("data", "ls", "--json") == 0
+    assert "mnist" in {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert shell("data", "show", "mnist") == 0
+    assert "10,000" in capsys.readouterr().out
+    assert shell("data", "show", "mnits") == 1
+    assert "did you mean 'mnist'?" in capsys.readouterr().err
+
+
+def test_pairs_are_numbers_where_they_look_like_numbers() -> None:
+    def value(name: str) -> object:
+        return {"loss": 1.0} if name == "history" else 3
+
+    found = pairs(("a=1,b=0.5", "c=adam", "history"), "metrics", value)
+    assert found == {"a": 1, "b": 0.5, "c": "adam", "loss": 1.0}
+    with pytest.raises(UsageError, match="name=value"):
+        pairs(("x",), "metrics", value)
+    with pytest.raises(UsageError, match="'b' is not name=value"):
+        pairs(("a=1,b",), "metrics", value)
+
+
+def test_files_are_read_for_predict(tmp_path: Path) -> None:
+    import numpy as np
+
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "one.npz", data=x)
+    np.savez(tmp_path / "two.npz", x=x, y=x[0])
+    np.savez(tmp_path / "none.npz", a=x, b=x)
+    (tmp_path / "x.json").write_text("[[1, 2]]")
+    (tmp_path / "x.txt").write_text("1")
+    (tmp_path / "bad.npy").write_text("not numpy")
+    for name in ("x.npy", "one.npz", "two.npz"):
+        assert (read_file(str(tmp_path / name)) == x).all()
+    assert read_file(str(tmp_path / "x.json")) == [[1, 2]]
+    for name, sentence in (
+        ("none.npz", "holds a, b"), ("x.txt", "is not a .npy"), ("bad.npy", "cannot be read"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=sentence):
+            read_file(str(tmp_path / name))
+    with pytest.raises(NotFoundError):
+        read_file(str(tmp_path / "absent.npy"))
+
+
+# --- views and feeds
+
+
+def test_tables_are_aligned_and_never_break_a_line() -> None:
+    columns = (Column("a", "name"), Column("n", "count", right=True), Column("r", "reason"))
+    rows = [{"a": "x", "n": 5}, {"a": "longer", "n": 12, "r": "two\nlines"}]
+    assert Table(columns, rows, empty="none").text().splitlines() == [
+        "NAME    COUNT  REASON",
+        "x           5  -",
+        "longer     12  two lines",
+    ]
+
+
+def test_cards_leave_out_what_is_empty() -> None:
+    card = Card("lease 1", (("devices", "2"), ("name", "")), badge="active", note="Next.")
+    assert card.text() == "lease 1  [active]\n  devices  2\n  Next."
+
+
+def test_a_feed_knows_progress_metrics_and_logs() -> None:
+    feed = Feed("r-1", "", 2, started=100.0)
+    feed.add({"type": "log", "rank": 0, "text": "a\nb"})
+    feed.add({"type": "log", "rank": 0, "text": "c\n10%\r20%\r30%"})
+    feed.add({"type": "log", "rank": 1, "text": "other\n"})
+    feed.add({"type": "progress", "rank": 0, "done": 5, "total": 20, "unit": "steps"})
+    feed.add({"type": "progress", "rank": 1, "done": 19, "total": 20, "unit": "steps"})
+    feed.add({"type": "metrics", "rank": 0, "values": {"loss": 0.5}})
+    feed.add({"type": "something-new", "rank": 0})
+    assert feed.tail(0, 9) == ["a", "bc", "30%"]
+    assert feed.tail(1, 9) == ["other"]
+    assert feed.fraction == 0.25
+    assert feed.summary(110.0) == "r-1 running · 2 ranks · 10 s · 5/20 steps · loss 0.5"
+    feed.end("stopped", 112.0)
+    assert feed.seconds(999.0) == 12.0
+
+
+def test_a_feed_stays_small_however_long_the_run() -> None:
+    feed = Feed("r-1", "", 1, started=0.0)
+    for step in range(50_000):
+        feed.add({"type": "metrics", "rank": 0, "values": {"loss": step}})
+        feed.add({"type": "log", "rank": 0, "text": f"{step}\n"})
+    points = feed.series["loss"].points
+    assert POINTS // 2 <= len(points) <= POINTS
+    assert points[0] == 0
+    assert points == sorted(points)
+    assert points[-1] > 49_000
+    assert len(feed.tail(0, 10_000)) == LOG_LINES
+    assert feed.logs[0].dropped == 50_000 - LOG_LINES
+
+
+def test_help_returns_nothing_from_invoke(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["--help"], Host()) is None
+    assert "Usage" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""What the browser tests do in JupyterLab's page, in the words of who uses it."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Locator, Page
+
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+
+class LabPage:
+    """A page with JupyterLab in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.panel = page.locator(".aios-Panel")
+
+    def open(self, url: str) -> LabPage:
+        """Load it, and wait until it has restored its layout."""
+        self.page.goto(url)
+        self.page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+        self.page.evaluate("() => window.jupyterapp.restored.then(() => null)")
+        return self
+
+    def execute(self, command: str, **args: object) -> None:
+        """Run a command of the application; does not wait for its end."""
+        self.page.evaluate(
+            "([command, args]) => void window.jupyterapp.commands.execute(command, args)",
+            [command, args],
+        )
+
+    def show_panel(self) -> Locator:
+        """Open the sidebar."""
+        self.execute("aios:open")
+        self.panel.wait_for()
+        return self.panel
+
+    def theme(self, name: str) -> None:
+        """Change the theme to `light` or `dark`, and wait until it is there."""
+        self.page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
+            THEMES[name],
+        )
+        light = "true" if name == "light" else "false"
+        self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+        self.page.wait_for_timeout(300)  # the style sheets are swapped after the attribute
+
+    def device(self, identity: str) -> Locator:
+        """A device's row."""
+        return self.panel.locator(f"[data-device='{identity}']")
+
+    def devices(self, state: str) -> Locator:
+        """Rows of devices in a state: free, mine, held, outside, lost."""
+        return self.panel.locator(f".aios-Device[data-state='{state}']")
+
+    def section(self, name: str) -> Locator:
+        """A section by its id."""
+        return self.panel.locator(f"[data-section='{name}']")
+
+    @property
+    def status(self) -> Locator:
+        """The item in the status bar."""
+        return self.page.locator(".aios-Status")
+
+    @property
+    def dialog(self) -> Locator:
+        """The dialog that is open."""
+        return self.page.locator(".jp-Dialog")
+
+    def accept(self) -> None:
+        """Press the dialog's button that does it."""
+        self.dialog.locator(".jp-mod-warn").click()
+        self.dialog.wait_for(state="detached")

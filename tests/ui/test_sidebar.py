@@ -1,0 +1,181 @@
+"""The sidebar on a made-up cluster: what it shows, how it acts, that it stays alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lab_page import LabPage
+from lab_server import LabServer
+from playwright.sync_api import Page, expect
+
+Choose = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def loaded(page: Page, fake_lab: LabServer) -> LabPage:
+    """JupyterLab, loaded once."""
+    return LabPage(page).open(fake_lab.page())
+
+
+@pytest.fixture
+def lab(loaded: LabPage, scenario: Choose) -> LabPage:
+    """The sidebar, open, on a busy cluster in its first state."""
+    scenario("none")
+    loaded.show_panel()
+    loaded.panel.get_by_text("No cluster is running").wait_for()
+    scenario("busy")
+    loaded.device("GPU-ada-01-0").wait_for()
+    return loaded
+
+
+def test_devices_say_how_busy_they_are_and_who_holds_them(lab: LabPage) -> None:
+    expect(lab.panel.locator("h2")).to_have_text("2 of 8 GPUs free")
+    mine = lab.device("GPU-ada-01-0")
+    expect(mine).to_contain_text("you · quickstart.ipynb · digits-cnn")
+    expect(mine.get_by_role("meter", name="Memory")).to_have_attribute("aria-valuenow", "39")
+    expect(mine).to_contain_text("31 / 80 GB")
+    expect(lab.device("GPU-ada-01-3")).to_contain_text("in use outside any lease: pid 31337")
+    expect(lab.device("SIMULATED-grace-02-3")).to_contain_text("simulated")
+    expect(lab.device("SIMULATED-grace-02-3")).to_contain_text("free")
+    expect(lab.panel.get_by_text("not reachable")).to_be_visible()
+
+
+def test_utilization_and_progress_move(lab: LabPage) -> None:
+    meter = lab.device("GPU-ada-01-0").get_by_role("meter", name="Utilization")
+    progress = lab.panel.get_by_role("progressbar", name="Progress of digits-cnn")
+    before = meter.get_attribute("aria-valuenow"), progress.get_attribute("aria-valuenow")
+    expect(meter).not_to_have_attribute("aria-valuenow", before[0] or "")
+    expect(progress).not_to_have_attribute("aria-valuenow", before[1] or "")
+    expect(lab.panel.locator("[data-metric=loss]").first).to_be_visible()
+
+
+def test_release_asks_names_what_is_lost_and_frees_the_devices(lab: LabPage) -> None:
+    lab.panel.get_by_role("button", name="Release GPU 0, GPU 1").click()
+    expect(lab.dialog).to_contain_text("The run digits-cnn ends (2 ranks")
+    lab.dialog.get_by_role("button", name="Keep").click()
+    expect(lab.device("GPU-ada-01-0")).to_have_attribute("data-state", "mine")
+    lab.panel.get_by_role("button", name="Release GPU 0, GPU 1").click()
+    lab.accept()
+    expect(lab.device("GPU-ada-01-0")).to_have_attribute("data-state", "free")
+    expect(lab.panel.locator("h2")).to_have_text("4 of 8 GPUs free")
+    run = lab.panel.locator("[data-run='r-digits-cnn']")
+    expect(run).to_have_attribute("data-state", "stopped")
+
+
+def test_stop_ends_a_run_and_keeps_its_lease(lab: LabPage) -> None:
+    lab.panel.get_by_role("button", name="Stop digits-cnn").click()
+    expect(lab.dialog).to_contain_text("The lease on its devices stays.")
+    lab.accept()
+    run = lab.panel.locator("[data-run='r-digits-cnn']")
+    expect(run).to_have_attribute("data-state", "stopped")
+    expect(lab.panel.locator("[data-lease='l-7c1']")).to_be_visible()
+
+
+def test_cancel_takes_a_request_out_of_the_queue(lab: LabPage) -> None:
+    expect(lab.status).to_have_text("2/8 · 2 waiting")
+    lab.panel.get_by_role("button", name="Cancel the request for 2 GPUs").click()
+    lab.accept()
+    expect(lab.panel.locator("[data-request='q-a1']")).to_have_count(0)
+    expect(lab.status).to_have_text("2/8 · 1 waiting")
+
+
+def test_what_belongs_to_somebody_else_has_no_buttons(lab: LabPage) -> None:
+    expect(lab.panel.locator("[data-lease='l-b44'] button")).to_have_count(0)
+    expect(lab.panel.locator("[data-request='q-a2'] button")).to_have_count(0)
+    expect(lab.panel.locator("[data-run='r-sweep-3'] button")).to_have_count(0)
+
+
+def test_a_refusal_is_shown_in_the_words_of_the_broker(lab: LabPage) -> None:
+    lab.execute("aios:release-lease", lease="l-b44")
+    lab.accept()
+    toast = lab.page.locator(".Toastify__toast")
+    expect(toast).to_contain_text("Lease l-b44 belongs to bob, not to you.")
+
+
+def test_log_is_a_click_away_and_its_lines_are_text(lab: LabPage) -> None:
+    lab.panel.get_by_role("button", name="Open the log of digits-cnn").click()
+    log = lab.page.locator(".aios-Log")
+    expect(log.locator("pre")).to_contain_text("[1] step 199")
+    expect(log.locator("pre")).to_contain_text("<img src=x")
+    expect(log.locator("img")).to_have_count(0)
+    log.get_by_label("Rank").select_option("0")
+    expect(log.locator("pre")).not_to_contain_text("[1]")
+
+
+def test_sections_fold_by_keyboard_and_stay_folded(
+    lab: LabPage, fake_lab: LabServer, page: Page
+) -> None:
+    title = lab.section("queue").get_by_role("button", name="Queue")
+    title.focus()
+    page.keyboard.press("Enter")
+    expect(title).to_have_attribute("aria-expanded", "false")
+    expect(lab.panel.locator("[data-request]")).to_have_count(0)
+    page.wait_for_timeout(1500)  # the state is written after a moment
+    lab.open(fake_lab.page().replace("&reset", ""))
+    lab.show_panel()
+    expect(title).to_have_attribute("aria-expanded", "false")
+    title.click()
+    expect(lab.panel.locator("[data-request]")).to_have_count(2)
+
+
+def test_status_bar_opens_the_panel(lab: LabPage) -> None:
+    lab.execute("filebrowser:activate")
+    expect(lab.panel).to_be_hidden()
+    lab.status.click()
+    expect(lab.panel).to_be_visible()
+
+
+def test_palette_has_the_commands(lab: LabPage, page: Page) -> None:
+    lab.execute("apputils:activate-command-palette")
+    page.keyboard.type("AIOS")
+    expect(page.locator(".lm-CommandPalette")).to_contain_text("Show the AIOS Cluster")
+
+
+def test_a_cluster_that_goes_away_and_comes_back(lab: LabPage, scenario: Choose) -> None:
+    scenario("none")
+    expect(lab.panel).to_contain_text("No cluster is running")
+    expect(lab.panel).to_contain_text("%aios up")
+    expect(lab.panel.get_by_role("button", name="Start a cluster here")).to_be_enabled()
+    expect(lab.status).to_have_text("off")
+    scenario("quiet")
+    expect(lab.panel.locator("h2")).to_have_text("2 of 2 GPUs free")
+    expect(lab.section("leases")).to_contain_text("%aios alloc")
+    expect(lab.section("runs")).to_contain_text("%%aios train")
+    expect(lab.section("endpoints")).to_contain_text("%aios serve")
+
+
+def test_two_hundred_devices_stay_responsive(lab: LabPage, scenario: Choose) -> None:
+    scenario("large")
+    expect(lab.panel.locator("h2")).to_have_text("50 of 200 GPUs free")
+    expect(lab.panel.locator(".aios-Device")).to_have_count(200)
+    busy = lab.page.evaluate(
+        """async () => {
+            let blocked = 0;
+            const observer = new PerformanceObserver(list =>
+                list.getEntries().forEach(entry => (blocked += entry.duration)));
+            observer.observe({type: 'longtask'});
+            await new Promise(done => setTimeout(done, 4000));
+            observer.disconnect();
+            return blocked / 4000;
+        }"""
+    )
+    assert busy < 0.5, f"the page was blocked {busy:.0%} of the time"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_screenshots(lab: LabPage, scenario: Choose, artifacts: Path, theme: str) -> None:
+    lab.theme(theme)
+    lab.page.screenshot(path=artifacts / f"busy-{theme}.png")
+    lab.page.set_viewport_size({"width": 1360, "height": 1700})
+    lab.panel.screenshot(path=artifacts / f"panel-{theme}.png")
+    lab.page.set_viewport_size({"width": 1360, "height": 900})
+    lab.panel.get_by_role("button", name="Release GPU 0, GPU 1").click()
+    lab.dialog.wait_for()
+    lab.page.screenshot(path=artifacts / f"release-{theme}.png")
+    lab.dialog.get_by_role("button", name="Keep").click()
+    scenario("none")
+    expect(lab.panel).to_contain_text("No cluster is running")
+    lab.page.screenshot(path=artifacts / f"empty-{theme}.png")
+    lab.theme("light")
