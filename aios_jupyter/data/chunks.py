@@ -156,7 +156,7 @@ def _results(
     try:
         futures = client.map(function, tasks, pure=False, key="augment")
         try:
-            for future, images in as_completed(futures, with_results=True):
+            for future, images in as_completed(futures, loop=client.loop, with_results=True):
                 # It is given as a result where other errors are raised.
                 if future.cancelled():
                     raise FutureCancelledError(future.key, "cancelled")

@@ -71,8 +71,9 @@ class Door:
         hosted = await self._runs.expect(run)
         lease = hosted.run.lease
         deadline = asyncio.get_running_loop().time() + GRANT_TIMEOUT
-        while lease not in self._grants and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)  # the broker's word may come a moment after the kernel's
+        # The broker's word may come a moment after the kernel's.
+        while lease not in self._grants and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         grant = self._grants.get(lease)
         if (
             grant is None
@@ -102,7 +103,7 @@ class Door:
 
     async def _follow(self, connection: Connection, body: msg.Follow) -> None:
         self._only_owner(connection, self._runs.owner(body.run), body.run)
-        async for batch, end in self._runs.follow(body.run, body.seq):
+        async for batch, end in self._runs.follow(body.run, body.seq, wait=body.wait):
             connection.tell(
                 "events",
                 msg.Events(run=body.run, node=self._node, events=tuple(batch), end=end),

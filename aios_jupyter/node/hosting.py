@@ -227,7 +227,8 @@ class HostedRuns:
                     hosted.summary.setdefault("metrics", {}).update(event["values"])
                 case "endpoint":
                     detail = {key: event[key] for key in ("url", "model", "version")}
-                    hosted.summary["detail"] = detail
+                    report = msg.RunReport(run=hosted.run.id, detail=detail)
+                    self._report("node.run", report, True)
                 case "exit" if event["code"] != 0:
                     exit = RankExit(
                         rank=event["rank"],
@@ -250,14 +251,15 @@ class HostedRuns:
         hosted.reporting = False
         summary, hosted.summary = hosted.summary, {}
         if summary:
-            durable = "detail" in summary
-            self._report("node.run", msg.RunReport(run=hosted.run.id, **summary), durable)
+            self._report("node.run", msg.RunReport(run=hosted.run.id, **summary), False)
 
     async def _notify(self, hosted: Hosted) -> None:
         async with hosted.changed:
             hosted.changed.notify_all()
 
-    async def follow(self, run: str, seq: int) -> AsyncIterator[tuple[list[dict[str, Any]], bool]]:
+    async def follow(
+        self, run: str, seq: int, *, wait: bool
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], bool]]:
         """Batches of a run's events after `seq`, the last one marked True.
 
         Also for runs of an earlier life of this agent, whose events are all on disk.
@@ -265,7 +267,7 @@ class HostedRuns:
         hosted = self._runs.get(run)
         reader = EventReader(self.directory / run, after=seq)
         while True:
-            over = hosted is None or hosted.ended.is_set()
+            over = not wait or hosted is None or hosted.ended.is_set()
             batch = reader.read(BATCH_BYTES)
             if batch:
                 yield batch, False

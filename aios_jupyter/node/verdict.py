@@ -41,7 +41,6 @@ class Sign:
         error = self.error
         return error is not None and bool(_LOST_PEER.search(f"{error.etype}: {error.message}"))
 
-
     def own(self, cause: Sign) -> bool:
         """Whether this rank failed of itself and not because of `cause`."""
         return cause.lost_peer or not self.lost_peer

@@ -96,7 +96,7 @@ class NotebookHost(Host):
         assert self.cell is not None
         variables = self.shell.user_ns
         pushed, named = self._pushed(self.cell, flags["push"] or (), flags["no_push"] or ())
-        count = self.shell.execution_count
+        count = self.shell.displayhook.prompt_count
         options["name"] = options["name"] or f"cell {count}"
         session = self.session()
         with self.waiting(session, "devices") as on_wait:

@@ -28,7 +28,7 @@ background:var(--jp-layout-color3,#ddd);color:var(--jp-ui-font-color1,inherit)}
 .aios-badge.bad{background:var(--jp-error-color1,#d32f2f);color:#fff}
 .aios-dim{color:var(--jp-ui-font-color2,#666)}
 .aios.aios table{border-collapse:collapse;margin:4px 0;font-size:12px;table-layout:auto}
-.aios.aios tr,.aios.aios tr:hover{background:none}
+.aios.aios tr:nth-child(n),.aios.aios tr:nth-child(n):hover{background:none}
 .aios.aios th,.aios.aios td{text-align:left;padding:2px 14px 2px 0;border:0;vertical-align:top;
 background:none;color:inherit;white-space:nowrap;max-width:none}
 .aios.aios td.wrap{white-space:normal;overflow-wrap:anywhere}

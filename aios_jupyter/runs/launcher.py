@@ -92,9 +92,9 @@ class Launcher:
             raise
         return await LiveRun(self, run, nodes).follow()
 
-    async def attach(self, run: Run, addresses: list[str]) -> LiveRun:
-        """Follow a run that exists."""
-        return await LiveRun(self, run, addresses).follow()
+    async def attach(self, run: Run, addresses: list[str], *, wait: bool = True) -> LiveRun:
+        """Follow a run that exists; without `wait`, up to where it is now."""
+        return await LiveRun(self, run, addresses, wait=wait).follow()
 
     async def _start_node(
         self,
@@ -159,8 +159,11 @@ class LiveRun:
         Done with the broker's last word on the run (`schema.Run`).
     """
 
-    def __init__(self, launcher: Launcher, run: Run, addresses: list[str]) -> None:
+    def __init__(
+        self, launcher: Launcher, run: Run, addresses: list[str], *, wait: bool = True
+    ) -> None:
         self.run = run
+        self._wait = wait
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.done: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
         self.stopping = False
@@ -178,7 +181,7 @@ class LiveRun:
     async def _follow_all(self) -> None:
         try:
             await asyncio.gather(*(self._follow(address) for address in self._addresses))
-            self.done.set_result(await self._verdict())
+            self.done.set_result(await self._verdict() if self._wait else self.run)
         except AiosError as error:
             reason = f"{error}"
             ended = msgspec.structs.replace(
@@ -218,7 +221,13 @@ class LiveRun:
             del self._launcher.following[key]
 
     async def _watch(self, agent: Connection, over: asyncio.Event, seen: int) -> None:
-        call = asyncio.create_task(agent.call("run.follow", msg.Follow(run=self.run.id, seq=seen)))
+        call = asyncio.create_task(
+            agent.call(
+                "run.follow",
+                msg.Follow(run=self.run.id, seq=seen, wait=self._wait),
+                timeout=None,
+            )
+        )
         try:
             waits = [asyncio.create_task(over.wait()), call]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

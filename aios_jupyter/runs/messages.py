@@ -41,10 +41,14 @@ class StartRun(Struct, frozen=True, kw_only=True):
 
 
 class Follow(Struct, frozen=True, kw_only=True):
-    """Ask for a run's events of this node after `seq`; they come as `events`."""
+    """Ask for a run's events of this node after `seq`; they come as `events`.
+
+    With `wait` they go on until the run has ended; without, the end is what there is now.
+    """
 
     run: str
     seq: int = 0
+    wait: bool = True
 
 
 class Events(Struct, frozen=True, kw_only=True):

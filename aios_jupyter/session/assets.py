@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..models.registry import ModelVersion
 
 WORKER_TIMEOUT = 60
+ANNOUNCE_TIMEOUT = 10.0
 ENDPOINT_MODULE = "aios_jupyter.models.serve"
 
 
@@ -227,6 +228,7 @@ class AssetVerbs(RunVerbs):
             env={"AIOS_ENDPOINT_TOKEN_FILE": str(token_file), **_registry_environment()},
         )
         event = _ready(handle, timeout)
+        self._announced(name)
         return Endpoint(
             name=name,
             model=version.name,
@@ -236,6 +238,14 @@ class AssetVerbs(RunVerbs):
             lease=handle.run["lease"],
             token_file=str(token_file),
         )
+
+    def _announced(self, name: str) -> None:
+        """The broker hears of an endpoint a moment after us; `predict` asks the broker."""
+        deadline = clock.monotonic() + ANNOUNCE_TIMEOUT
+        while not any(row["name"] == name and row["url"] for row in self.endpoints()):
+            if clock.monotonic() > deadline:
+                raise ClusterError(f"The broker has not heard of endpoint {name!r}; try again.")
+            clock.sleep(0.01)
 
     def endpoints(self) -> list[dict[str, Any]]:
         """Live endpoints: name, model (with version), url, state, run, lease, token_file."""

@@ -14,7 +14,7 @@ from ..config import settings
 from ..errors import NotFoundError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.spec import Entry, RunSpec
-from ..schema import LIVE, Lease, Run, RunKind
+from ..schema import Lease, Run, RunKind
 from .leases import LeaseVerbs
 
 # What belongs to the asking process alone and must not reach its ranks.
@@ -140,13 +140,18 @@ class RunVerbs(LeaseVerbs):
             handle.stop()
             raise
 
-    def attach(self, run: str) -> RunHandle:
-        """Follow a run of this user that another kernel or shell has started."""
+    def attach(self, run: str, *, wait: bool = True) -> RunHandle:
+        """Follow a run of this user that another kernel or shell has started.
+
+        Without `wait` its events end with what there is now.
+        """
         found: Run = self._call("run.get", ById(id=run), Run)
         nodes = self.status()["nodes"]
         addresses = [nodes[node]["address"] for node in found.nodes if node in nodes]
         assert self._launcher is not None
-        return RunHandle(self._loop.run(self._launcher.attach(found, addresses)), self._loop.run)
+        return RunHandle(
+            self._loop.run(self._launcher.attach(found, addresses, wait=wait)), self._loop.run
+        )
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs, newest first."""
@@ -158,13 +163,9 @@ class RunVerbs(LeaseVerbs):
 
         With `follow` it goes on until the run has ended.
         """
-        handle = self.attach(run)
-        live = follow and self._call("run.get", ById(id=run), Run).state in LIVE
-        for event in handle.events():
+        for event in self.attach(run, wait=follow).events():
             if event["type"] == "log" and rank in (None, event["rank"]):
                 yield event["text"]
-            if not live and handle.done:
-                break
 
     def stop(self, run: str) -> None:
         """End a run, from any kernel or shell of its owner."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import textwrap
 import time
@@ -93,6 +92,9 @@ class Gang:
         assert (event["rank"], event["size"]) == (0, len(data))
         assert path.stat().st_mode & 0o077 == 0
         return cells.unpack(data)
+
+    def files(self, prefix: str) -> set[str]:
+        return {path.name for path in self.directory.glob(f"{prefix}*")}
 
     def log(self, rank: int = 0) -> str:
         return (self.directory / f"rank-{rank}.log").read_text()
@@ -392,7 +394,7 @@ async def test_a_crash_in_native_code_shows_where(gang: GangOf) -> None:
     assert "line 3 in crash" in made.log()
 
 
-async def test_stop_lets_the_code_clean_up(gang: GangOf, tmp_path: Path) -> None:
+async def test_stop_lets_the_code_clean_up(gang: GangOf) -> None:
     made = await gang(
         """
         import time
@@ -410,10 +412,7 @@ async def test_stop_lets_the_code_clean_up(gang: GangOf, tmp_path: Path) -> None
     assert time.monotonic() - begun < 2
     exits = await made.gang.wait()
     assert [(exit.code, exit.reason) for exit in exits] == [(-15, "stopped")] * 2
-    assert {name for name in os.listdir(tmp_path) if name.startswith("clean")} == {
-        "clean-0",
-        "clean-1",
-    }
+    assert made.files("clean") == {"clean-0", "clean-1"}
     assert made.of("error") == []
 
 

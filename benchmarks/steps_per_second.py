@@ -1,0 +1,93 @@
+"""Steps a second of a training script with our telemetry on, against torchrun: same script, ranks,
+threads and run, the two in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from report import report
+
+SCRIPT = Path(__file__).parent / "scripts" / "ddp_cnn.py"
+RANKS = 2
+ROUNDS = 3
+STEPS = 300
+
+
+def main() -> None:
+    mine, theirs = [], []
+    with cluster() as session:
+        for number in range(ROUNDS):
+            turns = [(mine, lambda *a: ours(session, *a)), (theirs, torchrun)]
+            # Who goes first alternates, as the machine's speed drifts.
+            for rates, launch in turns[:: 1 if number % 2 == 0 else -1]:
+                rates.append(launch("--steps", str(STEPS))["steps_per_second"])
+    report(
+        "steps_per_second",
+        {
+            "ratio": statistics.median(mine) / statistics.median(theirs),
+            "ours": statistics.median(mine),
+            "torchrun": statistics.median(theirs),
+            "ranks": RANKS,
+        },
+        ["torch"],
+    )
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Any]:
+    """A session with a cluster of its own, which holds a lease of `RANKS` devices."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["JUPYTER_RUNTIME_DIR"] = f"{directory}/runtime"
+        os.environ["JUPYTER_DATA_DIR"] = f"{directory}/data"
+        from aios_jupyter.session import connect, down
+
+        try:
+            with connect() as session:
+                session.alloc(cpus=RANKS)
+                yield session
+        finally:
+            down()
+
+
+def torchrun(*arguments: str) -> dict[str, float]:
+    """Run the script with torchrun; what it recorded, and `launch`: when that began."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with recorded() as (file, record):
+        # Without it torchrun sets one thread a rank, and so do we on CPU slots.
+        subprocess.run(
+            [*command, f"--nproc-per-node={RANKS}", str(SCRIPT), "--record", file, *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=True,
+        )
+    return record
+
+
+def ours(session: Any, *arguments: str) -> dict[str, float]:
+    """Run the script on the held lease; what it recorded, and `launch`: when that began."""
+    with recorded() as (file, record):
+        session.start(SCRIPT, argv=("--record", file, *arguments)).wait()
+    return record
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[tuple[str, dict[str, float]]]:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "record.json")
+        record = {"launch": time.time()}
+        yield str(file), record
+        record.update(json.loads(file.read_text()))
+
+
+if __name__ == "__main__":
+    main()
