@@ -20,8 +20,8 @@ from report import report
 
 SCRIPT = Path(__file__).parent / "scripts" / "ddp_cnn.py"
 RANKS = 2
-ROUNDS = 3
-STEPS = 300
+ROUNDS = 5
+STEPS = 150
 
 
 def main() -> None:

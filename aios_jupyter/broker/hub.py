@@ -66,9 +66,14 @@ class Hub:
         self.used = time.monotonic()
         self._secret = _secret(directory / "secret")
 
-    def restore(self) -> None:
-        """Take up what the journal has."""
+    def restore(self, *, fresh: bool = False) -> None:
+        """Take up what the journal has.
+
+        `fresh`: the whole cluster was stopped in between, so that no session's leases live on.
+        """
         self.enact(self.state.restore(self.journal.load(), time.time()))
+        for session in list(self.state.sessions) if fresh else ():
+            self.handle(ev.SessionLost(session=session, dead=True))
         self.journal.commit()
 
     def handle(self, event: ev.Event) -> None:

@@ -6,6 +6,7 @@ certificates are comes from the environment, as a preload is started by deployer
     AIOS_BROKER_DIR    the cluster's state directory (journal, secret)
     AIOS_BROKER_TLS    directory with ca.pem, broker.pem, broker.key
     AIOS_BROKER_LISTEN host:port, port 0 for any
+    AIOS_BROKER_FRESH  1 when the whole cluster was down: earlier leases have ended
     AIOS_BROKER_FILE   written when ready: JSON with pid, start, address and dask
 
 The plugin's name is `aios`; it registers no Dask route.
@@ -63,7 +64,8 @@ async def dask_setup(scheduler: Scheduler) -> None:
 
     broker = Broker(directory, bundle, settings(), on_end=stop)
     scheduler.add_plugin(BrokerPlugin(broker), name=BrokerPlugin.name)
-    port = await broker.start(host, port)
+    fresh = os.environ.get("AIOS_BROKER_FRESH") == "1"
+    port = await broker.start(host, port, fresh=fresh)
     # A preload runs before the scheduler has bound its own port.
     task = asyncio.ensure_future(_announce(scheduler, broker, f"{host}:{port}"))
     scheduler.aios_announcing = task

@@ -56,9 +56,9 @@ class Broker:
         self._connections: set[Connection] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, host: str, port: int) -> int:
-        """Restore from the journal and listen; returns the port."""
-        self.hub.restore()
+    async def start(self, host: str, port: int, *, fresh: bool = False) -> int:
+        """Restore from the journal (`fresh`: without leases) and listen; returns the port."""
+        self.hub.restore(fresh=fresh)
         self._people = People(self.hub)
         self._nodes = Nodes(self.hub)
         self._watchers = Watchers(self.hub, self._people)

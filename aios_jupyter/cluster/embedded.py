@@ -136,7 +136,7 @@ def _repair(paths: Paths, simulate_gpus: int | None) -> dict[str, Any]:
     if not broker:
         earlier = _read(paths.broker) if node else None
         paths.broker.unlink(missing_ok=True)
-        broker_process = _start_broker(paths, earlier["address"] if earlier else "127.0.0.1:0")
+        broker_process = _start_broker(paths, earlier)
     if not node:
         paths.node.unlink(missing_ok=True)
         node_process = _start_node(paths, known["simulate_gpus"])
@@ -196,11 +196,13 @@ def _gone(processes: list[dict[str, Any]], timeout: float) -> bool:
     return True
 
 
-def _start_broker(paths: Paths, listen: str) -> subprocess.Popen[bytes]:
+def _start_broker(paths: Paths, earlier: dict[str, Any] | None) -> subprocess.Popen[bytes]:
+    """A broker; where agent and ranks live on (`earlier`), at its predecessor's address."""
     environment = {
+        "AIOS_BROKER_FRESH": "0" if earlier else "1",
         "AIOS_BROKER_DIR": str(paths.state),
         "AIOS_BROKER_TLS": str(paths.tls),
-        "AIOS_BROKER_LISTEN": listen,
+        "AIOS_BROKER_LISTEN": earlier["address"] if earlier else "127.0.0.1:0",
         "AIOS_BROKER_FILE": str(paths.broker),
     }
     tls = Bundle.of(paths.tls, "broker")

@@ -146,3 +146,12 @@ def test_the_connection_files_are_whole(no_cluster: Path) -> None:
         paths = embedded.Paths.current()
         for path in (paths.broker, paths.node, paths.connection):
             assert json.loads(path.read_text())
+
+
+def test_down_ends_leases_for_good(no_cluster: Path) -> None:
+    with connect() as session:
+        session.alloc(devices=1)
+        down()
+        session._start = True
+        assert session.status()["leases"] == {}
+        assert len(session.alloc(devices=2, wait=20).slots) == 2
