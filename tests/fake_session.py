@@ -109,7 +109,11 @@ class FakeSession:
         return self.handle
 
     def status(self) -> dict[str, Any]:
-        return SNAPSHOT
+        leases = {
+            held.id: {"id": held.id, "state": held.state.value, "expires": held.expires}
+            for held in self.held
+        }
+        return {**SNAPSHOT, "leases": leases}
 
     def logs(self, run: str, rank: int | None, follow: bool) -> Iterator[str]:
         self.calls.append(("logs", {"run": run, "rank": rank, "follow": follow}))

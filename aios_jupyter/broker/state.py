@@ -48,7 +48,7 @@ class State(Leasing):
         node_memory: float = 900.0,
     ) -> None:
         super().__init__(owner_grace, node_grace, unused_grace, node_memory)
-        self._ticked = -math.inf
+        self._latest = -math.inf
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.SessionOpened: self._session_opened,
             ev.SessionLost: self._session_lost,
@@ -89,6 +89,7 @@ class State(Leasing):
             A user's mistake; nothing has changed.
         """
         self._now = now
+        self._latest = max(self._latest, now)
         out = self._begin()
         self._handlers[type(event)](event)
         self._grant()
@@ -99,7 +100,7 @@ class State(Leasing):
 
         Every session is lost and every node down as of now, until they say hello again.
         """
-        self._now = self._ticked = now
+        self._now = self._latest = now
         out = self._begin()
         self._load(records)
         self._review_queue()
@@ -112,9 +113,9 @@ class State(Leasing):
         return self._deadlines.next()
 
     def _tick(self, _: ev.Tick) -> None:
-        if self._now < self._ticked:
+        if self._now < self._latest:
             self._clock_back()
-        self._ticked = self._now
+            self._latest = self._now
         self._deadlines.fire(self._now)
 
     # --- sessions

@@ -207,7 +207,10 @@ def finish(session: Session, handle: RunHandle, feed: Feed) -> RunResult:
     try:
         result = handle.wait()
     except RunError as error:
-        feed.end(_end_state(session, handle.id), time.time(), str(error))
+        state = _end_state(session, handle.id)
+        # The card has the run's name and state already.
+        reason = str(error).partition(f"{handle.id} ")[2].partition(": ")[2] or str(error)
+        feed.end(state, time.time(), reason)
         raise
     feed.end("succeeded", time.time())
     return result

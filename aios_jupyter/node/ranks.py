@@ -8,7 +8,6 @@ and events without ever keeping them waiting, writes both to the run's directory
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -25,15 +24,14 @@ from typing import Any
 import msgspec
 
 from ..config import IS_LINUX
-from ..devices.cpu import usable_cores
-from ..process import process_start
 from ..runs.events import ErrorRaised, EventLog, EventReader, Said
 from ..runs.lifeline import STOPPED
 from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
-from ..schema import DeviceKind, RankExit
+from ..schema import RankExit
 from . import reaper
-from .output import Output, Outputs, anonymous_file
+from .member import RankProcess, read_fault, threads_for
+from .output import Outputs, anonymous_file
 from .verdict import Sign, first_cause, reason_of
 
 __all__ = ["EventReader", "LocalGang", "bind_port"]
@@ -57,60 +55,6 @@ def bind_port(host: str) -> tuple[socket.socket, int]:
         listener.close()
         raise
     return listener, int(listener.getsockname()[1])
-
-
-class _Rank:
-    """One rank's process, and what is known of its end."""
-
-    def __init__(
-        self, spec: RankSpec, process: subprocess.Popen[bytes], mark: str, run: RunSpec
-    ) -> None:
-        self.spec = spec
-        self.number = spec.rank
-        self.process = process
-        self.started = reaper.Started(
-            pid=process.pid,
-            start=process_start(process.pid),
-            run=run.id,
-            lease=run.lease,
-            rank=spec.rank,
-            mark=mark,
-        )
-        self.output: Output | None = None
-        self.lifeline = -1
-        self.fault = -1
-        self.fault_text = ""
-        self.error: ErrorRaised | None = None
-        self.code: int | None = None
-        self.died = 0.0
-        self.killed = False
-        self.buried = False
-        self.exit: RankExit | None = None
-
-    @property
-    def failed(self) -> bool:
-        return self.error is not None or self.code not in (None, 0)
-
-    def sign(self) -> Sign:
-        """What speaks for this rank having failed first."""
-        return Sign(
-            rank=self.number,
-            time=self.error.time if self.error else self.died,
-            code=1 if self.code is None or self.error else self.code,
-            error=self.error,
-        )
-
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the rank alone: what it has started is for it to end."""
-        if self.code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, number)
-
-    def kill_group(self) -> None:
-        """SIGKILL for the rank's group. Its pid is ours until the process is waited for."""
-        if not self.buried:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class LocalGang:
@@ -155,8 +99,8 @@ class LocalGang:
         self._on_events = on_events
         self._listen_fd = listen_fd
         self._env = dict(os.environ if env is None else env)
-        self._ranks: list[_Rank] = []
-        self._cause: _Rank | None = None
+        self._ranks: list[RankProcess] = []
+        self._cause: RankProcess | None = None
         self._ending = False
         self._judgment: asyncio.TimerHandle | None = None
         self._done = asyncio.Event()
@@ -230,7 +174,7 @@ class LocalGang:
             listen_fd=listen,
             # Another node's agent holds the listening socket when rank 0 is not here.
             agent_store=self._listen_fd is not None or self._specs[0].rank != 0,
-            threads=_threads(spec),
+            threads=threads_for(spec),
         )
         told = anonymous_file(msgspec.msgpack.encode(orders))
         mark = secrets.token_hex(16)
@@ -257,7 +201,7 @@ class LocalGang:
         finally:
             for fd in (told, lifeline, *(writing for _, writing in streams.values())):
                 os.close(fd)
-        rank = _Rank(spec, process, mark, run)
+        rank = RankProcess(spec, process, mark, run)
         rank.lifeline, rank.fault = held, fault
         self._ranks.append(rank)
         rank.output = self._outputs.add(
@@ -267,7 +211,7 @@ class LocalGang:
             lambda said: self._said(rank, said),
         )
 
-    def _watch(self, rank: _Rank) -> None:
+    def _watch(self, rank: RankProcess) -> None:
         """Have `_died` called when the process has ended.
 
         On Linux it is not waited for yet: until then a dead process keeps its pid, so that nobody
@@ -323,7 +267,7 @@ class LocalGang:
             rank.killed = rank.killed or rank.code is None
             rank.kill_group()
 
-    def _said(self, rank: _Rank, said: Said) -> None:
+    def _said(self, rank: RankProcess, said: Said) -> None:
         if not isinstance(said, ErrorRaised):
             self._outputs.event(rank.number, msgspec.to_builtins(said))
             return
@@ -334,13 +278,13 @@ class LocalGang:
             rank.error = said
             self._suspect()
 
-    def _died(self, rank: _Rank, code: int) -> None:
+    def _died(self, rank: RankProcess, code: int) -> None:
         rank.kill_group()
         rank.code = code
         rank.died = time.time()
         assert rank.output is not None
         if code < 0:
-            rank.fault_text = _fault(rank.fault, self._file)
+            rank.fault_text = read_fault(rank.fault, self._file)
             rank.output.note(rank.fault_text)
         rank.output.finish()
         if rank.failed and not self._ending:
@@ -351,7 +295,7 @@ class LocalGang:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _bury(self, rank: _Rank) -> None:
+    async def _bury(self, rank: RankProcess) -> None:
         """End what the rank has left, then wait for it."""
         if IS_LINUX:
             try:
@@ -403,7 +347,7 @@ class LocalGang:
         self._loop.call_later(FAILED_GRACE, self._kill)
         self._finish_if_over()
 
-    def _conclude(self, rank: _Rank, sign: Sign | None = None) -> None:
+    def _conclude(self, rank: RankProcess, sign: Sign | None = None) -> None:
         """Say how a rank ended: of itself (`sign`), well, or because it was told to."""
         traceback = ""
         if sign is not None:
@@ -427,19 +371,3 @@ class LocalGang:
             rank.number,
             {"type": "exit", "time": at, "code": code, "reason": reason, "traceback": traceback},
         )
-
-
-def _threads(rank: RankSpec) -> int:
-    """Threads for a rank's arithmetic: one for a CPU slot, else its share of the machine."""
-    if rank.kind is DeviceKind.CPU:
-        return 1
-    return max(1, usable_cores() // rank.local_world_size)
-
-
-def _fault(fd: int, cell: str) -> str:
-    """What `faulthandler` wrote when the rank died in native code, without our own frames."""
-    text = os.pread(fd, 100_000, 0).decode(errors="replace").partition("\nExtension modules:")[0]
-    ours = ("aios_jupyter/runs/rank.py", "aios_jupyter/runs/lifeline.py", "<frozen runpy>")
-    lines = [line for line in text.splitlines() if not any(part in line for part in ours)]
-    text = "\n".join(lines).strip()
-    return text.replace(f'"{cell}"', f'"{Path(cell).name}"') if cell else text

@@ -28,7 +28,7 @@ from ..commands.host import (
     read_file,
 )
 from ..commands.views import Card, Table
-from ..errors import AiosError, NotFoundError, RunError, UsageError
+from ..errors import ClusterError, NoClusterError, NotFoundError, RunError, UsageError
 from . import html
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class NotebookHost(Host):
         self._slot: Slot | None = None
         self._origins: dict[str, tuple[Any, str]] = {}
         self._lease_cards: list[LeaseCard] = []
+        self._cards_lock = threading.RLock()
         self._watcher: threading.Thread | None = None
         self._shown: tuple[Any, int] = (None, -1)
         atexit.register(self._leaving)
@@ -187,20 +188,37 @@ class NotebookHost(Host):
 
     def leases_changed(self) -> None:
         """Draw the cards of leases again, and end those whose lease has ended."""
-        cards = [card for card in self._lease_cards if not card.closed]
-        if cards:
-            try:
-                held = {lease.id: lease for lease in self.session(start=False).leases()}
-            except AiosError:
-                # No cluster, no leases.
-                held = {}
-            for card in cards:
-                lease = held.get(card.lease.id)
-                if lease is None:
-                    card.ended("released")
-                else:
-                    card.refresh(lease)
-        self._lease_cards = [card for card in cards if not card.closed]
+        with self._cards_lock:
+            if not self._lease_cards:
+                return
+            rows = self._lease_rows()
+            if isinstance(rows, str):
+                self._end_cards(rows)
+            elif rows is not None:
+                self._draw_leases(rows)
+
+    def _lease_rows(self) -> dict[str, dict[str, Any]] | str | None:
+        """What the broker knows of leases; how they ended where it is gone; None: it is away."""
+        # Asking through a session would start a cluster that somebody has just stopped.
+        session = self.open_session if cluster_exists() else None
+        if session is None:
+            return "ended with its cluster"
+        try:
+            rows: dict[str, dict[str, Any]] = session.status()["leases"]
+        except NoClusterError:
+            return "ended with its cluster"
+        except ClusterError:
+            return None
+        return rows
+
+    def _draw_leases(self, rows: dict[str, dict[str, Any]]) -> None:
+        for card in self._lease_cards:
+            row = rows.get(card.lease.id)
+            if row is None or row["state"] != "active":
+                card.ended("released")
+            else:
+                card.refresh(expires=row["expires"])
+        self._lease_cards = [card for card in self._lease_cards if not card.closed]
 
     def _watch(self) -> None:
         """Keep cards true while nobody runs a cell: leases end, and are ended elsewhere."""
@@ -218,7 +236,8 @@ class NotebookHost(Host):
     def close(self) -> None:
         """Close the session, with which its leases end."""
         super().close()
-        self._end_cards("released")
+        with self._cards_lock:
+            self._end_cards("released")
 
     def _leaving(self) -> None:
         """The kernel ends, and its leases with it: leave static cards behind."""
@@ -310,6 +329,13 @@ class NotebookHost(Host):
             with contextlib.suppress(RunError):
                 handle.wait()
             raise
+
+
+def cluster_exists() -> bool:
+    """Whether a cluster was started and not stopped since."""
+    from ..cluster.embedded import Paths
+
+    return Paths.current().connection.exists()
 
 
 def notebook_name(shell: InteractiveShell) -> str:

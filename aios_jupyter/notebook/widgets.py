@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..commands.feed import Feed
 from ..commands.host import waiting_text
 from ..commands.leases import lease_card
@@ -262,7 +264,7 @@ class LeaseCard(Live):
             self._length = lease.expires - lease.granted
             label = f"Extend {format_duration(self._length)}"
             buttons.insert(0, _button(label, "clock-o", self._extended))
-        self.refresh()
+        self.refresh(expires=lease.expires)
         self.open([self._body, _row(*buttons)])
 
     def text(self) -> str:
@@ -280,9 +282,9 @@ class LeaseCard(Live):
             fields = tuple(field for field in fields if field[0] != "time")
         return Card(card.title, fields, badge=self.state, note=self._note)
 
-    def refresh(self, lease: Lease | None = None) -> None:
-        """Draw again, with what is now known about the lease."""
-        self.lease = lease or self.lease
+    def refresh(self, *, expires: float | None) -> None:
+        """Draw again, with the end that the lease has now."""
+        self.lease = msgspec.structs.replace(self.lease, expires=expires)
         self._release.settle()
         _set(self._body, html.part(html.card(self._card())))
 
@@ -306,7 +308,7 @@ class LeaseCard(Live):
             self._note = ""
         except AiosError as error:
             self._note = str(error)
-        self.refresh()
+        self.refresh(expires=self.lease.expires)
         self._changed()
 
 
@@ -379,7 +381,7 @@ class RunCard(Live):
     def _stopped(self) -> None:
         self.stopping()
         try:
-            self._handle.stop()
+            self._handle.stop("stopped with the button of its card")
         except AiosError as error:
             self._note = str(error)
 

@@ -23,6 +23,7 @@ from ..errors import AiosError, ClusterError, RunError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
+from .cells import RESULT
 from .spec import RankSpec, Rendezvous, RunSpec
 
 RECONNECT_INTERVAL = 0.3
@@ -310,7 +311,8 @@ class LiveRun:
 class RunResult(msgspec.Struct, frozen=True):
     """How a run ended, and what came back.
 
-    `pulled` has the pulled names of rank 0; `seconds` is from start to end.
+    `pulled` has the pulled names of rank 0, `value` what a function returned there; `seconds` is
+    from start to end.
     """
 
     id: str
@@ -319,6 +321,7 @@ class RunResult(msgspec.Struct, frozen=True):
     seconds: float
     metrics: dict[str, float]
     pulled: dict[str, Any]
+    value: Any = None
 
 
 class RunHandle:
@@ -391,6 +394,7 @@ class RunHandle:
                 world_size=run.world_size,
                 seconds=(run.ended or time.time()) - run.started,
                 metrics=dict(run.metrics),
+                value=pulled.pop(RESULT, None),
                 pulled=pulled,
             )
         return self._result

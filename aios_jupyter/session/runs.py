@@ -96,7 +96,7 @@ class RunVerbs(LeaseVerbs):
             env=_environment(env or {}),
             python=sys.executable,
             framework=framework,
-            pull=tuple(pull),
+            pull=(cells.RESULT,) if entry is Entry.FUNCTION else tuple(pull),
             world_size=min(world, len(held.slots)),
             grace=settings().stop_grace,
         )

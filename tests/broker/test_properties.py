@@ -647,7 +647,7 @@ class Broker(RuleBasedStateMachine):
 
 TestBroker = Broker.TestCase
 TestBroker.settings = settings(
-    max_examples=300,
+    max_examples=250,
     stateful_step_count=80,
     deadline=None,
     database=None,

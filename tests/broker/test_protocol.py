@@ -174,13 +174,17 @@ def test_half_a_frame_and_silence_harm_nobody(material: Path) -> None:
     run(material, body)
 
 
+async def _greet(address: str, material: Path) -> None:
+    stranger = await connect(address, tls.Bundle.of(material, "user").client_context())
+    await stranger.call("hello", messages.Version(version=VERSION), timeout=5)
+
+
 def test_a_foreign_authority_and_plain_tcp_are_refused(material: Path, tmp_path: Path) -> None:
     tls.create(tmp_path)
 
     async def body(address: str, connection: Connection) -> None:
         with pytest.raises(ClusterError):
-            stranger = await connect(address, tls.Bundle.of(tmp_path, "user").client_context())
-            await stranger.call("hello", messages.Version(version=VERSION), timeout=5)
+            await _greet(address, tmp_path)
         host, port = address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"hello")

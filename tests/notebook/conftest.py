@@ -8,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 
 import aios_jupyter.session
-from aios_jupyter.notebook import magics
+from aios_jupyter.notebook import display, magics
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     """What `connect` gives."""
     fake = FakeSession()
     monkeypatch.setattr(aios_jupyter.session, "connect", lambda **_: fake)
+    monkeypatch.setattr(display, "cluster_exists", lambda: True)
     return fake
 
 

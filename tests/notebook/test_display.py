@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from fake_session import FakeHandle, FakeSession, make_lease
 from IPython.core.interactiveshell import InteractiveShell
@@ -12,10 +13,11 @@ from IPython.utils.capture import capture_output
 
 from aios_jupyter.commands.feed import Feed
 from aios_jupyter.commands.views import Card, Column, Table
-from aios_jupyter.errors import AllocationError, RunError
-from aios_jupyter.notebook import html
+from aios_jupyter.errors import AllocationError, ClusterError, RunError
+from aios_jupyter.notebook import display, html
 from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, LeaseCard, RunCard, Slot
 from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.schema import LeaseState
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -52,6 +54,44 @@ def test_releasing_leaves_a_static_card_in_the_place_of_the_widget(
     assert "[released]" in released["text/plain"]
     assert "left" not in released["text/plain"]
     assert "lease-1" in said["text/plain"]
+
+
+def test_a_lease_that_ends_elsewhere_ends_its_card(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    from aios_jupyter.notebook.magics import load
+
+    with capture_output() as captured:
+        rich.run_cell("%aios alloc --devices 2 --time 1h")
+        host = load(rich).host
+        session.held[0] = msgspec.structs.replace(session.held[0], expires=time.time() + 7200)
+        host.leases_changed()
+        (card,) = host._lease_cards
+        assert "2 h left" in card._body.value
+        session.held = [msgspec.structs.replace(session.held[0], state=LeaseState.ENDING)]
+        host.leases_changed()
+    assert "[released]" in captured.outputs[-1].data["text/plain"]
+    assert not host._lease_cards
+
+
+def test_a_broker_that_is_away_for_a_while_ends_no_card(
+    rich: InteractiveShell, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aios_jupyter.notebook.magics import load
+
+    def status() -> None:
+        raise ClusterError("The broker does not answer.")
+
+    with capture_output():
+        rich.run_cell("%aios alloc --devices 2 --time 1h")
+        host = load(rich).host
+        monkeypatch.setattr(session, "status", status)
+        host.leases_changed()
+        assert len(host._lease_cards) == 1
+        # A stopped cluster is not asked: asking would start it again.
+        monkeypatch.setattr(display, "cluster_exists", lambda: False)
+        host.leases_changed()
+    assert not host._lease_cards
 
 
 def test_the_queue_card_gives_its_place_to_the_lease(

@@ -25,6 +25,8 @@ from aios_jupyter.errors import RunError
 from aios_jupyter.runs.launcher import RunResult
 session = FakeSession()
 aios_jupyter.session.connect = lambda **_: session
+import aios_jupyter.notebook.display
+aios_jupyter.notebook.display.cluster_exists = lambda: True
 %load_ext aios_jupyter
 """
 

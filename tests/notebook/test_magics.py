@@ -222,7 +222,7 @@ def test_tab_offers_verbs_flags_and_names(shell: InteractiveShell, session: Fake
     def offered(text: str) -> list[str]:
         with provisionalcompleter():
             found = shell.Completer.completions(text, len(text))
-            return [text[: item.start].split(" ")[-1] + item.text for item in found]
+            return [text[: item.start].rsplit(" ", maxsplit=1)[-1] + item.text for item in found]
 
     assert "alloc" in offered("%aios al")
     assert set(offered("%%aios ")) >= {"train", "run"}

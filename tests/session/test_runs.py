@@ -46,12 +46,13 @@ def test_without_a_lease_a_run_takes_one_and_gives_it_back(session: Session) -> 
 def test_a_function_and_its_arguments_travel(session: Session) -> None:
     offset = 3
 
-    def add(number: int, *, factor: int) -> None:
+    def add(number: int, *, factor: int) -> int:
         print("sum", number * factor + offset, flush=True)
+        return number * factor + offset
 
     handle = session.start(add, 5, kwargs={"factor": 2}, gpus=1)
     text = "".join(event["text"] for event in handle.events() if event["type"] == "log")
-    assert handle.wait().state == "succeeded"
+    assert handle.wait().value == 13
     assert "sum 13" in text
 
 

@@ -1,0 +1,88 @@
+"""One rank of a gang: its process, and what is known of its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from ..devices.cpu import usable_cores
+from ..process import process_start
+from ..runs.events import ErrorRaised
+from ..runs.spec import RankSpec, RunSpec
+from ..schema import DeviceKind, RankExit
+from . import reaper
+from .output import Output
+from .verdict import Sign
+
+
+class RankProcess:
+    """A rank's process, and how it ended once it has."""
+
+    def __init__(
+        self, spec: RankSpec, process: subprocess.Popen[bytes], mark: str, run: RunSpec
+    ) -> None:
+        self.spec = spec
+        self.number = spec.rank
+        self.process = process
+        self.started = reaper.Started(
+            pid=process.pid,
+            start=process_start(process.pid),
+            run=run.id,
+            lease=run.lease,
+            rank=spec.rank,
+            mark=mark,
+        )
+        self.output: Output | None = None
+        self.lifeline = -1
+        self.fault = -1
+        self.fault_text = ""
+        self.error: ErrorRaised | None = None
+        self.code: int | None = None
+        self.died = 0.0
+        self.killed = False
+        self.buried = False
+        self.exit: RankExit | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or self.code not in (None, 0)
+
+    def sign(self) -> Sign:
+        """What speaks for this rank having failed first."""
+        return Sign(
+            rank=self.number,
+            time=self.error.time if self.error else self.died,
+            code=1 if self.code is None or self.error else self.code,
+            error=self.error,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the rank alone: what it has started is for it to end."""
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def kill_group(self) -> None:
+        """SIGKILL for the rank's group. Its pid is ours until the process is waited for."""
+        if not self.buried:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def threads_for(rank: RankSpec) -> int:
+    """Threads for a rank's arithmetic: one for a CPU slot, else its share of the machine."""
+    if rank.kind is DeviceKind.CPU:
+        return 1
+    return max(1, usable_cores() // rank.local_world_size)
+
+
+def read_fault(fd: int, cell: str) -> str:
+    """What `faulthandler` wrote when the rank died in native code, without our own frames."""
+    text = os.pread(fd, 100_000, 0).decode(errors="replace").partition("\nExtension modules:")[0]
+    ours = ("aios_jupyter/runs/rank.py", "aios_jupyter/runs/lifeline.py", "<frozen runpy>")
+    lines = [line for line in text.splitlines() if not any(part in line for part in ours)]
+    text = "\n".join(lines).strip()
+    return text.replace(f'"{cell}"', f'"{Path(cell).name}"') if cell else text
