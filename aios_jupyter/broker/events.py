@@ -85,10 +85,15 @@ class Extended(Struct):
 
 
 class NodeJoined(Struct):
-    """An agent said hello. `held`: leases for which it has living processes."""
+    """An agent said hello.
+
+    `held`: leases for which it has living processes. `outside`: processes outside any lease that it
+    saw before it said hello, by device, so that none of these is granted in the meantime.
+    """
 
     node: Node
     held: tuple[str, ...] = ()
+    outside: dict[str, tuple[Process, ...]] = {}
 
 
 class NodeLost(Struct):

@@ -84,7 +84,11 @@ class Hub:
         AiosError
             The core refused; nothing has changed.
         """
-        self.enact(self.state.handle(event, time.time()))
+        self.enact(self.decide(event))
+
+    def decide(self, event: ev.Event) -> list[ev.Action]:
+        """The core's answer, which is still to be enacted."""
+        return self.state.handle(event, time.time())
 
     def enact(self, actions: Iterable[ev.Action]) -> None:
         """Journal actions, then tell whom they concern (told after the journal's commit)."""

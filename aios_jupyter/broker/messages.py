@@ -67,6 +67,7 @@ class NodeHello(Version, frozen=True, kw_only=True):
     node: Node
     held: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    outside: dict[str, tuple[Process, ...]] = {}
 
 
 class NodeWelcome(Struct, frozen=True, kw_only=True):
@@ -148,6 +149,10 @@ class RunStop(Struct, frozen=True, kw_only=True):
 
 
 class RunCreated(Struct, frozen=True, kw_only=True):
-    """To an agent: the broker knows of this run, so its ranks may be started."""
+    """To an agent: the broker knows of this run, so its ranks may be started.
+
+    `ranks` are those that belong on this node.
+    """
 
     run: Run
+    ranks: tuple[int, ...]

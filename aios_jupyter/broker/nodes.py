@@ -47,13 +47,16 @@ class Nodes:
 
     def _hello(self, connection: Connection, hello: msg.NodeHello) -> msg.NodeWelcome:
         node = hello.node
+        # Refused while another node offers the same device: then nothing has changed.
+        joined = ev.NodeJoined(node=node, held=hello.held, outside=hello.outside)
+        actions = self._hub.decide(joined)
         before = self._hub.agents.get(node.id)
         if before and before is not connection:
             before.context = None
             before.close()
         connection.context = AgentLink(node.id)
         self._hub.agents[node.id] = connection
-        self._hub.handle(ev.NodeJoined(node=node, held=hello.held))
+        self._hub.enact(actions)
         self._miss_runs(node.id, set(hello.runs))
         return msg.NodeWelcome(
             grants=tuple(

@@ -198,13 +198,14 @@ class People:
     def _run_create(self, connection: Connection, run: Run) -> Run:
         owner = connection.context.owner
         lease = self._owned_lease(connection, run.lease)
+        slots = lease.slots[: run.world_size]
         run = replace(
             run,
             session=owner.id,
             user=owner.user,
             label=run.label or owner.label,
-            nodes=tuple(dict.fromkeys(slot.node for slot in lease.slots)),
-            world_size=len(lease.slots) if run.world_size <= 0 else run.world_size,
+            nodes=tuple(dict.fromkeys(slot.node for slot in slots)),
+            world_size=len(slots),
             started=time.time(),
         )
         missing = [node for node in run.nodes if node not in self._hub.agents]
@@ -212,7 +213,8 @@ class People:
             raise ConflictError(f"Node {missing[0]} of lease {lease.id} is down; try again later.")
         self._hub.handle(ev.RunCreated(run=run))
         for node in run.nodes:
-            self._hub.agents[node].tell("run.created", msg.RunCreated(run=run))
+            ranks = tuple(rank for rank, slot in enumerate(slots) if slot.node == node)
+            self._hub.agents[node].tell("run.created", msg.RunCreated(run=run, ranks=ranks))
         return run
 
     def _run_get(self, connection: Connection, body: msg.ById) -> Run:

@@ -227,6 +227,7 @@ class State(Leasing):
         before = self.nodes.get(node.id)
         self._written_off.discard(node.id)
         changed = self.fleet.join(node)
+        self.fleet.set_outside(node.id, event.outside)
         for record in changed:
             self._put("node", record.id, record)
         for lease in list(self.leases.values()):

@@ -25,7 +25,7 @@ from ..config import settings
 from ..devices import probe
 from ..errors import AiosError, ClusterError
 from ..process import process_start
-from ..schema import Node
+from ..schema import Node, Process, Usage
 from ..tls import Bundle
 from . import reaper
 from .door import Door
@@ -69,6 +69,8 @@ class Agent:
             state / "dask",
             runtime / "children.json",
         )
+        self._sampler = Sampler(self.devices, self.runs.pids_of)
+        self._outside: dict[str, tuple[Process, ...]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -85,6 +87,7 @@ class Agent:
             memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             version=__version__,
         )
+        await self._look()
         self._tasks = [
             asyncio.create_task(self._stay_connected()),
             asyncio.create_task(self._sample()),
@@ -95,6 +98,7 @@ class Agent:
             task.cancel()
         await self._door.close()
         await asyncio.gather(self.runs.stop_all("the node was stopped"), self._worker.stop())
+        self._sampler.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
 
     # --- the broker
@@ -123,13 +127,20 @@ class Agent:
         handlers: dict[str, Any] = {
             "lease.granted": (msg.Grant, lambda _, grant: self._granted(grant)),
             "lease.end": (msg.LeaseEnd, lambda _, end: self._end_lease(end)),
-            "run.created": (msg.RunCreated, lambda _, made: self.runs.announced(made.run)),
+            "run.created": (
+                msg.RunCreated,
+                lambda _, made: self.runs.announced(made.run, made.ranks),
+            ),
             "run.stop": (msg.RunStop, lambda _, stop: self.runs.stop(stop.run, stop.reason)),
             "shutdown": (Any, lambda _, body: self.stopping.set()),
         }
         connection = await connect(facts["address"], self._bundle.client_context(), handlers)
         hello = msg.NodeHello(
-            version=VERSION, node=self._node, held=self.runs.held(), runs=self.runs.live()
+            version=VERSION,
+            node=self._node,
+            held=self.runs.held(),
+            runs=self.runs.live(),
+            outside=self._outside,
         )
         welcome = await connection.call("node.hello", hello, msg.NodeWelcome, timeout=10)
         self._broker = connection
@@ -180,20 +191,24 @@ class Agent:
     # --- telemetry
 
     async def _sample(self) -> None:
-        sampler = Sampler(self.devices, self.runs.pids_of)
         while True:
             await asyncio.sleep(SAMPLE_INTERVAL)
             try:
-                usage = await asyncio.to_thread(sampler.sample)
-                ours = self._ours()
-                foreign = {
-                    sample.device: found for sample in usage if (found := outside(sample, ours))
-                }
-                report = msg.NodeReport(usage=tuple(usage), outside=foreign)
+                usage = await self._look()
+                report = msg.NodeReport(usage=usage, outside=self._outside)
                 self._report("node.report", report, durable=False)
                 await self._enforce()
             except Exception:
                 log.exception("sampling failed")
+
+    async def _look(self) -> tuple[Usage, ...]:
+        """Sample the devices, and note who uses them outside any lease."""
+        usage = await asyncio.to_thread(self._sampler.sample)
+        ours = self._ours()
+        self._outside = {
+            sample.device: found for sample in usage if (found := outside(sample, ours))
+        }
+        return tuple(usage)
 
     def _ours(self) -> set[int]:
         """Processes that hold a lease here: ranks, and owners that use the device themselves."""

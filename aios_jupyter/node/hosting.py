@@ -35,8 +35,9 @@ Report = Callable[[str, Any, bool], None]
 class Hosted:
     """One run on this machine."""
 
-    def __init__(self, run: Run, directory: Path) -> None:
+    def __init__(self, run: Run, ranks: tuple[int, ...], directory: Path) -> None:
         self.run = run
+        self.ranks = ranks
         self.directory = directory
         self.gang: LocalGang | None = None
         self.listener: socket.socket | None = None
@@ -103,14 +104,14 @@ class HostedRuns:
             for pid in hosted.gang.pids.values()
         }
 
-    async def announced(self, run: Run) -> None:
-        """The broker knows of this run: its ranks may be started."""
+    async def announced(self, run: Run, ranks: tuple[int, ...]) -> None:
+        """The broker knows of this run: these ranks of it may be started here."""
         directory = self.directory / run.id
         directory.mkdir(mode=0o700, exist_ok=True)
         facts = {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
         (directory / "run.json").write_text(json.dumps(facts))
         async with self._announcement:
-            self._runs[run.id] = Hosted(run, directory)
+            self._runs[run.id] = Hosted(run, ranks, directory)
             self._announcement.notify_all()
 
     async def expect(self, run: str) -> Hosted:
@@ -205,8 +206,7 @@ class HostedRuns:
         if hosted.ended.is_set():
             return
         hosted.ended.set()
-        lease_ranks = range(hosted.run.world_size) if len(hosted.run.nodes) == 1 else ()
-        for rank in lease_ranks:
+        for rank in hosted.ranks:
             exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason)
             self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
         self._spawn(self._notify(hosted))
