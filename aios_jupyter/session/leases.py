@@ -92,7 +92,7 @@ class LeaseVerbs(Link):
         return self._loop.run(_granted(pending)).lease
 
     def leases(self) -> list[Lease]:
-        """Leases of this user that are active, this session's first."""
+        """Leases of this user that have not ended, this session's first."""
         rows = [row for row in self.status()["leases"].values() if row["user"] == self.user]
         found = [self._call("lease.get", ById(id=row["id"]), Lease) for row in rows]
         mine = self.client.session
