@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import signal
 from pathlib import Path
 
 from .config import IS_LINUX
+
+PR_SET_PDEATHSIG = 1
 
 
 def process_start(pid: int) -> int:
@@ -33,6 +38,16 @@ def alive(pid: int, start: int = 0) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def end_with_parent() -> None:
+    """In a new child (`preexec_fn`), Linux: SIGTERM when the parent's thread ends; see prctl(2)."""
+    _libc().prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _stat(pid: int) -> list[str]:

@@ -27,8 +27,13 @@ from ..process import alive
 from ..tls import Bundle, create
 
 START_TIMEOUT = 60.0
-# Held so that Python reaps them when they end before this process does.
-_children: list[subprocess.Popen[bytes]] = []
+
+
+class _Detached(subprocess.Popen[bytes]):
+    """A process that is meant to outlive this one: no warning that it still runs."""
+
+    def __del__(self) -> None:
+        self.poll()
 
 
 @dataclass(frozen=True)
@@ -163,9 +168,6 @@ def down(timeout: float = 20.0) -> list[int]:
         facts = [f for f in (_read(paths.node), _read(paths.broker)) if f]
         live = [f for f in facts if alive(f["pid"], f["start"])]
         paths.connection.unlink(missing_ok=True)
-        if not live:
-            _forget(paths)
-            raise NoClusterError("No cluster is running.")
         children = list((_read(paths.children) or {}).get("processes", []))
         for f in live:
             with contextlib.suppress(ProcessLookupError):
@@ -179,6 +181,8 @@ def down(timeout: float = 20.0) -> list[int]:
             pids = ", ".join(str(f["pid"]) for f in rest)
             raise ClusterError(f"These processes of the cluster do not end: {pids}.")
         _forget(paths)
+        if not live:
+            raise NoClusterError("No cluster is running.")
         return [f["pid"] for f in live]
 
 
@@ -232,7 +236,7 @@ def _detach(command: list[str], extra: dict[str, str], log: Path) -> subprocess.
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND"):
         environment.pop(name, None)
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        return _Detached(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -241,8 +245,6 @@ def _detach(command: list[str], extra: dict[str, str], log: Path) -> subprocess.
             cwd="/",
             start_new_session=True,
         )
-    _children.append(process)
-    return process
 
 
 def _wait(path: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:

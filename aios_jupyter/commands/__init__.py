@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from ..errors import AiosError
+from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .cluster import doctor, down, status, up
 from .data import augment, data
@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except AiosError as error:
         _echo_error(error)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("aios: interrupted.", err=True)
         return 128 + signal.SIGINT

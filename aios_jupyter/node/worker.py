@@ -13,7 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from ..process import process_start
+from ..config import IS_LINUX
+from ..process import end_with_parent, process_start
 from ..tls import Bundle
 from . import reaper
 
@@ -113,6 +114,7 @@ class DaskWorker:
                 stderr=output,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=end_with_parent if IS_LINUX else None,
             )
         self._process = process
         facts = {"pid": process.pid, "start": process_start(process.pid)}

@@ -76,9 +76,12 @@ def test_an_unmodified_torchrun_script_works(session: Session, tmp_path: Path) -
     script = tmp_path / "reduce.py"
     script.write_text(DDP_SCRIPT)
     handle = session.start(script, argv=["--value", "10"], gpus=2, cwd=tmp_path)
-    text = "".join(event["text"] for event in handle.events() if event["type"] == "log")
+    texts = ["", ""]
+    for event in handle.events():
+        if event["type"] == "log":
+            texts[event["rank"]] += event["text"]
     handle.wait()
-    assert text.count("reduced 21.0") == 2
+    assert texts == ["reduced 21.0\n"] * 2
 
 
 def test_a_failing_rank_is_the_first_thing_that_is_seen(session: Session) -> None:
