@@ -117,6 +117,18 @@ class Owner(Struct, frozen=True, kw_only=True):
     keep: Keep = Keep.CONNECTION
 
 
+class Scope(StrEnum):
+    """What a lease lasts for, apart from its time.
+
+    SESSION: until its session ends. CELL: until its last run has ended, or its session. DETACHED:
+    until its last run has ended, whatever becomes of the session (endpoints).
+    """
+
+    SESSION = "session"
+    CELL = "cell"
+    DETACHED = "detached"
+
+
 class RequestState(StrEnum):
     """A request waits, holds a lease, or has ended with a reason."""
 
@@ -128,8 +140,7 @@ class RequestState(StrEnum):
 class Request(Struct, frozen=True, kw_only=True):
     """A request for a gang of `count` devices. `id` is made by the client: a retry is the same.
 
-    `time` is the lease's length, None for no limit. `keep_run`: the lease belongs to its runs and
-    not to the session that asked: it ends when its last run has ended (endpoints, cell leases).
+    `time` is the lease's length, None for no limit; `scope` what it lasts for.
     """
 
     id: str
@@ -140,7 +151,7 @@ class Request(Struct, frozen=True, kw_only=True):
     memory: int = 0
     time: float | None = None
     label: str = ""
-    keep_run: bool = False
+    scope: Scope = Scope.SESSION
     submitted: float = 0.0
     state: RequestState = RequestState.QUEUED
     lease: str = ""
@@ -179,7 +190,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     granted: float
     expires: float | None = None
     label: str = ""
-    keep_run: bool = False
+    scope: Scope = Scope.SESSION
     state: LeaseState = LeaseState.ACTIVE
     used: bool = False
     reason: str = ""

@@ -206,7 +206,7 @@ def lease(name: str, user: str, label: str, left: float | None, **changes: Any) 
         "expires": None if left is None else now + left,
         "state": "active",
         "used": True,
-        "keep_run": False,
+        "scope": "session",
         **changes,
     }
 
@@ -250,7 +250,7 @@ def request(name: str, user: str, label: str, position: int, **changes: Any) -> 
 def busy() -> View:
     """Every state that a row can be in."""
     mine = lease("7c1", "ada", "quickstart.ipynb", 3130)
-    serving = lease("9e2", "ada", "digits", None, keep_run=True)
+    serving = lease("9e2", "ada", "digits", None, scope="detached")
     bobs = lease("b44", "bob", "sweep.ipynb", 140)
     ending = lease("d05", "carol", "segmentation.ipynb", 900, state="ending")
     outside = [{"pid": 31337, "memory": 11 * GB, "name": "python", "user": "dave"}]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Slot
+from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
 from . import events as ev
 from . import gang
 from .deadlines import Deadlines
@@ -70,7 +70,7 @@ class Leasing(Ledger):
             granted=self._now,
             expires=None if request.time is None else self._now + request.time,
             label=request.label,
-            keep_run=request.keep_run,
+            scope=request.scope,
         )
         for slot in slots:
             self.fleet.hold(slot.device, lease.id)
@@ -157,7 +157,7 @@ class Leasing(Ledger):
 
     def _unused_deadline(self, lease: str) -> float | None:
         found = self.leases.get(lease)
-        if found is None or found.used or not found.keep_run or found.session in self.sessions:
+        if found is None or found.used or found.scope is not Scope.DETACHED or found.session in self.sessions:
             return None
         return found.granted + self.unused_grace if found.state is LeaseState.ACTIVE else None
 
@@ -175,7 +175,7 @@ class Leasing(Ledger):
         )
         self._out.append(ev.RunEnded(run=run))
         lease = self.leases.get(run.lease)
-        if lease and lease.keep_run and run.lease not in self._live:
+        if lease and lease.scope is not Scope.SESSION and run.lease not in self._live:
             self._end(lease, f"its run {run.id} has ended")
 
     # --- sessions
@@ -187,7 +187,7 @@ class Leasing(Ledger):
             request = self.requests[id]
             if request.state is RequestState.QUEUED:
                 self._end_queued(request, reason)
-            elif not self.leases[request.lease].keep_run:
+            elif self.leases[request.lease].scope is not Scope.DETACHED:
                 self._end(self.leases[request.lease], reason)
             elif (self._unused_deadline(request.lease) or math.inf) <= self._now:
                 self._unused(request.lease)

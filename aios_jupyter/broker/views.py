@@ -128,7 +128,7 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "expires": lease.expires,
         "state": LeaseState(lease.state).value,
         "used": lease.used,
-        "keep_run": lease.keep_run,
+        "scope": lease.scope.value,
     }
 
 

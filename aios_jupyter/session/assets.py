@@ -17,7 +17,7 @@ from ..cluster import embedded
 from ..config import settings
 from ..errors import ClusterError, ConflictError, NotFoundError, RunError
 from ..runs.launcher import RunHandle
-from ..schema import LIVE, RunKind, RunState, Struct
+from ..schema import LIVE, RunKind, RunState, Scope, Struct
 from .runs import RunVerbs
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class AssetVerbs(RunVerbs):
         if devices is None:
             lease = self._lease_for_run(None, {"devices": None}, None)
         else:
-            lease = self.alloc(devices=devices, keep_run=True, label=f"endpoint {name}")
+            lease = self.alloc(devices=devices, scope=Scope.DETACHED, label=f"endpoint {name}")
         handle = self.start(
             ENDPOINT_MODULE,
             module=True,

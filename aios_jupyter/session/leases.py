@@ -11,7 +11,7 @@ from typing import Any
 from ..broker.client import Pending
 from ..broker.messages import ById, ExtendBy, Grant
 from ..errors import AllocationError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Request, Want
+from ..schema import Lease, LeaseState, Request, Scope, Want
 from ..units import parse_duration, parse_size
 from .link import Link
 
@@ -34,7 +34,7 @@ class LeaseVerbs(Link):
         nonblock: bool = False,
         label: str = "",
         on_wait: Callable[[dict[str, Any]], None] | None = None,
-        keep_run: bool = False,
+        scope: Scope = Scope.SESSION,
     ) -> Lease:
         """Lease devices, all of them or none; waits in the queue for as long as it takes.
 
@@ -47,6 +47,8 @@ class LeaseVerbs(Link):
             Least memory of each device, "8GB" or bytes.
         time
             How long, "2h" or seconds; None for as long as the session lives.
+        scope
+            What the lease lasts for, apart from its time.
         wait, nonblock
             Give up after so long; or at once.
         on_wait
@@ -68,7 +70,7 @@ class LeaseVerbs(Link):
             memory=0 if memory is None else parse_size(memory),
             time=None if time is None else parse_duration(time),
             label=label or self.label,
-            keep_run=keep_run,
+            scope=scope,
         )
         client = self.client
         pending = self._loop.run(client.submit(request))
@@ -144,7 +146,7 @@ class LeaseVerbs(Link):
             for lease in self.leases()
             if lease.session == self.client.session
             and lease.state is LeaseState.ACTIVE
-            and not lease.keep_run
+            and lease.scope is Scope.SESSION
         ]
         if not mine:
             raise NotFoundError("This session holds no lease; take one with: aios alloc")
@@ -169,7 +171,7 @@ class LeaseVerbs(Link):
             return held
         if count is None:
             want = {"devices": 1}
-        return self.alloc(**want, on_wait=on_wait, keep_run=True)
+        return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL)
 
 
 def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Want, int]:

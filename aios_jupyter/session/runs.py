@@ -14,7 +14,7 @@ from ..config import settings
 from ..errors import NotFoundError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.spec import Entry, RunSpec
-from ..schema import Lease, Run, RunKind
+from ..schema import Lease, Run, RunKind, Scope
 from .leases import LeaseVerbs
 
 # What belongs to the asking process alone and must not reach its ranks.
@@ -100,7 +100,12 @@ class RunVerbs(LeaseVerbs):
             world_size=min(world, len(held.slots)),
             grace=settings().stop_grace,
         )
-        return self._launch(held, spec, payload)
+        try:
+            return self._launch(held, spec, payload)
+        except BaseException:
+            if held.scope is not Scope.SESSION:
+                self.release(held.id)
+            raise
 
     def _launch(self, lease: Lease, spec: RunSpec, payload: bytes | None) -> RunHandle:
         run = Run(

@@ -40,7 +40,7 @@ export function stopLosses(
       : trans.__('What its ranks have not saved is lost.');
   const lease = snapshot.leases[run.lease];
   const kept =
-    lease && !lease.keep_run ? [trans.__('The lease on its devices stays.')] : [];
+    lease?.scope === 'session' ? [trans.__('The lease on its devices stays.')] : [];
   return [owner(run.user, snapshot, trans), runLoss(run, trans), after, ...kept].filter(
     Boolean
   );

@@ -79,7 +79,7 @@ export interface ILease {
   expires: number | null;
   state: 'active' | 'ending';
   used: boolean;
-  keep_run: boolean;
+  scope: 'session' | 'cell' | 'detached';
 }
 
 export interface IProgress {

@@ -37,7 +37,7 @@ test('what belongs to somebody else says so', () => {
 
 test('stopping a run says whether its lease stays', () => {
   const view = snapshot({
-    leases: { l1: lease('l1'), l2: lease('l2', { keep_run: true }) }
+    leases: { l1: lease('l1'), l2: lease('l2', { scope: 'detached' }) }
   });
   expect(stopLosses(run('r1'), view, trans).join(' ')).toContain(
     'lease on its devices stays'

@@ -32,7 +32,7 @@ export function lease(id: string, rest: Partial<ILease> = {}): ILease {
     expires: null,
     state: 'active',
     used: true,
-    keep_run: false,
+    scope: 'session',
     ...rest
   };
 }

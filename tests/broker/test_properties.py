@@ -41,6 +41,7 @@ from aios_jupyter.schema import (
     Run,
     RunKind,
     RunState,
+    Scope,
     Want,
 )
 
@@ -275,23 +276,23 @@ class Broker(RuleBasedStateMachine):
         count=st.integers(1, 3),
         memory=st.sampled_from([0, 0, 8 * GB, 16 * GB]),
         time=st.sampled_from([None, None, 5.0, 100.0]),
-        keep_run=st.booleans(),
+        scope=st.sampled_from(Scope),
     )
     def submit_a_wish(self, session: str, **wish: Any) -> None:
         self.ensure_open(session)
         self.submit(session, **wish)
 
-    @rule(session=sessions, count=st.integers(1, 3), keep_run=st.sampled_from([False, False, True]))
-    def submit_and_run(self, session: str, count: int, keep_run: bool) -> None:
+    @rule(session=sessions, count=st.integers(1, 3), scope=st.sampled_from(Scope))
+    def submit_and_run(self, session: str, count: int, scope: Scope) -> None:
         self.ensure_open(session)
-        answer = self.submit(session, want=Want.GPU, count=count, keep_run=keep_run)
+        answer = self.submit(session, want=Want.GPU, count=count, scope=scope)
         for action in answer if isinstance(answer, list) else ():
             if isinstance(action, ev.Granted):
                 self.start(self.new_run(action.lease))
 
     @rule(session=sessions)
     def train(self, session: str) -> None:
-        self.submit_and_run(session, count=2, keep_run=False)
+        self.submit_and_run(session, count=2, scope=Scope.SESSION)
 
     @rule(
         session=sessions,
@@ -592,7 +593,7 @@ class Broker(RuleBasedStateMachine):
     def nobody_holds_anything_without_a_session(self) -> None:
         """Promise 5."""
         for lease in self.state.leases.values():
-            if lease.state is LeaseState.ACTIVE and not lease.keep_run:
+            if lease.state is LeaseState.ACTIVE and lease.scope is not Scope.DETACHED:
                 assert lease.session in self.state.sessions
         for request in self.state.queue():
             assert request.session in self.state.sessions
@@ -642,7 +643,7 @@ class Broker(RuleBasedStateMachine):
         for session in OWNERS:
             self.close_session(session)
         assert not state.queue()
-        assert all(lease.keep_run or lease.used for lease in state.leases.values())
+        assert all(lease.scope is Scope.DETACHED or lease.used for lease in state.leases.values())
 
 
 TestBroker = Broker.TestCase

@@ -37,6 +37,7 @@ from aios_jupyter.schema import (
     Run,
     RunKind,
     RunState,
+    Scope,
     Want,
 )
 
@@ -603,7 +604,7 @@ def test_goodbye_ends_leases_and_requests_at_once() -> None:
 
 def test_a_lease_that_belongs_to_its_run_ends_with_it() -> None:
     world = World(make_node("n", gpus=1))
-    lease = world.lease(keep_run=True)
+    lease = world.lease(scope=Scope.DETACHED)
     first, second = world.run(lease), world.run(lease)
     world.do(ev.SessionClosed(session="s"))
     world.pass_time(10_000)
@@ -619,7 +620,7 @@ def test_a_lease_that_belongs_to_its_run_ends_with_it() -> None:
 @pytest.mark.parametrize("gone_at", [10, 100])
 def test_a_lease_for_a_run_that_never_came_ends_once_its_session_is_gone(gone_at: int) -> None:
     world = World(make_node("n", gpus=1))
-    lease = world.lease(keep_run=True)
+    lease = world.lease(scope=Scope.DETACHED)
     world.pass_time(gone_at)
     assert lease.id in world.state.leases
     world.do(ev.SessionClosed(session="s"))
@@ -968,7 +969,7 @@ def test_reports_are_merged_while_the_run_lives() -> None:
 def test_ended_runs_and_requests_are_kept_for_a_while() -> None:
     world = World(make_node("n", gpus=1))
     for _ in range(205):
-        lease = world.lease(keep_run=True)
+        lease = world.lease(scope=Scope.DETACHED)
         run = world.run(lease)
         world.exit(run, 0)
         world.gone("n", lease)

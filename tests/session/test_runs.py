@@ -191,3 +191,11 @@ def test_missing_scripts_and_runs_are_not_found(session: Session) -> None:
     ):
         with pytest.raises(NotFoundError):
             call()
+
+
+def test_a_lease_taken_for_one_cell_ends_with_its_session(session: Session) -> None:
+    with connect(start=False) as second:
+        second.start("import time\ntime.sleep(600)", cell=True, gpus=2)
+        assert len(free(session)) == 2
+    until(lambda: len(free(session)) == 4, "the devices are free")
+    until(lambda: session.runs()[0]["state"] == "stopped", "the run has ended")
