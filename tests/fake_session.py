@@ -51,6 +51,8 @@ class FakeHandle:
                 continue
             yield {"rank": 0, "time": time.time(), **event}
 
+    ours = True
+
     def stop(self, reason: str = "") -> None:
         self.stopped = reason or "stopped"
 

@@ -157,7 +157,12 @@ class Leasing(Ledger):
 
     def _unused_deadline(self, lease: str) -> float | None:
         found = self.leases.get(lease)
-        if found is None or found.used or found.scope is not Scope.DETACHED or found.session in self.sessions:
+        if (
+            found is None
+            or found.used
+            or found.scope is not Scope.DETACHED
+            or found.session in self.sessions
+        ):
             return None
         return found.granted + self.unused_grace if found.state is LeaseState.ACTIVE else None
 

@@ -26,7 +26,7 @@ from .data import augment, data
 from .host import Host
 from .leases import alloc, cancel, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
-from .runs import logs, run, runs, stop, train
+from .runs import attach, logs, run, runs, stop, train
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -51,7 +51,7 @@ def aios(ctx: click.Context) -> None:
 for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, cancel),
-    *(train, run, runs, logs, stop),
+    *(train, run, runs, attach, logs, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
 ):

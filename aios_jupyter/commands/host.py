@@ -102,6 +102,9 @@ class Host:
         """The run that a value was pulled from, where that is known."""
         return None
 
+    def take(self, result: RunResult) -> None:
+        """Take what a run brought back; a shell has no use for it."""
+
     def show(self, view: Table | Card, value: Any = None) -> Any:
         """Show a table or a card, and give `value` back as the verb's result."""
         click.echo(view.text())
@@ -171,8 +174,11 @@ class Host:
                     line.draw(feed.summary(time.time()))
         except KeyboardInterrupt:
             line.clear()
-            self.say(f"stopping {feed.run} …")
-            handle.stop("interrupted")
+            if handle.ours:
+                self.say(f"stopping {feed.run} …")
+                handle.stop("interrupted")
+            else:
+                self.say(f"{feed.run} goes on; 'aios stop {feed.run}' ends it")
             raise
         finally:
             line.clear()

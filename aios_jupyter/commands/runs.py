@@ -48,6 +48,9 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-push", type=NAMES, metavar="A,B", help="Do not send these."),
         click.option("--pull", type=NAMES, metavar="A,B", help="Bring rank 0's values back."),
         labelled,
+        click.option(
+            "--detach", is_flag=True, help="On a lease of its own, and do not wait: see 'attach'."
+        ),
         click.option("-v", "--verbose", is_flag=True, help="Show every rank's output."),
     )
     for decorate in reversed(decorators):
@@ -98,6 +101,7 @@ def _start(
     kind: RunKind = RunKind.TRAIN,
 ) -> Any:
     options = {key: flags[key] for key in ("devices", "gpus", "lease", "name", "framework")}
+    options["detach"] = flags["detach"]
     options["kind"] = kind
     if flags["devices"] is not None and flags["gpus"] is not None:
         raise UsageError("Give --devices or --gpus, not both.")
@@ -106,7 +110,7 @@ def _start(
             raise UsageError(
                 f"The cell is the code, so that '{script}' says nothing; leave it out."
             )
-        return host.run_cell(options, flags)
+        return _left(host, host.run_cell(options, flags), flags)
     if not script:
         raise UsageError("Name the script to run: aios train SCRIPT -- ARGS.")
     named = [flag for flag in ("push", "no_push", "pull") if flags[flag]]
@@ -119,7 +123,32 @@ def _start(
     session = host.session(start=True)
     with host.waiting(session, "devices") as on_wait:
         handle = session.start(path, argv=argv, on_wait=on_wait, **options)
+    if flags["detach"]:
+        return _left(host, handle, flags)
     return host.follow(session, handle, verbose=flags["verbose"])
+
+
+def _left(host: Host, handle: Any, flags: dict[str, Any]) -> Any:
+    """Say how to find a run again that goes on by itself."""
+    if not flags["detach"]:
+        return handle
+    note = f"It goes on without us. Follow it with: aios attach {handle.id}"
+    return host.show(Card(f"run {handle.id}", badge="detached", note=note), handle)
+
+
+@click.command()
+@click.argument("run")
+@click.option("-v", "--verbose", is_flag=True, help="Show every rank's output.")
+@click.pass_obj
+def attach(host: Host, run: str, verbose: bool) -> Any:
+    """Follow RUN from its first line on, from anywhere.
+
+    Ctrl-C, or interrupting the cell, leaves it running. In a notebook, what it pulls arrives.
+    """
+    session = host.session(start=False)
+    result = host.follow(session, session.attach(run), verbose=verbose)
+    host.take(result)
+    return result
 
 
 @click.command()

@@ -95,7 +95,6 @@ class NotebookHost(Host):
     def run_cell(self, options: dict[str, Any], flags: dict[str, Any]) -> Any:
         """Run the cell on the ranks of a lease, and bring back what `--pull` names."""
         assert self.cell is not None
-        variables = self.shell.user_ns
         pushed, named = self._pushed(self.cell, flags["push"] or (), flags["no_push"] or ())
         count = self.shell.displayhook.prompt_count
         options["name"] = options["name"] or f"cell {count}"
@@ -111,10 +110,16 @@ class NotebookHost(Host):
                 on_wait=on_wait,
                 **options,
             )
+        if options.get("detach"):
+            return handle
         result = self.follow(session, handle, verbose=flags["verbose"])
-        variables.update(result.pulled)
-        self._origins.update({name: (value, result.id) for name, value in result.pulled.items()})
+        self.take(result)
         return result
+
+    def take(self, result: RunResult) -> None:
+        """Put what a run brought back among the notebook's variables."""
+        self.shell.user_ns.update(result.pulled)
+        self._origins.update({name: (value, result.id) for name, value in result.pulled.items()})
 
     def origin(self, value: Any) -> str | None:
         """The run from which this very object was pulled last."""
@@ -304,11 +309,13 @@ class NotebookHost(Host):
 
         feed = feed_of(handle)
         card = RunCard(self._take_slot(), handle, feed)
-        card.start()
         try:
-            self._drain(handle, card)
+            card.start()
+            for event in handle.events():
+                card.add(event)
             result = finish(session, handle, feed)
         except KeyboardInterrupt:
+            self._interrupted(handle, card)
             feed.end("stopped", time.time(), "interrupted")
             raise
         finally:
@@ -318,17 +325,14 @@ class NotebookHost(Host):
         self._mark(result)
         return result
 
-    def _drain(self, handle: RunHandle, card: RunCard) -> None:
-        """Draw events until the run ends; the first interrupt stops the run and waits for that."""
-        try:
-            for event in handle.events():
-                card.add(event)
-        except KeyboardInterrupt:
-            card.stopping()
-            handle.stop("interrupted")
-            with contextlib.suppress(RunError):
-                handle.wait()
-            raise
+    def _interrupted(self, handle: RunHandle, card: RunCard) -> None:
+        """The first interrupt stops the run and waits for that; a second one does not wait."""
+        if not handle.ours:
+            return
+        card.stopping()
+        handle.stop("interrupted")
+        with contextlib.suppress(RunError):
+            handle.wait()
 
 
 def cluster_exists() -> bool:

@@ -327,10 +327,12 @@ class RunResult(msgspec.Struct, frozen=True):
 class RunHandle:
     """A run in the hands of a notebook's own thread.
 
-    `run_in` runs a coroutine in the client's loop and waits for it.
+    `run_in` runs a coroutine in the client's loop and waits for it. `ours`: we started it, so that
+    an interrupt stops it; one that we only look at goes on.
     """
 
-    def __init__(self, live: LiveRun, run_in: Callable[[Any], Any]) -> None:
+    def __init__(self, live: LiveRun, run_in: Callable[[Any], Any], *, ours: bool = True) -> None:
+        self.ours = ours
         self._live = live
         self._run_in = run_in
         self._result: RunResult | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..broker.messages import ById
 from ..config import settings
-from ..errors import NotFoundError
+from ..errors import AiosError, NotFoundError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.spec import Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
@@ -37,6 +38,7 @@ class RunVerbs(LeaseVerbs):
         devices: int | None = None,
         gpus: int | None = None,
         lease: str | None = None,
+        detach: bool = False,
         framework: str = "auto",
         push: dict[str, Any] | None = None,
         explicit: Sequence[str] = (),
@@ -56,6 +58,9 @@ class RunVerbs(LeaseVerbs):
         devices, gpus, lease
             Where: a lease by id; else the one held; else one for this run alone, given back at its
             end.
+        detach
+            Give the run a lease of its own with which it outlives this session; `attach` follows
+            it from any other.
         framework
             `torch`, `tensorflow` or `none`; `auto` looks at what the code imports.
         push
@@ -81,7 +86,15 @@ class RunVerbs(LeaseVerbs):
         elif push:
             payload = cells.pack(dict(push), set(explicit))
         want = {"gpus": gpus} if gpus is not None else {"devices": devices}
-        held = self._lease_for_run(lease, want, on_wait)
+        if detach and lease is None:
+            held = self.alloc(
+                **(want if any(want.values()) else {"devices": 1}),
+                label=name or self.label,
+                on_wait=on_wait,
+                scope=Scope.DETACHED,
+            )
+        else:
+            held = self._lease_for_run(lease, want, on_wait)
         world = gpus or devices or len(held.slots)
         spec = RunSpec(
             id=f"r-{secrets.token_hex(4)}",
@@ -103,6 +116,9 @@ class RunVerbs(LeaseVerbs):
         try:
             return self._launch(held, spec, payload)
         except BaseException:
+            # Also an interrupt on the way: nothing may run that nobody holds a handle of.
+            with contextlib.suppress(AiosError):
+                self.stop(spec.id)
             if held.scope is not Scope.SESSION:
                 self.release(held.id)
             raise
@@ -154,9 +170,8 @@ class RunVerbs(LeaseVerbs):
         nodes = self.status()["nodes"]
         addresses = [nodes[node]["address"] for node in found.nodes if node in nodes]
         assert self._launcher is not None
-        return RunHandle(
-            self._loop.run(self._launcher.attach(found, addresses, wait=wait)), self._loop.run
-        )
+        live = self._loop.run(self._launcher.attach(found, addresses, wait=wait))
+        return RunHandle(live, self._loop.run, ours=False)
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs, newest first."""

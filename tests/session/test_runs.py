@@ -199,3 +199,16 @@ def test_a_lease_taken_for_one_cell_ends_with_its_session(session: Session) -> N
         assert len(free(session)) == 2
     until(lambda: len(free(session)) == 4, "the devices are free")
     until(lambda: session.runs()[0]["state"] == "stopped", "the run has ended")
+
+
+def test_a_detached_run_outlives_its_session_and_another_takes_its_result(
+    session: Session,
+) -> None:
+    source = "import time\nprint('begun', flush=True)\ntime.sleep(2)\nanswer = 42\n"
+    with connect(start=False) as first:
+        run = first.start(source, cell=True, gpus=1, detach=True, pull=["answer"]).id
+    handle = session.attach(run)
+    text = "".join(event["text"] for event in handle.events() if event["type"] == "log")
+    assert text == "begun\n"
+    assert handle.wait().pulled == {"answer": 42}
+    until(lambda: len(free(session)) == 4, "its lease has ended with it")
