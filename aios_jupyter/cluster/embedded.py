@@ -214,6 +214,8 @@ def _start_broker(paths: Paths, earlier: dict[str, Any] | None) -> subprocess.Po
         *(sys.executable, "-m", "dask", "scheduler"),
         *("--preload", "aios_jupyter.broker.plugin"),
         *("--host", "127.0.0.1", "--port", "0", "--protocol", "tls", "--no-dashboard", "--no-show"),
+        # Its HTTP server is there also without a dashboard, and would listen to everybody.
+        *("--dashboard-address", "127.0.0.1:0"),
         *("--tls-ca-file", str(tls.authority)),
         *("--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)),
     ]

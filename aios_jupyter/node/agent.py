@@ -64,6 +64,7 @@ class Agent:
         self._door = Door(self.runs, self._grants, self.name)
         self._worker = DaskWorker(
             self.name,
+            host,
             max(1, os.cpu_count() or 1),
             self._bundle,
             state / "dask",

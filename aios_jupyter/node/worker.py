@@ -30,6 +30,8 @@ class DaskWorker:
     ----------
     name
         The node's id; the worker carries it too.
+    host
+        The only address at which the worker listens.
     bundle
         The node's certificates.
     directory
@@ -39,9 +41,10 @@ class DaskWorker:
     """
 
     def __init__(
-        self, name: str, threads: int, bundle: Bundle, directory: Path, record: Path
+        self, name: str, host: str, threads: int, bundle: Bundle, directory: Path, record: Path
     ) -> None:
         self._name = name
+        self._host = host
         self._threads = threads
         self._bundle = bundle
         self._directory = directory
@@ -100,6 +103,7 @@ class DaskWorker:
             *(sys.executable, "-m", "dask", "worker", self._address),
             *("--name", self._name, "--nworkers", "1", "--nthreads", str(self._threads)),
             *("--nanny", "--no-dashboard", "--death-timeout", "30"),
+            *("--host", self._host, "--dashboard-address", f"{self._host}:0"),
             *("--local-directory", str(self._directory)),
             *("--tls-ca-file", str(self._bundle.authority)),
             *("--tls-cert", str(self._bundle.certificate), "--tls-key", str(self._bundle.key)),

@@ -155,3 +155,23 @@ def test_down_ends_leases_for_good(no_cluster: Path) -> None:
         session._start = True
         assert session.status()["leases"] == {}
         assert len(session.alloc(devices=2, wait=20).slots) == 2
+
+
+def test_nothing_listens_beyond_loopback(no_cluster: Path) -> None:
+    with connect() as session:
+        session.dask()
+        family = [
+            process
+            for which in ("broker", "node")
+            for process in (
+                psutil.Process(pid_of(which)),
+                *psutil.Process(pid_of(which)).children(recursive=True),
+            )
+        ]
+        addresses = {
+            connection.laddr.ip
+            for process in family
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert addresses == {"127.0.0.1"}

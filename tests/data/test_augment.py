@@ -30,7 +30,7 @@ def cluster() -> Iterator:
         patch.delenv(MARK, raising=False)
         resource_tracker.ensure_running()
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster
 
