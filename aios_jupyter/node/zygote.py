@@ -287,14 +287,17 @@ def _renew(orders: Orders) -> None:
     time.tzset()
     importlib.invalidate_caches()
     tempfile.tempdir = None
-    # `random` has been seeded anew by the fork; torch begins with the same seed in every process.
-    numpy = sys.modules.get("numpy")
+    # `random` has been seeded anew by the fork.
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
         numpy.random.seed()
+    if torch is not None:
+        # Not torch.seed(), which has plans for the GPUs too.
+        torch.default_generator.seed()
     if (processes := sys.modules.get("multiprocessing.process")) is not None:
         processes.current_process().authkey = os.urandom(32)
     wanted = os.environ | rank.environment(orders, dict(os.environ))
-    if (torch := sys.modules.get("torch")) is not None:
+    if torch is not None:
         torch.set_num_threads(_threads(wanted, "MKL_NUM_THREADS"))
     blas = _threads(wanted, "OPENBLAS_NUM_THREADS")
     if numpy is not None and numpy.__file__ and blas > 1:
