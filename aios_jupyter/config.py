@@ -33,6 +33,9 @@ class Settings:
         to be dead.
     stop_grace
         Between SIGTERM and SIGKILL for ranks.
+    zygote_idle
+        A node keeps a process with the framework imported, so that runs start at once, until none
+        has needed it for so long; 0 turns that off.
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     simulate_gpus
@@ -46,6 +49,7 @@ class Settings:
     reap_after: float = 60.0
     owner_grace: float = 60.0
     stop_grace: float = 5.0
+    zygote_idle: float = 600.0
     journal_sync: str = "NORMAL"
     simulate_gpus: int = 0
 

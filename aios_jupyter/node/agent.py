@@ -32,6 +32,7 @@ from .door import Door
 from .hosting import HostedRuns
 from .telemetry import Sampler, outside
 from .worker import DaskWorker
+from .zygotes import Zygotes
 
 log = logging.getLogger("aios.node")
 
@@ -60,7 +61,8 @@ class Agent:
         self._unsent: list[tuple[str, Any]] = []
         self._grants: dict[str, msg.Grant] = {}
         self._state = state
-        self.runs = HostedRuns(state / "runs", host, self._report)
+        self._zygotes = Zygotes(state / "zygotes", settings().zygote_idle)
+        self.runs = HostedRuns(state / "runs", host, self._report, self._zygotes)
         self._door = Door(self.runs, self._grants, self.name)
         self._worker = DaskWorker(
             self.name,
@@ -77,6 +79,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until told to stop."""
         await reaper.sweep(self._state / "runs")
+        await self._zygotes.sweep()
         address = await self._door.open(self.host, self._bundle.server_context())
         self._node = Node(
             id=self.name,
@@ -98,7 +101,9 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await self._door.close()
-        await asyncio.gather(self.runs.stop_all("the node was stopped"), self._worker.stop())
+        await asyncio.gather(
+            self.runs.stop_all("the node was stopped"), self._zygotes.close(), self._worker.stop()
+        )
         self._sampler.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
 

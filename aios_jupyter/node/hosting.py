@@ -22,6 +22,7 @@ from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
 from ..schema import Progress, RankExit, Run, RunState
 from .ranks import EventReader, LocalGang, bind_port
+from .zygotes import Zygotes
 
 log = logging.getLogger("aios.node")
 
@@ -64,12 +65,17 @@ class HostedRuns:
         The address at which ranks of other nodes find rank 0.
     report
         `report(topic, body, durable)` tells the broker.
+    zygotes
+        Where ranks can be forked from.
     """
 
-    def __init__(self, directory: Path, host: str, report: Report) -> None:
+    def __init__(
+        self, directory: Path, host: str, report: Report, zygotes: Zygotes | None = None
+    ) -> None:
         self.directory = directory
         self.host = host
         self._report = report
+        self._zygotes = zygotes
         self._runs: dict[str, Hosted] = {}
         self._announcement = asyncio.Condition()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -177,6 +183,7 @@ class HostedRuns:
             payload.read_bytes() if order.payload else None,
             on_events=lambda events: self._heard(hosted, events),
             listen_fd=hosted.listener.fileno() if hosted.listener else None,
+            zygotes=self._zygotes,
         )
         try:
             await hosted.gang.start()

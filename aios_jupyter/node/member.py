@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from pathlib import Path
+from typing import Protocol
 
 from ..devices.cpu import usable_cores
 from ..process import process_start
@@ -18,12 +18,19 @@ from .output import Output
 from .verdict import Sign
 
 
+class Process(Protocol):
+    """A child of this process."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code, negative for a signal."""
+
+
 class RankProcess:
     """A rank's process, and how it ended once it has."""
 
-    def __init__(
-        self, spec: RankSpec, process: subprocess.Popen[bytes], mark: str, run: RunSpec
-    ) -> None:
+    def __init__(self, spec: RankSpec, process: Process, mark: str, run: RunSpec) -> None:
         self.spec = spec
         self.number = spec.rank
         self.process = process
@@ -82,7 +89,10 @@ def threads_for(rank: RankSpec) -> int:
 def read_fault(fd: int, cell: str) -> str:
     """What `faulthandler` wrote when the rank died in native code, without our own frames."""
     text = os.pread(fd, 100_000, 0).decode(errors="replace").partition("\nExtension modules:")[0]
-    ours = ("aios_jupyter/runs/rank.py", "aios_jupyter/runs/lifeline.py", "<frozen runpy>")
+    ours = tuple(
+        f"aios_jupyter/{name}.py" for name in ("runs/rank", "runs/lifeline", "node/zygote")
+    )
+    ours += ("<frozen runpy>",)
     lines = [line for line in text.splitlines() if not any(part in line for part in ours)]
     text = "\n".join(lines).strip()
     return text.replace(f'"{cell}"', f'"{Path(cell).name}"') if cell else text

@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +26,12 @@ from ..runs.lifeline import STOPPED
 from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
 from ..schema import RankExit
-from . import reaper
+from . import reaper, starting
 from .member import RankProcess, read_fault, threads_for
 from .output import Outputs, anonymous_file
+from .spares import Zygote, ZygoteError
 from .verdict import Sign, first_cause, reason_of
+from .zygotes import Zygotes
 
 __all__ = ["EventReader", "LocalGang", "bind_port"]
 
@@ -42,6 +41,20 @@ log = logging.getLogger("aios.node")
 SETTLE = 0.1
 # How long the others have once a rank has failed.
 FAILED_GRACE = 1.0
+
+
+async def _from_zygote(
+    zygote: Zygote, what: tuple[Orders, dict[str, str], str, str]
+) -> starting.Started:
+    spare = await zygote.spare()
+    try:
+        return starting.start(*what, spare=spare)
+    except ZygoteError:
+        spare.end()
+        raise
+    except BaseException:
+        zygote.spares.append(spare)
+        raise
 
 
 def bind_port(host: str) -> tuple[socket.socket, int]:
@@ -78,6 +91,8 @@ class LocalGang:
         A listening socket at the rendezvous, which rank 0 inherits.
     env
         What the ranks inherit instead of this process's environment; `spec.env` is added.
+    zygotes
+        Where ranks can be forked from; without them each is started anew.
     """
 
     def __init__(
@@ -90,6 +105,7 @@ class LocalGang:
         on_events: Callable[[list[dict[str, Any]]], None],
         listen_fd: int | None = None,
         env: dict[str, str] | None = None,
+        zygotes: Zygotes | None = None,
     ) -> None:
         self._spec = spec
         self._specs = tuple(sorted(ranks, key=lambda rank: rank.rank))
@@ -98,7 +114,9 @@ class LocalGang:
         self._payload = payload
         self._on_events = on_events
         self._listen_fd = listen_fd
-        self._env = dict(os.environ if env is None else env)
+        self._env = {**(os.environ if env is None else env), **spec.env}
+        self._zygotes = zygotes
+        self._starting = asyncio.Lock()
         self._ranks: list[RankProcess] = []
         self._cause: RankProcess | None = None
         self._ending = False
@@ -125,12 +143,23 @@ class LocalGang:
         # The kernel ties a rank to the thread that starts it.
         assert threading.current_thread() is threading.main_thread()
         self._outputs = Outputs(EventLog(self._directory), self._on_events)
+        async with self._starting:
+            await self._launch_all()
+        for rank in self._ranks:
+            self._watch(rank)
+        if any(rank.failed for rank in self._ranks):
+            self._suspect()
+
+    async def _launch_all(self) -> None:
         payload = -1 if self._payload is None else anonymous_file(self._payload)
         self._payload = None
+        zygotes = self._zygotes
+        key = zygotes.key(self._spec, self._env) if zygotes else None
         try:
             self._file = self._write_cell()
             for spec in self._specs:
-                self._launch(spec, payload)
+                zygote = zygotes.find(key) if zygotes else None
+                await self._launch(spec, payload, zygote)
             reaper.record(self._directory, [rank.started for rank in self._ranks])
         except BaseException:
             self._ending = True
@@ -139,12 +168,13 @@ class LocalGang:
                 rank.process.wait()
                 rank.buried = True
             self._close()
+            self._ranks.clear()
             raise
         finally:
             if payload >= 0:
                 os.close(payload)
-        for rank in self._ranks:
-            self._watch(rank)
+        if zygotes:
+            zygotes.expect(key, self._env, len(self._specs), self._done)
 
     def _write_cell(self) -> str:
         if self._spec.entry is not Entry.CELL:
@@ -154,12 +184,9 @@ class LocalGang:
         path.write_text(self._spec.source, encoding="utf-8")
         return str(path)
 
-    def _launch(self, spec: RankSpec, payload: int) -> None:
+    async def _launch(self, spec: RankSpec, payload: int, zygote: Zygote | None) -> None:
         run = self._spec
         listen = self._listen_fd if self._listen_fd is not None and spec.rank == 0 else -1
-        streams = {name: os.pipe() for name in ("stdout", "stderr", "events")}
-        lifeline, held = os.pipe()
-        fault = anonymous_file(b"")
         orders = Orders(
             spec=run,
             rank=spec,
@@ -167,46 +194,29 @@ class LocalGang:
             directory=str(self._directory),
             file=self._file,
             parent=os.getpid(),
-            event_fd=streams["events"][1],
-            lifeline_fd=lifeline,
-            fault_fd=fault,
+            event_fd=-1,
+            lifeline_fd=-1,
             payload_fd=payload,
             listen_fd=listen,
             # Another node's agent holds the listening socket when rank 0 is not here.
             agent_store=self._listen_fd is not None or self._specs[0].rank != 0,
             threads=threads_for(spec),
         )
-        told = anonymous_file(msgspec.msgpack.encode(orders))
-        mark = secrets.token_hex(16)
-        passed = (told, streams["events"][1], lifeline, fault, payload, listen)
-        command = [
-            *(run.python or sys.executable, "-P", "-m", "aios_jupyter.runs.rank", str(told)),
-            f"{run.id}/{spec.rank}",
-        ]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=streams["stdout"][1],
-                stderr=streams["stderr"][1],
-                cwd=run.cwd or self._directory,
-                env=self._env | run.env | {reaper.MARK: mark},
-                start_new_session=True,
-                pass_fds=[fd for fd in passed if fd >= 0],
-            )
-        except BaseException:
-            for fd in (held, fault, *(reading for reading, _ in streams.values())):
-                os.close(fd)
-            raise
-        finally:
-            for fd in (told, lifeline, *(writing for _, writing in streams.values())):
-                os.close(fd)
-        rank = RankProcess(spec, process, mark, run)
-        rank.lifeline, rank.fault = held, fault
+        what = (orders, self._env, run.cwd or str(self._directory), run.python)
+        started = None
+        if zygote is not None and self._zygotes is not None:
+            try:
+                started = await _from_zygote(zygote, what)
+            except ZygoteError as error:
+                log.warning("zygote %d is given up: %s", zygote.process.pid, error)
+                self._zygotes.drop(zygote)
+        started = started or starting.start(*what)
+        rank = RankProcess(spec, started.process, started.mark, run)
+        rank.lifeline, rank.fault = started.lifeline, started.fault
         self._ranks.append(rank)
         rank.output = self._outputs.add(
             spec.rank,
-            {name: reading for name, (reading, _) in streams.items()},
+            started.streams,
             self._directory / f"rank-{spec.rank}.log",
             lambda said: self._said(rank, said),
         )
@@ -242,8 +252,10 @@ class LocalGang:
 
     async def stop(self, grace: float) -> None:
         """End all ranks: SIGTERM, and SIGKILL after `grace` seconds; returns when all are gone."""
-        if not self._ranks:
-            return
+        async with self._starting:
+            # What is being started is stopped when it can be.
+            if not self._ranks:
+                return
         if any(rank.failed for rank in self._ranks):
             self._judge()
         self._ending = True
@@ -322,6 +334,8 @@ class LocalGang:
 
     def _suspect(self) -> None:
         """A rank has failed; a moment later it is known whether another's failure made it."""
+        if self._starting.locked():
+            return
         if all(rank.failed for rank in self._ranks):
             self._judge()
         elif self._judgment is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import weakref
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .rank import Orders
 
 REPORT_INTERVAL = 0.2
+# For gloo's threads to end what they are at.
+LAST_WORK = 0.05
 
 _kept: list[Any] = []
 _steps: StepCounter | None = None
@@ -49,6 +52,8 @@ def attach(orders: Orders) -> None:
         )
         # The server ends with this object.
         _kept.append(store)
+    if dist.is_available():
+        _end_groups_gently()
     channel = events.channel()
     if channel is not None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -61,6 +66,31 @@ def finish() -> None:
     """Report the last steps."""
     if _steps is not None:
         _steps.report()
+    if dist.is_available() and dist.is_initialized():
+        _settle()
+
+
+def _end_groups_gently() -> None:
+    """Keep the end of a process group from hanging.
+
+    Gloo's threads need the interpreter to let go of a collective that a backward pass started. Its
+    destructor waits for them and keeps the interpreter meanwhile, which is for ever when code ends
+    right after its last step (seen with torch 2.13). So they are given time before.
+    """
+    destroy = dist.destroy_process_group
+
+    @functools.wraps(destroy)
+    def destroy_process_group(*args: Any, **kwargs: Any) -> Any:
+        _settle()
+        return destroy(*args, **kwargs)
+
+    dist.destroy_process_group = destroy_process_group
+    dist.distributed_c10d.destroy_process_group = destroy_process_group
+
+
+def _settle() -> None:
+    # Sleeping leaves the interpreter to other threads.
+    time.sleep(LAST_WORK)
 
 
 class StepCounter:

@@ -3,109 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from gangs import Gang, idle, warmed
 
 from aios_jupyter.config import IS_LINUX
 from aios_jupyter.node import reaper
-from aios_jupyter.node.ranks import EventReader, LocalGang, bind_port
+from aios_jupyter.node.ranks import EventReader
+from aios_jupyter.node.zygotes import Zygotes
 from aios_jupyter.process import alive, process_start
 from aios_jupyter.runs import cells
-from aios_jupyter.runs.spec import Entry, RankSpec, Rendezvous, RunSpec
-from aios_jupyter.schema import DeviceKind, RankExit, RunKind
+from aios_jupyter.runs.spec import Entry
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
-
-
-class Gang:
-    """A gang of CPU ranks, and everything that it said."""
-
-    def __init__(
-        self,
-        directory: Path,
-        source: str,
-        *,
-        world: int = 2,
-        entry: Entry = Entry.CELL,
-        push: dict[str, Any] | None = None,
-        **spec: Any,
-    ) -> None:
-        self.directory = directory
-        self.events: list[dict[str, Any]] = []
-        self.listener, port = bind_port("127.0.0.1")
-        fields = {"filename": "cell-7.py", "cwd": str(directory), **spec}
-        ranks = [
-            RankSpec(
-                rank=n, local_rank=n, local_world_size=world, node_rank=0, nnodes=1,
-                device=f"cpu-{n}", kind=DeviceKind.CPU, index=n,
-            )
-            for n in range(world)
-        ]  # fmt: skip
-        self.gang = LocalGang(
-            RunSpec(
-                id="r1", lease="l1", kind=RunKind.TRAIN, name="test", entry=entry,
-                source=textwrap.dedent(source) if entry is Entry.CELL else source, world_size=world, **fields,
-            ),
-            ranks,
-            Rendezvous(address="127.0.0.1", port=port),
-            directory,
-            None if push is None else cells.pack(push, set(push)),
-            self.events.extend,
-            self.listener.fileno(),
-        )  # fmt: skip
-
-    async def start(self) -> Gang:
-        try:
-            await self.gang.start()
-        finally:
-            self.listener.close()
-        return self
-
-    async def run(self) -> tuple[RankExit, ...]:
-        await self.start()
-        return await self.gang.wait()
-
-    async def until(self, found: Callable[[], Any], timeout: float = 30) -> Any:
-        """Wait for something that the gang says."""
-        deadline = time.monotonic() + timeout
-        while not (what := found()):
-            assert time.monotonic() < deadline, f"it did not come; there is {self.events}"
-            await asyncio.sleep(0.005)
-        return what
-
-    def of(self, kind: str, rank: int | None = None) -> list[dict[str, Any]]:
-        return [e for e in self.events if e["type"] == kind and rank in (None, e["rank"])]
-
-    def text(self, rank: int = 0, stream: str = "stdout") -> str:
-        return "".join(e["text"] for e in self.of("log", rank) if e["stream"] == stream)
-
-    def pulled(self) -> dict[str, Any]:
-        (event,) = self.of("pulled")
-        path = Path(event["path"])
-        data = path.read_bytes()
-        assert (event["rank"], event["size"]) == (0, len(data))
-        assert path.stat().st_mode & 0o077 == 0
-        return cells.unpack(data)
-
-    def files(self, prefix: str) -> set[str]:
-        return {path.name for path in self.directory.glob(f"{prefix}*")}
-
-    def log(self, rank: int = 0) -> str:
-        return (self.directory / f"rank-{rank}.log").read_text()
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 
 GangOf = Callable[..., Gang]
 
 
-@pytest.fixture
-def gang(tmp_path: Path) -> GangOf:
-    return lambda source, **more: Gang(tmp_path, source, **more)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zygotes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Zygotes | None]:
+    """With a zygote that is ready; None where there cannot be one."""
+    if not IS_LINUX or importlib.util.find_spec("torch") is None:
+        yield None
+        return
+    made = Zygotes(tmp_path_factory.mktemp("zygotes"), 600)
+    await warmed(made, tmp_path_factory.mktemp("first"))
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=["anew", "forked"])
+def gang(tmp_path: Path, zygotes: Zygotes | None, request: pytest.FixtureRequest) -> GangOf:
+    """Each test twice: with ranks that are started anew, and with ranks that are forked."""
+    if request.param == "anew":
+        return lambda source, **more: Gang(tmp_path, source, **more)
+    if zygotes is None:
+        pytest.skip("there are no zygotes here")
+    forked = {"framework": "torch", "zygotes": zygotes}
+    return lambda source, **more: Gang(tmp_path, source, **{**forked, **more})
 
 
 # --- what a rank is
@@ -532,9 +476,9 @@ async def test_ranks_and_their_children_end_with_an_agent_that_is_killed(tmp_pat
         textwrap.dedent(
             f"""
             import asyncio, sys
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             from pathlib import Path
-            from test_ranks import Gang
+            from gangs import Gang
             async def main():
                 gang = await Gang(Path({str(tmp_path)!r}), {cell!r}, world=2).start()
                 while not (gang.text(0).endswith("\\n") and gang.text(1).endswith("\\n")):
@@ -589,12 +533,18 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir())) if IS_LINUX else 0
 
 
-async def test_no_descriptor_is_left_open(gang: GangOf) -> None:
+async def test_no_descriptor_is_left_open(gang: GangOf, zygotes: Zygotes | None) -> None:
+    async def count() -> int:
+        # A zygote's next spares have sockets.
+        if zygotes is not None:
+            await idle(zygotes)
+        return open_descriptors()
+
     await gang("print(1)", push={"a": 1}).run()
-    before = open_descriptors()
+    before = await count()
     for _ in range(3):
         await gang("print(1)", push={"a": 1}).run()
-    assert open_descriptors() <= before
+    assert await count() <= before
 
 
 # --- torch

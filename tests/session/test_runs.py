@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from clusters import free, until
 
+from aios_jupyter.config import IS_LINUX
 from aios_jupyter.errors import NotFoundError, RunError, UsageError
 from aios_jupyter.session import Session, connect
 
@@ -82,6 +83,20 @@ def test_an_unmodified_torchrun_script_works(session: Session, tmp_path: Path) -
             texts[event["rank"]] += event["text"]
     handle.wait()
     assert texts == ["reduced 21.0\n"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_LINUX, reason="zygotes are for Linux")
+def test_later_torch_runs_find_torch_imported(session: Session) -> None:
+    """The first makes the node keep a process that has it."""
+    session.alloc(gpus=2)
+    source = "import sys\nwarm = 'torch' in sys.modules\nimport torch"
+
+    def warm() -> bool:
+        return bool(session.train(source, cell=True, pull=["warm"]).pulled["warm"])
+
+    assert warm() is False
+    until(warm, "a run starts with torch imported", 60)
 
 
 def test_a_failing_rank_is_the_first_thing_that_is_seen(session: Session) -> None:
