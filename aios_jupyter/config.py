@@ -37,6 +37,9 @@ class Settings:
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
+    bundle
+        Directory that `aios user add` made on somebody else's cluster, which is used in place of
+        one's own.
     """
 
     cluster: str = "default"
@@ -48,6 +51,7 @@ class Settings:
     stop_grace: float = 5.0
     journal_sync: str = "NORMAL"
     simulate_gpus: int = 0
+    bundle: str = ""
 
     @property
     def runtime_dir(self) -> Path:

@@ -30,7 +30,7 @@ class DaskWorker:
     name
         The node's id; the worker carries it too.
     bundle
-        The node's certificates.
+        The certificates for Dask's ports.
     directory
         For spilled data and the worker's log.
     record

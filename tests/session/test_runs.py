@@ -78,7 +78,9 @@ def test_an_unmodified_torchrun_script_works(session: Session, tmp_path: Path) -
     handle = session.start(script, argv=["--value", "10"], gpus=2, cwd=tmp_path)
     text = "".join(event["text"] for event in handle.events() if event["type"] == "log")
     handle.wait()
-    assert text.count("reduced 21.0") == 2
+    # Two processes print at once, so that their words may mix.
+    assert text.count("reduced") == 2
+    assert text.count(" 21.0") == 2
 
 
 def test_a_failing_rank_is_the_first_thing_that_is_seen(session: Session) -> None:
