@@ -175,7 +175,9 @@ class Door:
     async def _read(self, connection: Connection, body: msg.ReadFile) -> msg.FilePart:
         self._only_owner(connection, self._runs.owner(body.run), body.run)
         path = self._runs.file(body.run, body.name)
-        return await asyncio.to_thread(_part, path, body.offset, min(body.size, MAX_READ))
+        return await asyncio.to_thread(
+            _part, path, max(0, body.offset), max(0, min(body.size, MAX_READ))
+        )
 
     def _only_owner(self, connection: Connection, owner: str, run: str) -> None:
         if connection.name != owner and connection.role != "admin":
