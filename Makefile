@@ -3,6 +3,7 @@
 #   make demo    the quickstart notebook from end to end, with a summary
 #   make test    all tests, those in a real browser included
 #   make lab     JupyterLab with the extension
+#   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
 #   make lint    formatters, linters, types and the front end's unit tests
 #   make bench   the benchmarks, one JSON line each
 #   make clean   removes .venv, builds and caches
@@ -10,12 +11,14 @@
 # Another Python: make PYTHON=/path/to/python3 venv
 
 PYTHON ?= python3
+MINUTES ?= 30
+SEED ?= 1
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test lint bench clean
+.PHONY: help venv demo lab test faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -30,7 +33,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py))
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,11p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,12p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -63,6 +66,9 @@ test: venv
 	@scripts/chromium.sh
 	@.venv/bin/python -m pytest
 	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
+
+faults: venv
+	@.venv/bin/python tests/storm.py --minutes $(MINUTES) --seed $(SEED)
 
 lint: venv
 	ruff format --check .

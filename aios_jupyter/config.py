@@ -40,6 +40,9 @@ class Settings:
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
+    bundle
+        Directory that `aios user add` made on somebody else's cluster, which is used in place of
+        one's own.
     """
 
     cluster: str = "default"
@@ -52,6 +55,7 @@ class Settings:
     zygote_idle: float = 600.0
     journal_sync: str = "NORMAL"
     simulate_gpus: int = 0
+    bundle: str = ""
 
     @property
     def runtime_dir(self) -> Path:

@@ -4,12 +4,17 @@ Who a peer is, is its certificate's common name; what it is, is the organization
 `node`, or a person's role (`admin`, `user`, `viewer`). Every connection is TLS 1.3, both sides show
 a certificate, and a client checks that the server is a broker or a node: a user's certificate
 cannot pass for one. Host names are not checked, as the authority signs for this cluster alone.
+
+Whoever can reach a Dask port can run code there. So Dask's ports have an authority of their own
+(`dask/`), which has signed one certificate for the cluster itself and whose key was never kept: the
+certificate of a person opens the broker's and the agents' ports and no others.
 """
 
 from __future__ import annotations
 
 import datetime
 import getpass
+import json
 import os
 import ssl
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ from typing import Any
 from .errors import AccessError, ClusterError
 
 SERVER_ROLES = frozenset({"broker", "node"})
-_LIFETIME = datetime.timedelta(days=3650)
+LIFETIME_DAYS = 3650
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Bundle:
     def of(cls, directory: Path, party: str) -> Bundle:
         """The bundle of a party (`broker`, `node`, `user`) in a cluster's TLS directory."""
         return cls(directory / "ca.pem", directory / f"{party}.pem", directory / f"{party}.key")
+
+    @classmethod
+    def dask(cls, directory: Path) -> Bundle:
+        """What opens Dask's ports, in a cluster's TLS directory."""
+        return cls.of(directory / "dask", "dask")
 
     def server_context(self) -> ssl.SSLContext:
         """For a listening socket."""
@@ -59,14 +69,68 @@ class Bundle:
         return context
 
 
-def peer(transport: Any) -> tuple[str, str]:
-    """Name and role on the certificate that the other side of a transport has shown."""
+class Revoked:
+    """Certificates that no longer admit: a file in the TLS directory, read again when it changes.
+
+    Parameters
+    ----------
+    directory
+        The TLS directory. No file there means that nothing was revoked.
+    """
+
+    FILE = "revoked.json"
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / self.FILE
+        self._seen: tuple[int, int, int] | None = None
+        self._serials: frozenset[int] = frozenset()
+
+    def serials(self) -> frozenset[int]:
+        """Serial numbers of what was revoked.
+
+        Raises
+        ------
+        ClusterError
+            The file cannot be read; nobody is to be admitted then.
+        """
+        try:
+            facts = self._path.stat()
+            seen = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if seen != self._seen:
+                listed = json.loads(self._path.read_text())
+                self._serials = frozenset(int(serial, 16) for serial in listed)
+                self._seen = seen
+        except FileNotFoundError:
+            self._serials, self._seen = frozenset(), None
+        except (OSError, ValueError, TypeError) as error:
+            raise ClusterError(
+                f"The list of revoked certificates {self._path} cannot be read ({error}); mend it, "
+                "or make it anew with 'aios user revoke NAME' after moving it away."
+            ) from error
+        return self._serials
+
+    def check(self, name: str, serial: int) -> None:
+        """Refuse a certificate that was revoked.
+
+        Raises
+        ------
+        AccessError
+            It was.
+        """
+        if serial in self.serials():
+            raise AccessError(
+                f"The access of {name} to this cluster was revoked; ask its owner for a new bundle."
+            )
+
+
+def peer(transport: Any) -> tuple[str, str, int]:
+    """Name, role and serial number of the certificate that the other side of a transport shows."""
     certificate = transport.get_extra_info("peercert") or {}
     subject = dict(pair for part in certificate.get("subject", ()) for pair in part)
     name, role = subject.get("commonName", ""), subject.get("organizationalUnitName", "")
     if not name or not role:
         raise AccessError("The other side has shown no valid certificate of this cluster.")
-    return name, role
+    return name, role, int(certificate["serialNumber"], 16)
 
 
 def create(directory: Path) -> None:
@@ -74,6 +138,8 @@ def create(directory: Path) -> None:
 
     `directory` must be private (0700); existing material is kept.
     """
+    if not (directory / "dask" / "dask.pem").exists():
+        _create_dask(directory / "dask")
     if (directory / "user.pem").exists():
         return
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -88,27 +154,100 @@ def create(directory: Path) -> None:
     _issue(directory, "user", getpass.getuser(), "admin", key, authority)
 
 
-def issue(directory: Path, party: str, name: str, role: str) -> Bundle:
-    """Sign a certificate for one more party with the authority in `directory`."""
+def _create_dask(directory: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = _sign("AIOS Dask", "authority", key.public_key(), key, issuer=None)
+    _write_certificate(directory / "ca.pem", authority)
+    _issue(directory, "dask", "dask", "dask", key, authority)
+
+
+def issue(
+    directory: Path,
+    party: str,
+    name: str,
+    role: str,
+    *,
+    to: Path | None = None,
+    days: float = LIFETIME_DAYS,
+) -> int:
+    """Sign a certificate for one more party with the authority in `directory`.
+
+    Parameters
+    ----------
+    to
+        Where key and certificate go (default: `directory`).
+    days
+        How long it is valid.
+
+    Returns
+    -------
+    int
+        The certificate's serial number.
+
+    Raises
+    ------
+    AccessError
+        The authority's key is not here.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
+    try:
+        data = (directory / "ca.key").read_bytes()
+    except FileNotFoundError:
+        raise AccessError(
+            "The key that signs certificates is not here; do this on the machine and in the "
+            "account that started the cluster."
+        ) from None
+    key = serialization.load_pem_private_key(data, password=None)
     authority = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
-    _issue(directory, party, name, role, key, authority)
-    return Bundle.of(directory, party)
+    return _issue(to or directory, party, name, role, key, authority, days)
 
 
-def _issue(directory: Path, party: str, name: str, role: str, signer: Any, issuer: Any) -> None:
+def facts(certificate: Path) -> tuple[str, str, int, float]:
+    """Name, role, serial number and end (epoch seconds) of a certificate in a file.
+
+    Raises
+    ------
+    ValueError
+        It is not a certificate of ours.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = read.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    roles = read.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    if not names or not roles:
+        raise ValueError("it names nobody")
+    ends = read.not_valid_after_utc.timestamp()
+    return str(names[0].value), str(roles[0].value), read.serial_number, ends
+
+
+def _issue(
+    directory: Path,
+    party: str,
+    name: str,
+    role: str,
+    signer: Any,
+    issuer: Any,
+    days: float = LIFETIME_DAYS,
+) -> int:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(directory / f"{party}.key", key)
-    certificate = _sign(name, role, key.public_key(), signer, issuer)
+    certificate = _sign(name, role, key.public_key(), signer, issuer, days)
     _write_certificate(directory / f"{party}.pem", certificate)
+    return int(certificate.serial_number)
 
 
-def _sign(name: str, role: str, public_key: Any, signer: Any, issuer: Any) -> Any:
+def _sign(
+    name: str, role: str, public_key: Any, signer: Any, issuer: Any, days: float = LIFETIME_DAYS
+) -> Any:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import NameOID
@@ -127,7 +266,7 @@ def _sign(name: str, role: str, public_key: Any, signer: Any, issuer: Any) -> An
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     )
     builder = builder.add_extension(

@@ -121,6 +121,22 @@ class FakeSession:
         self.calls.append(("logs", {"run": run, "rank": rank, "follow": follow}))
         yield "one\ntwo\n"
 
+    def user_list(self) -> list[dict[str, Any]]:
+        return [{"name": "bob", "role": "viewer", "state": "revoked", "added": 0.0,
+                 "expires": 1e9, "serial": "1"}]  # fmt: skip
+
+    def user_add(self, name: str, role: str, to: Any, *, days: float) -> dict[str, Any]:
+        self.calls.append(("user_add", {"name": name, "role": role, "to": to, "days": days}))
+        return {"name": name, "role": role, "expires": 1e9, "bundle": str(to)}
+
+    def user_revoke(self, name: str) -> dict[str, Any]:
+        raise NotFoundError(f"Nobody called '{name}' has access.")
+
+    def audit(self, limit: int) -> list[dict[str, Any]]:
+        newest = {"time": 2e9, "who": "eve", "what": "refused", "detail": {"op": "release"}}
+        oldest = {"time": 1e9, "who": "bob", "what": "granted", "detail": {"devices": ["d0"]}}
+        return [newest, oldest][:limit]
+
     def close(self) -> None:
         self.calls.append(("close", {}))
 

@@ -457,3 +457,34 @@ def test_a_feed_stays_small_however_long_the_run() -> None:
 def test_help_returns_nothing_from_invoke(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["--help"], Host()) is None
     assert "Usage" in capsys.readouterr().out
+
+
+# --- users
+
+
+def test_users_are_added_listed_and_refused(
+    session: FakeSession, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert shell("user", "add", "bob", "--role", "viewer", "-o", str(tmp_path / "b")) == 0
+    assert f"AIOS_BUNDLE={tmp_path / 'b'}" in capsys.readouterr().out
+    assert session.calls[0] == (
+        "user_add",
+        {"name": "bob", "role": "viewer", "to": tmp_path / "b", "days": 365.0},
+    )
+    assert shell("user", "add", "bob", "--role", "node") == 2
+    assert "'node' is not one of" in capsys.readouterr().err
+    assert shell("user", "ls") == 0
+    assert "revoked" in capsys.readouterr().out
+    assert shell("user", "revoke", "carl") == 1
+    assert "Nobody called 'carl'" in capsys.readouterr().err
+
+
+def test_the_audit_reads_like_a_log(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("audit") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == ["bob", "eve"]
+    assert lines[1].endswith('devices ["d0"]')
+    assert shell("audit", "-n", "1", "--json") == 0
+    assert [record["who"] for record in json.loads(capsys.readouterr().out)] == ["eve"]

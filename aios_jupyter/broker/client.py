@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..config import settings
-from ..errors import AllocationError, ClusterError, NoClusterError, ProtocolError
+from ..errors import AccessError, AllocationError, ClusterError, NoClusterError, ProtocolError
 from ..process import process_start
 from ..schema import Keep, Lease, Owner, Request, Run
 from ..tls import Bundle
@@ -31,6 +31,10 @@ REPEATABLE = frozenset(
     {"status", "subscribe", "submit", "queue.row", "lease.get", "lease.token", "run.get"}
 )
 Locate = Callable[[], Awaitable[tuple[str, Bundle]]]
+
+
+class RefusedError(ClusterError):
+    """The cluster does not let us in; trying again would not help."""
 
 
 class Pending:
@@ -242,7 +246,10 @@ class AsyncClient:
             "view": (dict[str, Any], lambda _, view: self._watcher and self._watcher(view)),
         }
         connection = await connect(address, bundle.client_context(), handlers)
-        self.welcome = await connection.call("hello", self._hello, messages.Welcome, timeout=10)
+        try:
+            self.welcome = await connection.call("hello", self._hello, messages.Welcome, timeout=10)
+        except AccessError as error:
+            raise RefusedError(str(error)) from None
         self._connection = connection
         for pending in list(self._pending.values()):
             answer = await connection.call("submit", pending.request, messages.Submitted)
@@ -275,7 +282,7 @@ class AsyncClient:
         while not self.closed.is_set():
             try:
                 await self._connect()
-            except (ProtocolError, NoClusterError) as error:
+            except (ProtocolError, NoClusterError, RefusedError) as error:
                 self._over(error)
             except ClusterError as error:
                 if time.monotonic() > deadline:

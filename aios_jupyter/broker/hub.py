@@ -23,6 +23,10 @@ from .journal import Journal
 from .protocol import Connection
 from .state import State
 
+# Refusals of one user that are each noted, a second; more are counted.
+NOTED_REFUSALS = 10
+LONGEST = 200
+
 
 class SessionLink:
     """A connection of a session; it sits in `Connection.context`. A shell's commands share one."""
@@ -64,6 +68,7 @@ class Hub:
         self.usage: dict[str, Usage] = {}
         self.changed = False
         self.used = time.monotonic()
+        self._refusals: dict[str, int] = {}
         self._secret = _secret(directory / "secret")
 
     def restore(self, *, fresh: bool = False) -> None:
@@ -113,9 +118,26 @@ class Hub:
                 case ev.RunEnded(run=run):
                     self._tell_session(run.session, "run.ended", run)
 
-    def refuse(self, op: str, connection: Connection) -> None:
-        """Keep an audit record of a refusal."""
-        self.enact([ev.Audit(what="refused", who=connection.name, detail={"op": op})])
+    def audit(self, what: str, who: str, **detail: Any) -> None:
+        """Keep a record of what the core does not know of: who it was, and refusals."""
+        self.journal.apply([ev.Audit(what=what, who=who, detail=detail)], time.time())
+
+    def refuse(self, op: str, who: str, about: str = "", why: str = "") -> None:
+        """Keep an audit record of a refusal.
+
+        Somebody who is refused again and again cannot fill the disk: from the eleventh in a
+        second on, only their number is noted.
+        """
+        noted = self._refusals[who] = self._refusals.get(who, 0) + 1
+        if noted <= NOTED_REFUSALS:
+            self.audit("refused", who, op=op, about=about[:LONGEST], why=why[:LONGEST])
+
+    def count_refusals(self) -> None:
+        """Note how many were not noted; called once a second."""
+        for who, count in self._refusals.items():
+            if count > NOTED_REFUSALS:
+                self.audit("refused", who, more=count - NOTED_REFUSALS)
+        self._refusals.clear()
 
     def token(self, lease: Lease) -> str:
         """What admits the lease's owner to its agents: nobody else can make it."""

@@ -134,6 +134,29 @@ class RankReport(Struct, frozen=True, kw_only=True):
     exit: RankExit
 
 
+class Refused(Struct, frozen=True, kw_only=True):
+    """An agent has refused somebody something."""
+
+    who: str
+    op: str
+    about: str = ""
+    why: str = ""
+
+
+class UserChange(Struct, frozen=True, kw_only=True):
+    """The owner of the authority has given somebody access, or taken it away (`what`)."""
+
+    what: str
+    name: str
+    role: str = ""
+
+
+class Records(Struct, frozen=True, kw_only=True):
+    """`audit`: the newest `limit` records."""
+
+    limit: int = 200
+
+
 class LeaseEnd(Struct, frozen=True, kw_only=True):
     """To an agent: end all processes of this lease and answer `node.gone`."""
 

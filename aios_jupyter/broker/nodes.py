@@ -27,6 +27,7 @@ class Nodes:
             "node.run": (msg.RunReport, self._run),
             "node.exit": (msg.RankReport, self._exit),
             "node.gone": (msg.ById, self._gone),
+            "node.refused": (msg.Refused, self._refused),
         }
         return {op: (body, self._guard(op, function)) for op, (body, function) in calls.items()}
 
@@ -34,7 +35,9 @@ class Nodes:
         def guarded(connection: Connection, body: Any) -> Any:
             known = op == "node.hello" or isinstance(connection.context, AgentLink)
             if connection.role != "node" or not known:
-                raise AccessError(f"Only a node that has said hello may send {op!r}.")
+                why = f"Only a node that has said hello may send {op!r}."
+                self._hub.refuse(op, connection.name, why=why)
+                raise AccessError(why)
             return function(connection, body)
 
         return guarded
@@ -112,6 +115,9 @@ class Nodes:
     def _exit(self, connection: Connection, report: msg.RankReport) -> None:
         if report.run in self._hub.state.runs:
             self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+
+    def _refused(self, connection: Connection, report: msg.Refused) -> None:
+        self._hub.refuse(report.op, report.who, report.about, report.why)
 
     def _gone(self, connection: Connection, body: msg.ById) -> None:
         self._hub.handle(ev.RanksGone(node=connection.context.node, lease=body.id))

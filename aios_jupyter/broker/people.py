@@ -5,14 +5,16 @@ caller's certificate carries.
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import socket
 import time
 from typing import Any
 
 from .. import __version__
-from ..errors import AccessError, ConflictError, NotFoundError
+from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..process import alive
-from ..schema import Keep, Lease, LeaseState, Owner, Request, Run
+from ..schema import Keep, Lease, LeaseState, Owner, Request, RequestState, Run
 from . import events as ev
 from . import messages as msg
 from .events import replace
@@ -21,6 +23,11 @@ from .protocol import Connection, Handler
 from .views import queue_row
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
+# What a peer may name things: an id is also a directory's name on the nodes.
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LONGEST_NAME = 300
+MOST_RECORDS = 10_000
+LONGEST_TIME = 100 * 365 * 86400.0
 READ_ONLY = frozenset({"hello", "bye", "status", "subscribe", "queue.row", "lease.get", "run.get"})
 
 
@@ -47,7 +54,7 @@ class People:
             "run.create": (Run, self._run_create),
             "run.get": (msg.ById, self._run_get),
             "run.stop": (msg.ById, self._run_stop),
-            "audit": (Any, self._audit),
+            "audit": (msg.Records | None, self._audit),
         }
         return {op: (body, self.guard(op, function)) for op, (body, function) in calls.items()}
 
@@ -55,14 +62,15 @@ class People:
         """Who may call: those who said hello; viewers only to look. Refusals are audit records."""
 
         def guarded(connection: Connection, body: Any) -> Any:
-            if op != "hello" and not isinstance(connection.context, SessionLink):
-                raise AccessError(f"A session must say hello before {op!r}.")
             try:
+                if op != "hello" and not isinstance(connection.context, SessionLink):
+                    raise AccessError(f"A session must say hello before {op!r}.")
                 if connection.role == "viewer" and op not in READ_ONLY:
                     raise AccessError(f"{connection.name} may look but not {op}; ask an admin.")
                 result = function(connection, body)
-            except AccessError:
-                self._hub.refuse(op, connection)
+            except AccessError as error:
+                about = getattr(body, "id", "") or getattr(body, "lease", "")
+                self._hub.refuse(op, connection.name, about, str(error))
                 raise
             if op not in READ_ONLY:
                 self._hub.used = time.monotonic()
@@ -104,7 +112,10 @@ class People:
             self._hub.handle(ev.SessionLost(session=owner.id, dead=True))
 
     def _hello(self, connection: Connection, hello: msg.SessionHello) -> msg.Welcome:
+        if connection.context is not None:
+            raise ConflictError("This connection has said hello before; open another one.")
         owner = hello.owner
+        _check_names(owner.host, owner.label)
         if owner.id != msg.session_id(hello.secret):
             raise AccessError("That session belongs to somebody else.")
         if connection.role in ("node", "broker"):
@@ -135,6 +146,9 @@ class People:
 
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
+        _check_id(request.id)
+        _check_names(request.label)
+        _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
         self._hub.handle(ev.Submitted(request=request))
         request = self._hub.state.requests[request.id]
@@ -152,16 +166,22 @@ class People:
         return queue_row(self._hub.state, body.id)
 
     def _release(self, connection: Connection, body: msg.ById) -> None:
+        lease = self._hub.state.leases.get(body.id)
+        others = lease is not None and lease.user != connection.name
+        own = body.reason[:LONGEST_NAME] or "released"
         self._hub.handle(
             ev.Released(
                 lease=body.id,
                 by=connection.name,
                 admin=connection.role == "admin",
-                reason=body.reason or "released",
+                reason=f"released by {connection.name}" if others else own,
             )
         )
+        if lease is not None and others:
+            self._hub.audit("lease released", connection.name, lease=lease.id, user=lease.user)
 
     def _extend(self, connection: Connection, body: msg.ExtendBy) -> Lease:
+        _check_time(body.time)
         self._hub.handle(
             ev.Extended(
                 lease=body.id,
@@ -197,6 +217,14 @@ class People:
 
     def _run_create(self, connection: Connection, run: Run) -> Run:
         owner = connection.context.owner
+        _check_id(run.id)
+        _check_names(run.name, run.label, run.framework)
+        known = self._hub.state.runs.get(run.id)
+        if known:
+            kind = ConflictError if known.user == owner.user else AccessError
+            raise kind(f"Run {run.id} is there already; give yours another id.")
+        if run.world_size < 1:
+            raise UsageError(f"{run.world_size} is not a number of ranks; ask for at least one.")
         lease = self._owned_lease(connection, run.lease)
         slots = lease.slots[: run.world_size]
         run = replace(
@@ -207,6 +235,7 @@ class People:
             nodes=tuple(dict.fromkeys(slot.node for slot in slots)),
             world_size=len(slots),
             started=time.time(),
+            detail={},
         )
         missing = [node for node in run.nodes if node not in self._hub.agents]
         if missing:
@@ -221,6 +250,8 @@ class People:
         run = self._hub.state.runs.get(body.id)
         if run is None:
             raise NotFoundError(f"There is no run {body.id!r}; 'aios runs' lists them.")
+        if run.user != connection.name and connection.role != "admin":
+            raise AccessError(f"Run {run.id} belongs to {run.user}, not to you.")
         return run
 
     def _run_stop(self, connection: Connection, body: msg.ById) -> None:
@@ -229,11 +260,41 @@ class People:
                 run=body.id,
                 by=connection.name,
                 admin=connection.role == "admin",
-                reason=body.reason or f"stopped by {connection.name}",
+                reason=body.reason[:LONGEST_NAME] or f"stopped by {connection.name}",
             )
         )
 
-    def _audit(self, connection: Connection, _: Any) -> list[Any]:
+    def _audit(self, connection: Connection, body: msg.Records | None) -> list[Any]:
         if connection.role != "admin":
             raise AccessError("Only an admin may read the audit records.")
-        return list(self._hub.journal.audit(200))
+        limit = body.limit if body else msg.Records().limit
+        return list(self._hub.journal.audit(max(0, min(limit, MOST_RECORDS))))
+
+    # --- revoked
+
+    def revoked(self, user: str) -> None:
+        """End all that somebody has here whose access was taken away."""
+        state, reason = self._hub.state, f"the access of {user} was revoked"
+        for request in [r for r in state.requests.values() if r.user == user]:
+            lease = state.leases.get(request.lease)
+            if lease:
+                self._hub.handle(ev.Released(lease=lease.id, by=user, admin=True, reason=reason))
+            elif request.state is RequestState.QUEUED:
+                self._hub.handle(ev.Cancelled(request=request.id, by="an admin", admin=True))
+
+
+def _check_id(identity: str) -> None:
+    if not ID.fullmatch(identity):
+        raise UsageError(
+            f"{identity[:80]!r} is not an id; use up to 64 letters, digits, '-' and '_'."
+        )
+
+
+def _check_names(*names: str) -> None:
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise UsageError(f"A name has at most {LONGEST_NAME} characters; give a shorter one.")
+
+
+def _check_time(seconds: float | None) -> None:
+    if seconds is not None and math.isfinite(seconds) and seconds > LONGEST_TIME:
+        raise UsageError(f"{seconds:g} seconds is over 100 years; leave the time out for no limit.")

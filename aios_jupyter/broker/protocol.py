@@ -12,6 +12,9 @@ closes the connection. Bodies are structs of `schema.py` and `messages.py`, chec
 decoded: a malformed body is a `fail`, a malformed frame ends the connection. Payloads (pickled
 cells) are opaque bytes within a body.
 
+A server does not read from a peer that does not take its answers, so that nobody can make it keep
+more than a frame and `MAX_BACKLOG` bytes for him.
+
 Writes are coalesced: everything that one turn of the event loop produced leaves in one write.
 `before_write` runs ahead of that write; the broker commits its journal there, so that nothing is
 seen before it is durable, at one commit for all connections of a turn.
@@ -36,8 +39,13 @@ from . import messages
 VERSION = 1
 MAX_FRAME = 64 * 1024 * 1024
 CHUNK = 4 * 1024 * 1024
+HIGH_WATER = 8 * 1024 * 1024
+MAX_BACKLOG = 4 * MAX_FRAME
 
 LOST = "The connection to the cluster was lost; look at 'aios status' and try again."
+REFUSED = (
+    "The cluster refuses this certificate ({}); ask its owner for a new bundle ('aios user add')."
+)
 
 log = logging.getLogger("aios.protocol")
 
@@ -82,6 +90,8 @@ class Connection(asyncio.Protocol):
         Called once with the connection when it is gone.
     before_write
         Called ahead of each write.
+    admit
+        Called with the connection ahead of its hello; raises an `AiosError` to refuse it.
     server
         Whether this side listens: it then expects a hello first.
     """
@@ -92,18 +102,23 @@ class Connection(asyncio.Protocol):
         *,
         on_close: Callable[[Connection], None] | None = None,
         before_write: Callable[[], None] | None = None,
+        admit: Callable[[Connection], None] | None = None,
         server: bool = False,
     ) -> None:
         self.handlers = handlers
         self.name = self.role = ""
+        self.serial = 0
         self.greeted = not server
         self.heard = 0.0
         self.context: Any = None
         self._server = server
         self._on_close = on_close
         self._before_write = before_write
+        self._admit = admit
+        self._lost = LOST
         self._buffer = bytearray()
         self._outbox: list[bytes] = []
+        self._unwritten = 0
         self._flushing = False
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next = 0
@@ -118,9 +133,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast("Any", transport)
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
-        self._transport.set_write_buffer_limits(high=8 * 1024 * 1024)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
         try:
-            self.name, self.role = peer(transport)
+            self.name, self.role, self.serial = peer(transport)
         except AiosError:
             self.abort("no certificate")
             return
@@ -132,7 +147,7 @@ class Connection(asyncio.Protocol):
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
-        while end - start >= 4 and not self.closed.is_set():
+        while end - start >= 4 and not self._transport.is_closing():
             size = int.from_bytes(buffer[start : start + 4], "big")
             if size > MAX_FRAME:
                 self.abort(f"a frame of {size} bytes")
@@ -143,7 +158,7 @@ class Connection(asyncio.Protocol):
             start += 4 + size
             try:
                 message = _decode_frame(frame)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 self.abort(f"a malformed frame ({error})")
                 return
             self._dispatch(message)
@@ -151,16 +166,23 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        # A client reads on: were both sides to stop, neither would ever go on.
+        if self._server:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self._server and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if isinstance(error, ssl.SSLError) and not self._server:
+            self._lost = REFUSED.format((error.reason or str(error)).lower().replace("_", " "))
         self.closed.set()
         self._writable.set()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(ClusterError(LOST))
+                future.set_exception(ClusterError(self._lost))
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -182,7 +204,7 @@ class Connection(asyncio.Protocol):
             The connection is lost, or no reply came within `timeout` seconds.
         """
         if self.closed.is_set():
-            raise ClusterError(LOST)
+            raise ClusterError(self._lost)
         self._next += 1
         identity = self._next
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
@@ -233,6 +255,12 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(
                 f"A message of {len(data)} bytes is over the limit of {MAX_FRAME}; send less."
             )
+        self._unwritten += len(data)
+        if self._server and self._unwritten > MAX_BACKLOG:
+            # So many questions at once that the answers would fill the memory.
+            self._outbox.clear()
+            self.abort("it asks faster than it reads")
+            return
         self._outbox.append(len(data).to_bytes(4, "big"))
         self._outbox.append(data)
         if not self._flushing:
@@ -245,7 +273,10 @@ class Connection(asyncio.Protocol):
             self._before_write()
         if self._outbox and not self._transport.is_closing():
             self._transport.write(b"".join(self._outbox))
+            if self._server and self._transport.get_write_buffer_size() > MAX_BACKLOG:
+                self.abort("it does not read what it is told")
         self._outbox.clear()
+        self._unwritten = 0
 
     # --- receiving
 
@@ -270,11 +301,11 @@ class Connection(asyncio.Protocol):
                 self._greet(op, body)
             handler = self.handlers.get(op)
             if handler is None:
-                raise ProtocolError(f"This side does not know the call {op!r}; update it.")
+                raise ProtocolError(f"This side does not know the call {op[:80]!r}; update it.")
             kind, function = handler
             try:
                 decoded = msgspec.msgpack.decode(body, type=kind)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise ProtocolError(f"The call {op!r} has a wrong shape: {error}.") from None
             result = function(self, decoded)
         except AiosError as error:
@@ -295,13 +326,15 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("The first call of a connection must be a hello.")
         try:
             version = msgspec.msgpack.decode(body, type=messages.Version).version
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ProtocolError(f"The hello has a wrong shape: {error}.") from None
         if version != VERSION:
             raise ProtocolError(
                 f"This cluster speaks protocol {VERSION} and the other side {version}; install "
                 "the same version of aios-jupyter on both, then 'aios down' and 'aios up'."
             )
+        if self._admit:
+            self._admit(self)
         self.greeted = True
 
     async def _answer_later(self, identity: int, op: str, result: Awaitable[Any]) -> None:
@@ -329,7 +362,7 @@ class Connection(asyncio.Protocol):
         kind, function = handler
         try:
             result = function(self, msgspec.msgpack.decode(body, type=kind))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             self.abort(f"the event {topic!r} has a wrong shape ({error})")
             return
         except Exception:

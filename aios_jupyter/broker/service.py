@@ -17,8 +17,9 @@ from typing import Any
 from ..config import Settings
 from ..errors import AccessError
 from ..schema import LIVE
-from ..tls import Bundle
+from ..tls import Bundle, Revoked
 from . import events as ev
+from . import messages as msg
 from .hub import AgentLink, Hub, SessionLink
 from .nodes import Nodes
 from .people import People
@@ -52,6 +53,7 @@ class Broker:
         self.hub = Hub(directory, settings)
         self.port = 0
         self._bundle = bundle
+        self._revoked = Revoked(bundle.authority.parent)
         self._on_end = on_end
         self._connections: set[Connection] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -67,6 +69,10 @@ class Broker:
             **self._nodes.handlers(),
             **self._watchers.handlers(),
             "shutdown": (None, self._people.guard("shutdown", self._shutdown)),
+            "user.changed": (
+                msg.UserChange,
+                self._people.guard("user.changed", self._user_changed),
+            ),
             "beat": (Any, lambda connection, body: None),
         }
         context = self._bundle.server_context()
@@ -92,6 +98,7 @@ class Broker:
             self._handlers,
             on_close=self._closed,
             before_write=self.hub.journal.commit,
+            admit=self._admit,
             server=True,
         )
         self._connections.add(connection)
@@ -105,6 +112,32 @@ class Broker:
                 self._nodes.left(link, connection)
             case SessionLink() as link:
                 self._people.left(link, connection)
+
+    # --- who may be here
+
+    def _admit(self, connection: Connection) -> None:
+        try:
+            self._revoked.check(connection.name, connection.serial)
+        except AccessError as error:
+            self.hub.refuse("hello", connection.name, why=str(error))
+            raise
+
+    def _user_changed(self, connection: Connection, change: msg.UserChange) -> None:
+        if connection.role != "admin":
+            raise AccessError("Only an admin may say who has access.")
+        self.hub.audit(f"user {change.what}", connection.name, user=change.name, role=change.role)
+        if change.what == "revoked":
+            self._people.revoked(change.name)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """End the connections, leases and requests of those whose access was revoked."""
+        revoked = self._revoked.serials()
+        if revoked:
+            for connection in [c for c in self._connections if c.serial in revoked]:
+                if isinstance(connection.context, SessionLink):
+                    self._people.revoked(connection.context.owner.user)
+                connection.abort("its certificate was revoked")
 
     def _shutdown(self, connection: Connection, _: None) -> None:
         if connection.role != "admin":
@@ -127,6 +160,7 @@ class Broker:
 
     def _sweep(self) -> None:
         self._people.look_for_lost()
+        self.hub.count_refusals()
         now = asyncio.get_running_loop().time()
         for connection in list(self._connections):
             silence = now - connection.heard
@@ -135,6 +169,7 @@ class Broker:
         self.hub.handle(ev.Tick())
         self.hub.journal.commit()
         self._end_when_idle()
+        self._let_go()
 
     def _end_when_idle(self) -> None:
         state = self.hub.state

@@ -12,6 +12,8 @@ from .people import People
 from .protocol import Connection, Handler
 from .views import Snapshot, difference, snapshot
 
+WITHHELD: dict[str, Any] = {"metrics": {}, "reason": "", "detail": {}}
+
 
 class Watchers:
     """Connections that have subscribed."""
@@ -48,7 +50,11 @@ class Watchers:
         for connection in self._watching if delta else ():
             view = _as_seen_by(connection, self._seen)
             if not whole:
-                view = {**delta, **({"cluster": view["cluster"]} if "cluster" in delta else {})}
+                view = {section: view[section] for section in delta if section == "cluster"} | {
+                    section: _own(connection, section, rows)
+                    for section, rows in delta.items()
+                    if section != "cluster"
+                }
             connection.tell("view", view)
 
     def _status(self, connection: Connection, _: Any) -> Snapshot:
@@ -73,4 +79,15 @@ class Watchers:
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:
     who = {"user": connection.name, "role": connection.role}
-    return {**view, "cluster": {**view["cluster"], **who}}
+    runs = _own(connection, "runs", view["runs"])
+    return {**view, "runs": runs, "cluster": {**view["cluster"], **who}}
+
+
+def _own(connection: Connection, section: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """What a run measures and says is its owner's business, and the admins'."""
+    if section != "runs" or connection.role == "admin":
+        return rows
+    return {
+        id: row if row is None or row["user"] == connection.name else {**row, **WITHHELD}
+        for id, row in rows.items()
+    }

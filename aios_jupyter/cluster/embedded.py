@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,6 +75,11 @@ class Paths:
     def children(self) -> Path:
         """Written by the agent: the processes of its Dask worker."""
         return self.runtime / "children.json"
+
+    @property
+    def address(self) -> Path:
+        """Where the broker was at last: people's bundles name it, so that the next one is there."""
+        return self.runtime / "address.json"
 
     @property
     def user(self) -> Bundle:
@@ -147,6 +153,7 @@ def _repair(paths: Paths, simulate_gpus: int | None) -> dict[str, Any]:
         node_process = _start_node(paths, known["simulate_gpus"])
     if not broker:
         broker = _wait(paths.broker, broker_process, paths.state / "broker.log")
+        _write(paths.address, {"address": broker["address"]})
     if not node:
         _wait(paths.node, node_process, paths.state / "node.log")
     return broker
@@ -206,10 +213,10 @@ def _start_broker(paths: Paths, earlier: dict[str, Any] | None) -> subprocess.Po
         "AIOS_BROKER_FRESH": "0" if earlier else "1",
         "AIOS_BROKER_DIR": str(paths.state),
         "AIOS_BROKER_TLS": str(paths.tls),
-        "AIOS_BROKER_LISTEN": earlier["address"] if earlier else "127.0.0.1:0",
+        "AIOS_BROKER_LISTEN": earlier["address"] if earlier else _free_address(paths),
         "AIOS_BROKER_FILE": str(paths.broker),
     }
-    tls = Bundle.of(paths.tls, "broker")
+    tls = Bundle.dask(paths.tls)
     command = [
         *(sys.executable, "-m", "dask", "scheduler"),
         *("--preload", "aios_jupyter.broker.plugin"),
@@ -220,6 +227,21 @@ def _start_broker(paths: Paths, earlier: dict[str, Any] | None) -> subprocess.Po
         *("--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)),
     ]
     return _detach(command, environment, paths.state / "broker.log")
+
+
+def _free_address(paths: Paths) -> str:
+    """Where the last broker was, if nobody else is there now; or any port."""
+    last = str((_read(paths.address) or {}).get("address", ""))
+    host, _, port = last.rpartition(":")
+    if not port.isdigit():
+        return "127.0.0.1:0"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return "127.0.0.1:0"
+    return last
 
 
 def _start_node(paths: Paths, simulate_gpus: int) -> subprocess.Popen[bytes]:

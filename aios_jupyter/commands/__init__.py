@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views     what a verb shows: tables and cards
 feed      what a run has said so far
-cluster, leases, runs, data, models    the verbs
+cluster, leases, runs, data, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -27,6 +27,7 @@ from .host import Host
 from .leases import alloc, cancel, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .runs import attach, logs, run, runs, stop, train
+from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -54,6 +55,7 @@ for _verb in (
     *(train, run, runs, attach, logs, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
+    *(user, audit),
 ):
     aios.add_command(_verb)
 

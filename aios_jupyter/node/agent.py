@@ -26,7 +26,7 @@ from ..devices import probe
 from ..errors import AiosError, ClusterError
 from ..process import process_start
 from ..schema import Node, Process, Usage
-from ..tls import Bundle
+from ..tls import Bundle, Revoked
 from . import reaper
 from .door import Door
 from .hosting import HostedRuns
@@ -63,12 +63,18 @@ class Agent:
         self._state = state
         self._zygotes = Zygotes(state / "zygotes", settings().zygote_idle)
         self.runs = HostedRuns(state / "runs", host, self._report, self._zygotes)
-        self._door = Door(self.runs, self._grants, self.name)
+        self._door = Door(
+            self.runs,
+            self._grants,
+            self.name,
+            Revoked(runtime / "tls"),
+            lambda refused: self._report("node.refused", refused, True),
+        )
         self._worker = DaskWorker(
             self.name,
             host,
             max(1, os.cpu_count() or 1),
-            self._bundle,
+            Bundle.dask(runtime / "tls"),
             state / "dask",
             runtime / "children.json",
         )
@@ -204,6 +210,7 @@ class Agent:
                 report = msg.NodeReport(usage=usage, outside=self._outside)
                 self._report("node.report", report, durable=False)
                 await self._enforce()
+                self._door.let_go()
             except Exception:
                 log.exception("sampling failed")
 

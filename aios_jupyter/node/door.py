@@ -2,7 +2,8 @@
 
 Admission is by certificate (whose run is it?) and, for what uses a device, by the token of the
 lease, which only its owner and this agent have from the broker. A token of an older lease on the
-same device no longer admits, as the broker has taken that lease away.
+same device no longer admits, as the broker has taken that lease away. Whoever is refused here is
+named to the broker, for its audit records.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..broker.messages import ById, Grant
+from ..broker.messages import ById, Grant, Refused
 from ..broker.protocol import Connection, serve
 from ..errors import AccessError
 from ..runs import messages as msg
-from ..runs.spec import Rendezvous
+from ..runs.spec import RankSpec, Rendezvous
+from ..schema import Slot
+from ..tls import Revoked
 from .hosting import Hosted, HostedRuns
 
 GRANT_TIMEOUT = 5.0
+LONGEST = 200
 MAX_READ = 8 * 1024 * 1024
 
 
@@ -33,12 +38,25 @@ class Door:
         This node's runs.
     grants
         Lease id → grant, kept current by the agent.
+    revoked
+        Certificates that no longer admit.
+    on_refusal
+        Called with each refusal.
     """
 
-    def __init__(self, runs: HostedRuns, grants: dict[str, Grant], node: str) -> None:
+    def __init__(
+        self,
+        runs: HostedRuns,
+        grants: dict[str, Grant],
+        node: str,
+        revoked: Revoked,
+        on_refusal: Callable[[Refused], None],
+    ) -> None:
         self._runs = runs
         self._grants = grants
         self._node = node
+        self._revoked = revoked
+        self._on_refusal = on_refusal
         self._connections: set[Connection] = set()
 
     async def open(self, host: str, context: ssl.SSLContext) -> str:
@@ -52,20 +70,54 @@ class Door:
         for connection in list(self._connections):
             connection.close()
 
+    def let_go(self) -> None:
+        """End the connections of those whose access was revoked; called once a second."""
+        revoked = self._revoked.serials()
+        for connection in [c for c in self._connections if c.serial in revoked]:
+            connection.abort("its certificate was revoked")
+
     def _connection(self) -> Connection:
-        handlers: dict[str, Any] = {
-            "agent.hello": (msg.AgentHello, lambda connection, hello: self._node),
+        calls: dict[str, Any] = {
             "run.open": (msg.OpenRun, self._open),
             "run.payload": (msg.Blob, self._payload),
             "run.start": (msg.StartRun, self._start),
             "run.abandon": (ById, self._abandon),
             "run.follow": (msg.Follow, self._follow),
             "run.read": (msg.ReadFile, self._read),
-            "beat": (Any, lambda connection, body: None),
         }
-        connection = Connection(handlers, on_close=self._connections.discard, server=True)
+        handlers: dict[str, Any] = {
+            "agent.hello": (msg.AgentHello, lambda connection, hello: self._node),
+            "beat": (Any, lambda connection, body: None),
+            **{op: (body, self._guard(op, function)) for op, (body, function) in calls.items()},
+        }
+        connection = Connection(
+            handlers, on_close=self._connections.discard, admit=self._let_in, server=True
+        )
         self._connections.add(connection)
         return connection
+
+    def _let_in(self, connection: Connection) -> None:
+        try:
+            self._revoked.check(connection.name, connection.serial)
+        except AccessError as error:
+            self._refuse(connection, "agent.hello", "", error)
+            raise
+
+    def _guard(self, op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(connection: Connection, body: Any) -> Any:
+            try:
+                return await function(connection, body)
+            except AccessError as error:
+                about = body.spec.id if isinstance(body, msg.StartRun) else ""
+                about = about or getattr(body, "run", "") or getattr(body, "id", "")
+                self._refuse(connection, op, about, error)
+                raise
+
+        return guarded
+
+    def _refuse(self, connection: Connection, op: str, about: str, error: AccessError) -> None:
+        why = str(error)[:LONGEST]
+        self._on_refusal(Refused(who=connection.name, op=op, about=about[:LONGEST], why=why))
 
     async def _admit(self, connection: Connection, run: str, token: str) -> Hosted:
         hosted = await self._runs.expect(run)
@@ -94,6 +146,16 @@ class Door:
 
     async def _start(self, connection: Connection, body: msg.StartRun) -> None:
         hosted = await self._admit(connection, body.spec.id, body.token)
+        lease = self._grants[hosted.run.lease].lease
+        expected = [(rank, lease.slots[rank]) for rank in hosted.ranks if rank < len(lease.slots)]
+        asked = sorted(body.ranks, key=lambda rank: rank.rank)
+        here = tuple(slot.device for _, slot in expected)
+        if body.spec.lease != lease.id or [_place(rank) for rank in asked] != [
+            (rank, *_device(slot)) for rank, slot in expected
+        ]:
+            raise AccessError(f"Lease {lease.id} has other devices on this node than you name.")
+        if any(set(rank.devices) - set(here) for rank in asked):
+            raise AccessError(f"Lease {lease.id} has other devices on this node than you show.")
         await self._runs.start(hosted, body)
 
     async def _abandon(self, connection: Connection, body: ById) -> None:
@@ -113,11 +175,21 @@ class Door:
     async def _read(self, connection: Connection, body: msg.ReadFile) -> msg.FilePart:
         self._only_owner(connection, self._runs.owner(body.run), body.run)
         path = self._runs.file(body.run, body.name)
-        return await asyncio.to_thread(_part, path, body.offset, min(body.size, MAX_READ))
+        return await asyncio.to_thread(
+            _part, path, max(0, body.offset), max(0, min(body.size, MAX_READ))
+        )
 
     def _only_owner(self, connection: Connection, owner: str, run: str) -> None:
         if connection.name != owner and connection.role != "admin":
             raise AccessError(f"Run {run} belongs to {owner}, not to you.")
+
+
+def _place(rank: RankSpec) -> tuple[int, str, str, int]:
+    return rank.rank, rank.device, rank.kind.value, rank.index
+
+
+def _device(slot: Slot) -> tuple[str, str, int]:
+    return slot.device, slot.kind.value, slot.index
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ from .zygotes import Zygotes
 
 log = logging.getLogger("aios.node")
 
+# Ids and names that come from outside become paths: nothing leads out of a run's directory.
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 ANNOUNCE_TIMEOUT = 10.0
 REPORT_INTERVAL = 0.2
 BATCH_BYTES = 1024 * 1024
@@ -113,7 +117,16 @@ class HostedRuns:
     async def announced(self, run: Run, ranks: tuple[int, ...]) -> None:
         """The broker knows of this run: these ranks of it may be started here."""
         directory = self.directory / run.id
-        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            if not ID.fullmatch(run.id):
+                raise FileExistsError
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            # The files of a run that is long over still belong to whoever it was.
+            log.warning("run %r cannot have a directory of that name here", run.id)
+            if run.id not in self._runs:
+                self._refuse(run, ranks, f"node {socket.gethostname()} has files of a run {run.id}")
+            return
         facts = {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
         (directory / "run.json").write_text(json.dumps(facts))
         async with self._announcement:
@@ -213,10 +226,13 @@ class HostedRuns:
         if hosted.ended.is_set():
             return
         hosted.ended.set()
-        for rank in hosted.ranks:
-            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason)
-            self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
+        self._refuse(hosted.run, hosted.ranks, reason)
         self._spawn(self._notify(hosted))
+
+    def _refuse(self, run: Run, ranks: tuple[int, ...], reason: str) -> None:
+        for rank in ranks:
+            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason)
+            self._report("node.exit", msg.RankReport(run=run.id, exit=exit), True)
 
     # --- events
 
@@ -296,7 +312,7 @@ class HostedRuns:
             This node has no such run.
         """
         path = self.directory / run / "run.json"
-        if "/" in run or run.startswith(".") or not path.exists():
+        if not ID.fullmatch(run) or not path.exists():
             raise NotFoundError(f"Node {socket.gethostname()} has no run {run!r}.")
         return str(json.loads(path.read_text())["user"])
 
@@ -310,10 +326,10 @@ class HostedRuns:
         NotFoundError
             There is no such file.
         """
-        if Path(name).name != name or name.startswith("."):
+        if not FILE_NAME.fullmatch(name):
             raise AccessError(f"{name!r} is not a file of run {run}.")
         path = self.directory / run / name
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             raise NotFoundError(f"Run {run} has no file {name!r} on this node.")
         return path
 

@@ -33,7 +33,7 @@ class DaskWorker:
     host
         The only address at which the worker listens.
     bundle
-        The node's certificates.
+        The certificates for Dask's ports.
     directory
         For spilled data and the worker's log.
     record

@@ -29,8 +29,12 @@ async def open_broker() -> Upstream:
 
 def connection_dir() -> Path:
     """Where the files appear that say that a cluster runs."""
+    from ..cluster import bundle
     from ..config import settings
 
+    directory = bundle.current()
+    if directory:
+        return directory
     return settings().runtime_dir / settings().cluster
 
 

@@ -8,18 +8,21 @@ link      the connection
 leases    who holds what
 runs      code on leased devices
 assets    datasets, models, endpoints
+users     who has access, and who did what
 """
 
 from __future__ import annotations
 
-from ..cluster import embedded
+from ..cluster import bundle, embedded
+from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
 from .assets import AssetVerbs, Endpoint
 from .link import observe
+from .users import UserVerbs
 
 
-class Session(AssetVerbs):
+class Session(AssetVerbs, UserVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -33,6 +36,8 @@ def connect(
 ) -> Session:
     """Open a session with this user's cluster, which is started when there is none.
 
+    With `AIOS_BUNDLE` it is the cluster that has made this bundle, and nothing is started.
+
     Parameters
     ----------
     start
@@ -45,6 +50,11 @@ def connect(
         Leases belong to the calling shell (the parent process) and outlive this process.
     passive
         This session only looks on.
+
+    Raises
+    ------
+    ClusterError
+        It does not start or answer, or the bundle is not whole, expired or refused.
     """
     return Session(
         start=start, simulate_gpus=simulate_gpus, label=label, shell=shell, passive=passive
@@ -53,6 +63,11 @@ def connect(
 
 def down() -> list[int]:
     """Stop this user's cluster with every process it started; returns pids that were ended."""
+    if bundle.current():
+        raise AccessError(
+            "AIOS_BUNDLE is set, and the cluster that it names has another owner; unset it to stop "
+            "your own."
+        )
     return embedded.down()
 
 

@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 from ..cluster import embedded
 from ..config import settings
-from ..errors import ClusterError, ConflictError, NotFoundError, RunError
+from ..errors import AccessError, ClusterError, ConflictError, NotFoundError, RunError
 from ..runs.launcher import RunHandle
 from ..schema import LIVE, RunKind, RunState, Scope, Struct
+from ..tls import Bundle as TlsBundle
 from .runs import RunVerbs
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class AssetVerbs(RunVerbs):
         ClusterError
             No worker has come up in time.
         """
+        if self._bundle:
+            raise AccessError(
+                "Whoever reaches a cluster's Dask workers can run code as its owner, so that a "
+                "bundle (AIOS_BUNDLE) does not admit there; work under a lease with 'aios train'."
+            )
         facts = embedded.ensure(start=False)
         if self._dask is not None and self._dask.scheduler.address == facts["dask"]:
             return self._dask
@@ -63,11 +69,11 @@ class AssetVerbs(RunVerbs):
         from distributed import Client
         from distributed.security import Security
 
-        bundle = embedded.Paths.current().user
+        own = TlsBundle.dask(embedded.Paths.current().tls)
         security = Security(
-            tls_ca_file=str(bundle.authority),
-            tls_client_cert=str(bundle.certificate),
-            tls_client_key=str(bundle.key),
+            tls_ca_file=str(own.authority),
+            tls_client_cert=str(own.certificate),
+            tls_client_key=str(own.key),
             require_encryption=True,
         )
         self._dask = Client(facts["dask"], security=security, set_as_default=False)
@@ -89,13 +95,15 @@ class AssetVerbs(RunVerbs):
     ) -> Dataset:
         """Make a dataset of originals and augmented copies, as tasks on the cluster's workers.
 
+        Where the cluster is somebody else's (AIOS_BUNDLE) it is made in this process.
         `data.augment.augment` has the parameters and errors.
         """
         from ..data.augment import augment
         from ..data.policy import parse
 
         parse(policy)
-        return augment(src, dst, policy, copies, seed, self.dask(), on_progress)
+        client = None if self._bundle else self.dask()
+        return augment(src, dst, policy, copies, seed, client, on_progress)
 
     def datasets(self) -> list[Dataset]:
         """The catalogue."""

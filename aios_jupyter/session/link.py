@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import hashlib
 import os
 import secrets
+from pathlib import Path
 from typing import Any, Self
 
 from ..broker.client import AsyncClient, Loop
-from ..cluster import embedded
+from ..cluster import bundle, embedded
 from ..config import settings
-from ..errors import ClusterError
+from ..errors import ClusterError, UsageError
 from ..process import alive, process_start
 from ..runs.launcher import Launcher
 from ..schema import Keep
+from ..tls import Bundle
 
 
 class Link:
@@ -40,6 +43,8 @@ class Link:
         self._simulate = simulate_gpus
         self._shell = shell
         self._passive = passive
+        # Once and for all: a session is one person's, with one cluster.
+        self._bundle = bundle.current()
         self._loop = Loop()
         self._client: AsyncClient | None = None
         self._launcher: Launcher | None = None
@@ -75,20 +80,23 @@ class Link:
         async def locate() -> tuple[str, Any]:
             nonlocal first
             start, first = self._start and first, False
-            facts = await asyncio.to_thread(
-                embedded.ensure, start=start, simulate_gpus=self._simulate if start else None
-            )
-            return facts["address"], embedded.Paths.current().user
+            simulate = self._simulate if start else None
+            return await asyncio.to_thread(_locate, self._bundle, start, simulate)
 
         async def connect_() -> AsyncClient:
             options: dict[str, Any] = {"label": self.label, "passive": self._passive}
             if self._shell:
                 pid = os.getppid()
-                options |= {"keep": Keep.PROCESS, "pid": pid, "secret": _shell_secret(pid)}
+                options |= {
+                    "keep": Keep.PROCESS,
+                    "pid": pid,
+                    "secret": _shell_secret(pid, self._bundle),
+                }
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())
-        self._launcher = Launcher(self._client, embedded.Paths.current().user)
+        own = bundle.load(self._bundle)[1] if self._bundle else embedded.Paths.current().user
+        self._launcher = Launcher(self._client, own)
         return self._client
 
     @property
@@ -123,14 +131,36 @@ async def observe(*, label: str) -> AsyncClient:
     """
 
     async def locate() -> tuple[str, Any]:
-        facts = await asyncio.to_thread(embedded.ensure, start=False)
-        return facts["address"], embedded.Paths.current().user
+        return await asyncio.to_thread(_locate, bundle.current(), False, None)
 
     return await AsyncClient(locate, label=label, passive=True).open()
 
 
-def _shell_secret(pid: int) -> str:
-    """The secret of a shell's session: in a private file named after the shell's process."""
+def _locate(directory: Path | None, start: bool, simulate_gpus: int | None) -> tuple[str, Bundle]:
+    """Where the broker is, and who we are: by the bundle, or in a cluster of our own."""
+    if directory is None:
+        facts = embedded.ensure(start=start, simulate_gpus=simulate_gpus)
+        return str(facts["address"]), embedded.Paths.current().user
+    if simulate_gpus is not None:
+        raise UsageError(
+            "AIOS_BUNDLE names a cluster that runs already, so that no devices can be simulated "
+            "for it; unset it to start one of your own."
+        )
+    return bundle.load(directory)
+
+
+def _shell_secret(pid: int, directory: Path | None) -> str:
+    """The secret of a shell's session: in a private file named after the shell's process.
+
+    Another one for each bundle, as a session is one person's.
+    """
+    own = _own_shell_secret(pid)
+    if directory is None:
+        return own
+    return hashlib.sha256(f"{own} {directory}".encode()).hexdigest()[:32]
+
+
+def _own_shell_secret(pid: int) -> str:
     directory = settings().runtime_dir / "shells"
     directory.mkdir(mode=0o700, exist_ok=True)
     for path in directory.iterdir():
