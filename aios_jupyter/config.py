@@ -35,6 +35,8 @@ class Settings:
         Between SIGTERM and SIGKILL for ranks.
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
+    policy
+        What orders the queue until an admin chooses another: `fifo`, `sjf`, `priority` or `fair`.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
     """
@@ -47,6 +49,7 @@ class Settings:
     owner_grace: float = 60.0
     stop_grace: float = 5.0
     journal_sync: str = "NORMAL"
+    policy: str = "fifo"
     simulate_gpus: int = 0
 
     @property

@@ -130,6 +130,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     `time` is the lease's length, None for no limit. `keep_run`: the lease belongs to its runs and
     not to the session that asked: it ends when its last run has ended (endpoints, cell leases).
+    `priority` above 0 is an admin's to give. `predicted` is how long the lease would last by what
+    this user's earlier ones did, None when there were none; the broker's to say.
     """
 
     id: str
@@ -141,6 +143,8 @@ class Request(Struct, frozen=True, kw_only=True):
     time: float | None = None
     label: str = ""
     keep_run: bool = False
+    priority: int = 0
+    predicted: float | None = None
     submitted: float = 0.0
     state: RequestState = RequestState.QUEUED
     lease: str = ""
@@ -167,7 +171,8 @@ class LeaseState(StrEnum):
 class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
-    `used` turns true with the first run: only then can there be processes to wait for.
+    `used` turns true with the first run: only then can there be processes to wait for. `predicted`
+    is the request's.
     """
 
     id: str
@@ -178,6 +183,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     fence: int
     granted: float
     expires: float | None = None
+    predicted: float | None = None
     label: str = ""
     keep_run: bool = False
     state: LeaseState = LeaseState.ACTIVE
