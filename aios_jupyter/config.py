@@ -38,6 +38,8 @@ class Settings:
         has needed it for so long; 0 turns that off.
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
+    policy
+        What orders the queue until an admin chooses another: `fifo`, `sjf`, `priority` or `fair`.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
     bundle
@@ -54,6 +56,7 @@ class Settings:
     stop_grace: float = 5.0
     zygote_idle: float = 600.0
     journal_sync: str = "NORMAL"
+    policy: str = "fifo"
     simulate_gpus: int = 0
     bundle: str = ""
 

@@ -141,6 +141,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """A request for a gang of `count` devices. `id` is made by the client: a retry is the same.
 
     `time` is the lease's length, None for no limit; `scope` what it lasts for.
+    `priority` above 0 is an admin's to give. `predicted` is how long the lease would last by what
+    this user's earlier ones did, None when there were none; the broker's to say.
     """
 
     id: str
@@ -152,6 +154,8 @@ class Request(Struct, frozen=True, kw_only=True):
     time: float | None = None
     label: str = ""
     scope: Scope = Scope.SESSION
+    priority: int = 0
+    predicted: float | None = None
     submitted: float = 0.0
     state: RequestState = RequestState.QUEUED
     lease: str = ""
@@ -178,7 +182,8 @@ class LeaseState(StrEnum):
 class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
-    `used` turns true with the first run: only then can there be processes to wait for.
+    `used` turns true with the first run: only then can there be processes to wait for. `predicted`
+    is the request's.
     """
 
     id: str
@@ -189,6 +194,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     fence: int
     granted: float
     expires: float | None = None
+    predicted: float | None = None
     label: str = ""
     scope: Scope = Scope.SESSION
     state: LeaseState = LeaseState.ACTIVE

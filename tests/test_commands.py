@@ -15,8 +15,8 @@ from aios_jupyter.commands import Host, aios, invoke, main
 from aios_jupyter.commands.base import pairs
 from aios_jupyter.commands.cluster import device_row, holder_text
 from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
-from aios_jupyter.commands.host import read_file
-from aios_jupyter.commands.leases import lease_table
+from aios_jupyter.commands.host import read_file, waiting_text
+from aios_jupyter.commands.leases import explain_card, lease_table, policy_table
 from aios_jupyter.commands.views import Card, Column, Table
 from aios_jupyter.errors import (
     AllocationError,
@@ -55,6 +55,7 @@ def shell(*arguments: str) -> int:
         ("alloc --gpus none", "'none' is not a valid integer"),
         ("alloc --gpus 0", "0 is not in the range"),
         ("alloc --gpus 1 --time soon", "'soon' is not a length of time"),
+        ("policy best", "'best' is not one of 'fifo', 'sjf', 'priority', 'fair'"),
         ("alloc --gpus 1 --gpu-memory big", "'big' is not an amount of memory"),
         ("extend lease-1", "Missing argument 'TIME'"),
         ("train x.py --pull 1a", "'1a'"),
@@ -79,6 +80,7 @@ def test_misuse_is_one_sentence_and_status_2(
     [
         ("alloc", "one of --devices N, --gpus N and --cpus N"),
         ("alloc --gpus 1 --cpus 1", "one of --devices N"),
+        ("policy fair --weight ana=much", "write a number, like ana=2"),
         ("alloc --gpus 1 --nonblock --wait 3s", "--nonblock does not wait"),
         ("release lease-1 --all", "not both"),
         ("train", "Name the script"),
@@ -488,3 +490,40 @@ def test_the_audit_reads_like_a_log(
     assert lines[1].endswith('devices ["d0"]')
     assert shell("audit", "-n", "1", "--json") == 0
     assert [record["who"] for record in json.loads(capsys.readouterr().out)] == ["eve"]
+
+
+def test_explain_shows_place_reason_and_forecast() -> None:
+    found = {
+        "id": "q-1", "count": 2, "want": "gpu", "state": "queued", "reason": "Priority",
+        "why": "One request is before it.", "position": 2, "waiting": 3, "eta": 1600.0,
+        "earliest": 1300.0, "latest": None, "first_at": None, "time": 60.0, "predicted": 90.0,
+        "error": 1.5, "policy": "sjf",
+    }  # fmt: skip
+    text = explain_card(found, 1000.0).text()
+    assert text.startswith("request q-1  [Priority]")
+    assert "2 of 3" in text
+    assert "~10 min (~5 min to ?)" in text
+    assert "1.5 times as predicted" in text
+    unknown = explain_card({**found, "eta": None}, 1000.0).text()
+    assert "not known" in unknown
+    ended = {**found, "state": "ended", "lease": "", "reason": "cancelled by ana"}
+    assert "cancelled by ana" in explain_card(ended, 1000.0).text()
+
+
+def test_policies_are_listed_and_the_one_in_force_is_marked() -> None:
+    policies = [
+        {"name": "fifo", "about": "first come", "aging": None},
+        {"name": "sjf", "about": "smallest first", "aging": 7200.0},
+    ]
+    table = policy_table({"name": "sjf", "policies": policies, "weights": {"ana": 2.0}})
+    text = table.text()
+    assert "weights: ana 2" in text
+    (line,) = (line for line in text.splitlines() if "sjf" in line)
+    assert line.startswith("*")
+    assert line.endswith("2 h")
+
+
+def test_who_waits_is_told_when_it_will_start() -> None:
+    row = {"position": 1, "reason": "Resources", "eta": 1e9}
+    when = time.strftime("%H:%M", time.localtime(1e9))
+    assert waiting_text("1 GPU", row).endswith(f"(Resources), starts at about {when}")

@@ -56,6 +56,7 @@ class Submitted(Struct):
     """A session asks for devices."""
 
     request: Request
+    admin: bool = False
 
 
 class Cancelled(Struct):
@@ -148,6 +149,24 @@ class RanksGone(Struct):
     lease: str
 
 
+class PolicyChanged(Struct):
+    """From now on requests are ordered by that policy; `aging` (s): not its own, but this one."""
+
+    name: str
+    by: str
+    aging: float | None = None
+    admin: bool = False
+
+
+class WeightChanged(Struct):
+    """A user's part under the policy `fair`: one of weight 2 may use twice as much."""
+
+    user: str
+    weight: float
+    by: str
+    admin: bool = False
+
+
 class Tick(Struct):
     """Time has passed."""
 
@@ -168,6 +187,8 @@ Event: TypeAlias = (
     | RankExited
     | StopRequested
     | RanksGone
+    | PolicyChanged
+    | WeightChanged
     | Tick
 )
 
@@ -186,7 +207,33 @@ class Unconfirmed(Struct):
     devices: tuple[str, ...]
 
 
-Record: TypeAlias = Owner | Request | Lease | Run | Node | Unconfirmed | int
+class Lasted(Struct):
+    """How long the last leases of one kind lasted (seconds), and by what factor longer than was
+    predicted.
+    """
+
+    lengths: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+class Used(Struct):
+    """What a user has had of each pool, in device-seconds decayed up to `time`, and their weight."""
+
+    time: float
+    weight: float = 1.0
+    seconds: dict[str, float] = {}
+
+
+class Choice(Struct):
+    """Something that an admin has chosen."""
+
+    value: str
+    number: float | None = None
+
+
+Record: TypeAlias = (
+    Owner | Request | Lease | Run | Node | Unconfirmed | Lasted | Used | Choice | int
+)
 
 
 class Put(Struct):

@@ -51,6 +51,16 @@ class _Free:
         if after:
             self._nodes.setdefault(after, {})[node] = None
 
+    def count(self, memory: int) -> int:
+        """How many there are with enough memory."""
+        if not memory:
+            return self.size
+        return sum(
+            device.memory >= memory
+            for devices in self.devices.values()
+            for device in devices.values()
+        )
+
     def pick(self, count: int, memory: int) -> list[tuple[str, Device]] | None:
         """A whole gang, or None."""
         if self.size < count:
@@ -256,6 +266,40 @@ class Fleet:
             )
             for node, device in picked
         )
+
+    def free(self, pool: Pool, memory: int = 0) -> int:
+        """How many devices with enough memory can be granted now."""
+        return self._free[pool].count(memory)
+
+    def suiting(self, slots: Iterable[Slot], memory: int) -> int:
+        """How many of these devices have enough memory and are free once no lease holds them."""
+        found = (self._home.get(slot.device) for slot in slots)
+        return sum(
+            device.memory >= memory and device.id not in self.outside
+            for node, device in filter(None, found)
+            if node not in self.down
+        )
+
+    def free_memories(self, pool: Pool) -> list[int]:
+        """Memory of each device that can be granted now."""
+        return [
+            device.memory
+            for devices in self._free[pool].devices.values()
+            for device in devices.values()
+        ]
+
+    def memories_of(self, slots: Iterable[Slot], pool: Pool) -> tuple[int, ...]:
+        """Memory of each of these devices that is free for that pool once no lease holds it."""
+        found = (self._home.get(slot.device) for slot in slots)
+        return tuple(
+            device.memory
+            for node, device in filter(None, found)
+            if node not in self.down and device.id not in self.outside and pool_of(device) is pool
+        )
+
+    def pool_of_slot(self, slot: Slot) -> Pool:
+        """The pool that a lease's device is of."""
+        return Pool.ACCELERATOR if slot.kind in ACCELERATORS else Pool.CPU
 
     def capacity(self, pool: Pool, memory: int = 0) -> int:
         """How many devices with enough memory the known nodes have, free or not."""

@@ -20,6 +20,7 @@ from ..schema import Lease, Owner, Usage
 from . import events as ev
 from . import messages as msg
 from .journal import Journal
+from .outlook import Outlook
 from .protocol import Connection
 from .state import State
 
@@ -50,6 +51,8 @@ class Hub:
     ----------
     sessions, agents
         Connections by session and by node.
+    outlook
+        When those who wait will start.
     usage
         The last sample of each device.
     changed
@@ -62,7 +65,12 @@ class Hub:
         self.settings = settings
         self.dask = dask
         self.journal = Journal(directory / "journal.sqlite", sync=settings.journal_sync)
-        self.state = State(owner_grace=settings.owner_grace, node_grace=settings.reap_after)
+        self.state = State(
+            owner_grace=settings.owner_grace,
+            node_grace=settings.reap_after,
+            policy=settings.policy,
+        )
+        self.outlook = Outlook(self.state)
         self.sessions: dict[str, set[Connection]] = {}
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}

@@ -29,12 +29,15 @@ LOCK_WAIT = 5.0
 
 _TYPES: dict[str, type[Any]] = {
     "counter": int,
+    "history": ev.Lasted,
     "lease": Lease,
     "node": Node,
     "request": Request,
     "run": Run,
     "session": Owner,
+    "setting": ev.Choice,
     "unconfirmed": ev.Unconfirmed,
+    "usage": ev.Used,
 }
 # The rowid keeps the order in which ids were first put: requests come back in their order.
 _SCHEMA = """

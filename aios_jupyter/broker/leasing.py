@@ -14,23 +14,27 @@ from . import events as ev
 from . import gang
 from .deadlines import Deadlines
 from .events import replace
-from .ledger import Ledger, nodes_of
+from .ledger import nodes_of
+from .planning import Planning
 from .policy import Pool
 
 
-class Leasing(Ledger):
+class Leasing(Planning):
     """The ledger with its rules; the parameters are those of `State`."""
 
     def __init__(
-        self, owner_grace: float, node_grace: float, unused_grace: float, node_memory: float
+        self,
+        owner_grace: float,
+        node_grace: float,
+        unused_grace: float,
+        node_memory: float,
+        policy: str,
     ) -> None:
-        super().__init__()
+        super().__init__(policy)
         self.owner_grace = owner_grace
         self.node_grace = node_grace
         self.unused_grace = unused_grace
         self.node_memory = max(node_memory, node_grace)
-        # The last attempt of each line that found no place; the same again would not either.
-        self._in_vain: dict[Pool, tuple[str, int]] = {}
         self._deadlines = Deadlines(
             {
                 "expiry": (self._expiry, self._expired),
@@ -38,6 +42,7 @@ class Leasing(Ledger):
                 "unused": (self._unused_deadline, self._unused),
                 "node": (self._node_deadline, self._write_off),
                 "forget": (self._forget_deadline, self._forget),
+                "age": (self._age_deadline, self._aged),
             }
         )
 
@@ -46,16 +51,9 @@ class Leasing(Ledger):
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
         for pool in Pool:
-            while (id := self._queue.head(pool)) is not None:
-                attempt = (id, self.fleet.version)
-                if self._in_vain.get(pool) == attempt:
-                    break
-                request = self.requests[id]
-                slots = self.fleet.pick(pool, request.count, request.memory)
-                if slots is None:
-                    self._in_vain[pool] = attempt
-                    break
-                self._queue.remove(id)
+            while found := self._next(pool):
+                request, slots = found
+                self._queue.remove(request.id)
                 self._grant_to(request, slots)
 
     def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
@@ -69,6 +67,7 @@ class Leasing(Ledger):
             fence=fence,
             granted=self._now,
             expires=None if request.time is None else self._now + request.time,
+            predicted=request.predicted,
             label=request.label,
             scope=request.scope,
         )
@@ -249,6 +248,13 @@ class Leasing(Ledger):
         """After the clock jumped back nothing began in the future: no wait becomes longer."""
         for table in (self._lost, self.fleet.down):
             table.update({id: min(since, self._now) for id, since in table.items()})
+        for user, record in list(self._shares.used.items()):
+            if record.time > self._now:
+                self._put("usage", user, replace(record, time=self._now))
+        for request in self.queue():
+            if request.submitted > self._now:
+                self._put("request", request.id, replace(request, submitted=self._now))
+        self._order_by(self.policy)
         for lease in list(self.leases.values()):
             early = lease.granted - self._now
             if early > 0:
@@ -260,6 +266,8 @@ class Leasing(Ledger):
         for id in self.leases:
             self._deadlines.arm("expiry", id)
             self._deadlines.arm("unused", id)
+        for request in self.queue():
+            self._deadlines.arm("age", request.id)
         for id in self._lost:
             self._deadlines.arm("owner", id)
         for id in self.fleet.down:

@@ -7,6 +7,7 @@ empty journal gives `records()`, and `load` gives the ledger back.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +25,8 @@ from ..schema import (
 from . import events as ev
 from . import gang
 from .fleet import Fleet
-from .policy import Pool, Queue
+from .policy import Pool
+from .waiting import Queue
 
 ENDED_REQUESTS = 1000
 ENDED_RUNS = 200
@@ -47,7 +49,7 @@ class Ledger:
         self.leases: dict[str, Lease] = {}
         self.runs: dict[str, Run] = {}
         self.fleet = Fleet()
-        self._queue = Queue()
+        self._queue: Queue
         self._arrivals = 0
         self._fence = 0
         self._unconfirmed: dict[str, ev.Unconfirmed] = {}
@@ -91,9 +93,14 @@ class Ledger:
         """Whether a node's agent is connected."""
         return self.fleet.up(node)
 
-    def queue(self) -> list[Request]:
-        """Requests that wait, in order."""
-        return [self.requests[id] for id in self._queue.ordered()]
+    def queue(self, pool: Pool | None = None) -> list[Request]:
+        """Requests that wait, in the order of their line; of both lines, the older comes first."""
+        lines = [self._queue.ordered(p) for p in Pool if pool in (None, p)]
+        return [self.requests[id] for id in heapq.merge(*lines, key=self._queue.arrival)]
+
+    def pool(self, request: str) -> Pool:
+        """The line in which a request waits."""
+        return self._queue.pool(request)
 
     def reason(self, request: str) -> str:
         """Why a request waits, in a word; for one that has ended, why it has."""
@@ -101,9 +108,12 @@ class Ledger:
         if found.state is not RequestState.QUEUED:
             return found.reason
         pool = self._queue.pool(request)
-        if self._queue.head(pool) != request:
-            return "Priority"
-        return self.fleet.shortage(pool, found.count, found.memory)
+        head = self._queue.head(pool)
+        if head == request:
+            return self.fleet.shortage(pool, found.count, found.memory)
+        if self.fleet.pick(pool, found.count, found.memory):
+            return f"Reservation(for {head})"
+        return "Priority"
 
     def records(self) -> Iterable[tuple[str, str, ev.Record]]:
         """What the journal has when every action so far has been applied to it."""
@@ -139,7 +149,7 @@ class Ledger:
         self._out.append(ev.Audit(what=what, who=who, detail=detail))
 
     def _enqueue(self, request: Request, pool: Pool) -> None:
-        self._queue.add(request.id, pool, self._arrivals)
+        self._queue.add(request, pool, self._arrivals)
         self._arrivals += 1
 
     def _note_ended_request(self, request: Request) -> None:
@@ -184,10 +194,6 @@ class Ledger:
             self._ended_requests.append(request.id)
             return
         self._open.setdefault(request.session, {})[request.id] = None
-        if request.state is RequestState.QUEUED:
-            # One that no pool can grant any more is ended by the review that follows.
-            pool = self.fleet.pool_for(request.want, request.count, request.memory)
-            self._enqueue(request, pool or Pool.CPU)
 
 
 def nodes_of(lease: Lease) -> set[str]:

@@ -110,6 +110,17 @@ class ExtendBy(Struct, frozen=True, kw_only=True):
     time: float | None
 
 
+class PolicyChoice(Struct, frozen=True, kw_only=True):
+    """`policy.set`: how requests are ordered from now on; None leaves `name` as it is.
+
+    `aging` (s) is after how long a request goes first, `weights` are users' parts under `fair`.
+    """
+
+    name: str | None = None
+    aging: float | None = None
+    weights: dict[str, float] = {}
+
+
 class NodeReport(Struct, frozen=True, kw_only=True):
     """One second of a node: usage of each device, and processes outside any lease."""
 

@@ -20,15 +20,27 @@ from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
 from .protocol import Connection, Handler
-from .views import queue_row
+from .views import policy_view, queue_row
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
+READ_ONLY = frozenset(
+    {
+        "hello",
+        "bye",
+        "status",
+        "subscribe",
+        "queue.row",
+        "explain",
+        "lease.get",
+        "run.get",
+        "policy.get",
+    }
+)
 # What a peer may name things: an id is also a directory's name on the nodes.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LONGEST_NAME = 300
 MOST_RECORDS = 10_000
 LONGEST_TIME = 100 * 365 * 86400.0
-READ_ONLY = frozenset({"hello", "bye", "status", "subscribe", "queue.row", "lease.get", "run.get"})
 
 
 class People:
@@ -49,6 +61,9 @@ class People:
             "release": (msg.ById, self._release),
             "extend": (msg.ExtendBy, self._extend),
             "queue.row": (msg.ById, self._queue_row),
+            "explain": (msg.ById, self._explain),
+            "policy.get": (None, self._policy),
+            "policy.set": (msg.PolicyChoice, self._choose_policy),
             "lease.get": (msg.ById, self._lease),
             "lease.token": (msg.ById, self._lease_token),
             "run.create": (Run, self._run_create),
@@ -150,7 +165,7 @@ class People:
         _check_names(request.label)
         _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
-        self._hub.handle(ev.Submitted(request=request))
+        self._hub.handle(ev.Submitted(request=request, admin=connection.role == "admin"))
         request = self._hub.state.requests[request.id]
         lease = self._hub.state.leases.get(request.lease)
         if lease is None or lease.state is not LeaseState.ACTIVE:
@@ -163,7 +178,22 @@ class People:
         )
 
     def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
-        return queue_row(self._hub.state, body.id)
+        return queue_row(self._hub.state, body.id, self._hub.outlook.etas(time.time()))
+
+    def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
+        return self._hub.outlook.explain(body.id, time.time())
+
+    def _policy(self, connection: Connection, _: None) -> dict[str, Any]:
+        return policy_view(self._hub.state)
+
+    def _choose_policy(self, connection: Connection, body: msg.PolicyChoice) -> dict[str, Any]:
+        by, admin = connection.name, connection.role == "admin"
+        for user, weight in body.weights.items():
+            self._hub.handle(ev.WeightChanged(user=user, weight=weight, by=by, admin=admin))
+        if body.name is not None or body.aging is not None:
+            name = body.name or self._hub.state.policy.name
+            self._hub.handle(ev.PolicyChanged(name=name, aging=body.aging, by=by, admin=admin))
+        return policy_view(self._hub.state)
 
     def _release(self, connection: Connection, body: msg.ById) -> None:
         lease = self._hub.state.leases.get(body.id)

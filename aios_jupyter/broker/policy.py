@@ -1,19 +1,26 @@
-"""Who is next, on which nodes, and what is refused. Pure, and without memory of its own but the
-queue.
+"""Who is next, on which nodes, and what is refused. Pure, and without memory of its own.
 
-The order is first come, first served among requests for the same kind of device: a request that
-waits holds back those behind it, so that a large one is not overtaken for ever, but one for
-accelerators never holds back one for CPU slots.
+A policy only orders requests; `waiting.py` keeps them in that order, and `planning.py` decides who
+starts: the first that waits, and whoever behind it delays it by nothing (EASY backfill). A request
+for accelerators never holds back one for CPU slots.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ..errors import AiosError, AllocationError, UsageError
-from ..schema import Want
+from ..schema import Request, Want
+
+# How long a lease is taken to last of which nothing is known.
+UNKNOWN_TIME = 3600.0
+# Seconds of waiting that make up for one step of priority.
+PRIORITY_WORTH = 3600.0
+# Seconds of waiting after which a request goes first, unless an admin chose another time.
+AGING = 3 * 86400.0
 
 
 class Pool(StrEnum):
@@ -23,51 +30,84 @@ class Pool(StrEnum):
     CPU = "cpu"
 
 
-class Queue:
-    """Requests that wait, in one line for each pool; every operation is at most O(log n).
+@dataclass(frozen=True)
+class Policy:
+    """How requests are ordered.
 
-    Requests that have left are taken out of the heaps when they come to the front.
+    Attributes
+    ----------
+    name, about
+        What it is called, and what it does in a few words.
+    key
+        A request's place; less is earlier, and equal ones keep the order of their arrival.
+    by_user
+        Users take turns by their shares, and `key` orders what one user asks for.
+    aging
+        Seconds after which a request is served before all younger ones, in order of arrival;
+        None where the order itself bounds every wait.
     """
 
-    def __init__(self) -> None:
-        self._lines: dict[Pool, list[tuple[int, str]]] = {pool: [] for pool in Pool}
-        self._waiting: dict[str, tuple[Pool, int]] = {}
+    name: str
+    about: str
+    key: Callable[[Request], float]
+    by_user: bool = False
+    aging: float | None = None
 
-    def __len__(self) -> int:
-        return len(self._waiting)
 
-    def add(self, request: str, pool: Pool, arrival: int) -> None:
-        """Put a request in a line at the place that its arrival gives it."""
-        self._waiting[request] = (pool, arrival)
-        heapq.heappush(self._lines[pool], (arrival, request))
+def _arrival(_: Request) -> float:
+    return 0.0
 
-    def move(self, request: str, pool: Pool) -> None:
-        """Put a request that waits in another line, where it is as old as it was."""
-        before, arrival = self._waiting[request]
-        if before is not pool:
-            self.add(request, pool, arrival)
 
-    def remove(self, request: str) -> None:
-        """Take a request out."""
-        self._waiting.pop(request, None)
+def _area(request: Request) -> float:
+    """Device-seconds that a request is expected to take."""
+    return request.count * (request.time or request.predicted or UNKNOWN_TIME)
 
-    def head(self, pool: Pool) -> str | None:
-        """The request that is next in a pool's line."""
-        line = self._lines[pool]
-        while line:
-            arrival, request = line[0]
-            if self._waiting.get(request) == (pool, arrival):
-                return request
-            heapq.heappop(line)
-        return None
 
-    def pool(self, request: str) -> Pool:
-        """The line in which a request waits."""
-        return self._waiting[request][0]
+def _aged_priority(request: Request) -> float:
+    """Waiting makes up for a lower priority at a fixed rate, so that the order never changes."""
+    return request.submitted - request.priority * PRIORITY_WORTH
 
-    def ordered(self) -> list[str]:
-        """All requests that wait, oldest first."""
-        return sorted(self._waiting, key=lambda request: self._waiting[request][1])
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("fifo", "first come, first served", _arrival),
+        Policy(
+            "sjf",
+            "smallest first: devices times the time given, or predicted from earlier leases",
+            _area,
+            aging=AGING,
+        ),
+        Policy("priority", "highest --priority first, an hour's wait worth one", _aged_priority),
+        Policy(
+            "fair",
+            "users with the least recent use of their dominant resource first",
+            _arrival,
+            by_user=True,
+            aging=AGING,
+        ),
+    )
+}
+
+
+def policy_named(name: str, aging: float | None = None) -> Policy:
+    """The policy with that name, with another aging than its own where one is given.
+
+    Raises
+    ------
+    UsageError
+        There is no such policy, it has no aging, or that is not a length of time.
+    """
+    if name not in POLICIES:
+        raise UsageError(f"There is no policy {name!r}; choose one of {', '.join(POLICIES)}.")
+    policy = POLICIES[name]
+    if aging is None:
+        return policy
+    if policy.aging is None:
+        raise UsageError(f"The policy {name} has no aging: its order bounds every wait by itself.")
+    if not (math.isfinite(aging) and aging > 0):
+        raise UsageError(f"{aging} seconds is not a length of time; give a number above zero.")
+    return replace(policy, aging=aging)
 
 
 def pack(nodes_by_free: Mapping[int, Collection[str]], count: int) -> list[tuple[str, int]]:

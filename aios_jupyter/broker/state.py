@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
 from . import events as ev
-from . import gang
+from . import gang, history
 from .events import replace
 from .leasing import Leasing
 from .ledger import nodes_of
@@ -37,6 +37,8 @@ class State(Leasing):
     node_memory
         Seconds after which a node that is down is forgotten, and requests that it alone could
         have granted end.
+    policy
+        What orders the queue until an admin chooses another.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class State(Leasing):
         node_grace: float = 60.0,
         unused_grace: float = 60.0,
         node_memory: float = 900.0,
+        policy: str = "fifo",
     ) -> None:
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory)
+        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
         self._latest = -math.inf
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.SessionOpened: self._session_opened,
@@ -65,6 +68,8 @@ class State(Leasing):
             ev.RankExited: self._rank_exited,
             ev.StopRequested: self._stop_requested,
             ev.RanksGone: self._ranks_gone,
+            ev.PolicyChanged: self._policy_changed,
+            ev.WeightChanged: self._weight_changed,
             ev.Tick: self._tick,
         }
 
@@ -103,6 +108,7 @@ class State(Leasing):
         self._now = self._latest = now
         out = self._begin()
         self._load(records)
+        self._load_plans()
         self._review_queue()
         self._clock_back()
         self._deadlines.fire(now)
@@ -157,14 +163,25 @@ class State(Leasing):
         if owner.user != request.user:
             raise AccessError(f"Session {owner.id} belongs to {owner.user}; ask in your own.")
         _check_time(request.time)
+        if request.priority > 0 and not event.admin:
+            raise AccessError(
+                f"{request.user} may not ask with priority {request.priority}; leave --priority "
+                "out, give a number below 0, or ask an admin."
+            )
         pool = self._pool_or_refuse(request)
         # The peer made the record: what is the broker's to say is said here.
         request = replace(
-            request, submitted=self._now, state=RequestState.QUEUED, lease="", reason=""
+            request,
+            submitted=self._now,
+            predicted=history.predict(self._history, request),
+            state=RequestState.QUEUED,
+            lease="",
+            reason="",
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
         self._enqueue(request, pool)
+        self._deadlines.arm("age", request.id)
 
     def _pool_or_refuse(self, request: Request) -> Pool:
         fleet, want = self.fleet, request.want

@@ -12,14 +12,30 @@ from typing import Any
 import msgspec
 
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
+from .policy import POLICIES
 from .state import State
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
 Snapshot = dict[str, Any]
 
 
-def snapshot(state: State, usage: Mapping[str, Usage], cluster: dict[str, Any]) -> Snapshot:
-    """Every row. `usage` is the last sample of each device, `cluster` the head's own facts."""
+def snapshot(
+    state: State,
+    usage: Mapping[str, Usage],
+    cluster: dict[str, Any],
+    etas: Mapping[str, float],
+) -> Snapshot:
+    """Every row.
+
+    Parameters
+    ----------
+    usage
+        The last sample of each device.
+    cluster
+        The head's own facts.
+    etas
+        When requests will start, for those of which it is known.
+    """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
     simulated = any(d.kind is DeviceKind.SIMULATED for node in nodes for d in node.devices)
@@ -48,7 +64,7 @@ def snapshot(state: State, usage: Mapping[str, Usage], cluster: dict[str, Any]) 
             for device in node.devices
         },
         "queue": {
-            request.id: _queued(request, position, state.reason(request.id))
+            request.id: _queued(request, position, state.reason(request.id), etas.get(request.id))
             for position, request in enumerate(state.queue(), 1)
         },
         "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
@@ -56,12 +72,30 @@ def snapshot(state: State, usage: Mapping[str, Usage], cluster: dict[str, Any]) 
     }
 
 
-def queue_row(state: State, request: str) -> dict[str, Any] | None:
+def queue_row(state: State, request: str, etas: Mapping[str, float]) -> dict[str, Any] | None:
     """One request's row of the queue, None when it no longer waits."""
     for position, queued in enumerate(state.queue(), 1):
         if queued.id == request:
-            return _queued(queued, position, state.reason(request))
+            return _queued(queued, position, state.reason(request), etas.get(request))
     return None
+
+
+def policy_view(state: State) -> dict[str, Any]:
+    """The policy in force, those there are, and the weights that are not 1."""
+    now = state.policy
+    return {
+        "name": now.name,
+        "aging": now.aging,
+        "policies": [
+            {
+                "name": policy.name,
+                "about": policy.about,
+                "aging": now.aging if policy.name == now.name else policy.aging,
+            }
+            for policy in POLICIES.values()
+        ],
+        "weights": dict(sorted(state.weights().items())),
+    }
 
 
 def difference(old: Snapshot, new: Snapshot) -> Snapshot:
@@ -105,7 +139,7 @@ def _holder(state: State, device: str, runs_of: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _queued(request: Request, position: int, reason: str) -> dict[str, Any]:
+def _queued(request: Request, position: int, reason: str, eta: float | None) -> dict[str, Any]:
     return {
         "id": request.id,
         "user": request.user,
@@ -115,6 +149,7 @@ def _queued(request: Request, position: int, reason: str) -> dict[str, Any]:
         "submitted": request.submitted,
         "position": position,
         "reason": reason,
+        "eta": eta,
     }
 
 

@@ -74,7 +74,8 @@ class Watchers:
             "started": self._started,
             "broker_pid": os.getpid(),
         }
-        return snapshot(self._hub.state, self._hub.usage, cluster)
+        etas = self._hub.outlook.etas(time.time())
+        return snapshot(self._hub.state, self._hub.usage, cluster, etas)
 
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:

@@ -235,7 +235,15 @@ def waiting_text(what: str, row: dict[str, Any]) -> str:
     """`waiting for 2 devices: position 3 in the queue (lease-7 ends in 4 min)`."""
     reason = str(row.get("reason") or "")
     text = f"waiting for {what}: position {row.get('position', '?')} in the queue"
-    return f"{text} ({reason})" if reason else text
+    text = f"{text} ({reason})" if reason else text
+    starts = starts_text(row)
+    return f"{text}, starts {starts}" if starts else text
+
+
+def starts_text(row: dict[str, Any]) -> str:
+    """`at about 14:05`, by the forecast in a row of the queue; "" where there is none."""
+    eta = row.get("eta")
+    return time.strftime("at about %H:%M", time.localtime(eta)) if eta else ""
 
 
 def cancel_quietly(session: Session, request: str) -> None:

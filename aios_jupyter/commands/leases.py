@@ -1,4 +1,4 @@
-"""`alloc`, `release`, `extend`, `leases`, `queue`, `cancel`."""
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..units import format_duration
-from .base import DURATION, SIZE, as_json, echo_json, labelled
+from .base import DURATION, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
 from .host import Host
 from .views import Card, Column, Table, plural
@@ -33,7 +33,17 @@ QUEUE_COLUMNS = (
     Column("label", "name"),
     Column("want", "wants"),
     Column("waited", "waiting", right=True),
+    Column("eta", "starts in", right=True),
     Column("reason", "because"),
+)
+
+KINDS = {"gpu": "GPU", "device": "device", "cpu": "CPU slot"}
+POLICY_NAMES = ("fifo", "sjf", "priority", "fair")
+POLICY_COLUMNS = (
+    Column("now", ""),
+    Column("name", "policy"),
+    Column("about", "who goes first"),
+    Column("aging", "nobody waits behind others for more than"),
 )
 
 devices_wanted = click.option(
@@ -55,6 +65,7 @@ gpus_wanted = click.option(
 @click.option("--time", "time_", type=DURATION, metavar="TIME", help="The lease ends after this.")
 @click.option("--wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue.")
 @click.option("--nonblock", is_flag=True, help="Fail at once when it cannot be had now.")
+@click.option("--priority", type=int, default=0, help="Below 0 lets others go first.")
 @labelled
 @click.pass_obj
 def alloc(
@@ -66,6 +77,7 @@ def alloc(
     time_: float | None,
     wait: float | None,
     nonblock: bool,
+    priority: int,
     name: str,
 ) -> Any:
     """Lease devices, waiting until they are free.
@@ -87,6 +99,7 @@ def alloc(
             wait=wait,
             nonblock=nonblock,
             label=name,
+            priority=priority,
             on_wait=on_wait,
         )
     return host.lease(session, lease, lease_card(lease, time.time()))
@@ -207,16 +220,67 @@ def queue(host: Host, json_: bool) -> Any:
 
 def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
     """Requests, one a line."""
-    kinds = {"gpu": "GPU", "device": "device", "cpu": "CPU slot"}
     shown = [
         {
             **row,
-            "want": plural(row["count"], kinds.get(row["want"], row["want"])),
+            "want": plural(row["count"], KINDS[row["want"]]),
             "waited": format_duration(max(0.0, now - row["submitted"])),
+            "eta": about(row.get("eta"), now),
         }
         for row in rows
     ]
     return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.")
+
+
+def about(when: float | None, now: float) -> str:
+    """How long until a forecast time, `?` when there is none."""
+    return "?" if when is None else f"~{format_duration(max(0.0, when - now))}"
+
+
+@click.command("explain")
+@click.argument("request")
+@as_json
+@click.pass_obj
+def explain_request(host: Host, request: str, json_: bool) -> Any:
+    """Say why REQUEST waits, and when it will probably start."""
+    found = host.session(start=False).explain(request)
+    if json_:
+        return echo_json(found)
+    return host.show(explain_card(found, time.time()), found)
+
+
+def explain_card(found: dict[str, Any], now: float) -> Card:
+    """Position, reason and forecast of a request."""
+    title, what = f"request {found['id']}", plural(found["count"], KINDS[found["want"]])
+    if found["state"] != "queued":
+        fields = (("wanted", what), ("lease", found["lease"]), ("because", found["reason"]))
+        return Card(title, badge=found["state"], fields=fields)
+    starts = "not known: leases before it have no end that is known"
+    if found["eta"] is not None:
+        latest = "?" if found["latest"] is None else about(found["latest"], now)
+        starts = f"{about(found['eta'], now)} ({about(found['earliest'], now)} to {latest})"
+    predicted = ""
+    if found["predicted"]:
+        predicted = f"{format_duration(found['predicted'])}, as earlier leases did"
+        if found["error"]:
+            predicted += f"; they last {found['error']:.2g} times as predicted"
+    first = ""
+    if found["first_at"] is not None:
+        first = f"in {format_duration(max(0.0, found['first_at'] - now))} at the latest"
+    return Card(
+        title,
+        badge=found["reason"],
+        fields=(
+            ("wants", what),
+            ("position", f"{found['position']} of {found['waiting']}"),
+            ("starts in", starts),
+            ("first in line", first),
+            ("may last", format_duration(found["time"]) if found["time"] else ""),
+            ("will last", predicted),
+            ("policy", found["policy"]),
+        ),
+        note=found["why"],
+    )
 
 
 @click.command()
@@ -229,3 +293,42 @@ def cancel(host: Host, request: str) -> None:
         raise NotFoundError(f"No request '{request}' waits; 'queue' lists those that do.")
     session.cancel(request)
     host.show(Card("cancelled", fields=(("request", request),)))
+
+
+@click.command()
+@click.argument("name", required=False, type=click.Choice(POLICY_NAMES))
+@click.option("--aging", type=DURATION, metavar="TIME", help="Who waited so long goes first.")
+@click.option("--weight", multiple=True, metavar="USER=N", help="A user's part under 'fair'.")
+@as_json
+@click.pass_obj
+def policy(
+    host: Host, name: str | None, aging: float | None, weight: tuple[str, ...], json_: bool
+) -> Any:
+    """Show who goes first in the queue, or change it.
+
+    NAME, --aging and --weight are for admins. Requests that wait are put in the new order at once;
+    who holds a lease keeps it.
+    """
+    weights = pairs(weight, "weight", lambda text: None)
+    wrong = next((user for user, value in weights.items() if isinstance(value, str)), None)
+    if wrong is not None:
+        raise UsageError(f"--weight {wrong}={weights[wrong]}: write a number, like {wrong}=2.")
+    found = host.session(start=False).policy(name, aging=aging, weights=weights)
+    if json_:
+        return echo_json(found)
+    return host.show(policy_table(found), found)
+
+
+def policy_table(found: dict[str, Any]) -> Table:
+    """The policies, the one in force marked, and the weights that are not 1."""
+    rows = [
+        {
+            **row,
+            "now": "*" if row["name"] == found["name"] else "",
+            "aging": format_duration(row["aging"]) if row["aging"] else "",
+        }
+        for row in found["policies"]
+    ]
+    weights = ", ".join(f"{user} {value:g}" for user, value in found["weights"].items())
+    title = f"* in force; weights: {weights}" if weights else "* in force"
+    return Table(POLICY_COLUMNS, rows, empty="", title=title)

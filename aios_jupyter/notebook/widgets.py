@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..commands.feed import Feed
-from ..commands.host import waiting_text
+from ..commands.host import starts_text, waiting_text
 from ..commands.leases import lease_card
 from ..commands.views import Card
 from ..errors import AiosError
@@ -195,6 +195,7 @@ class QueueCard(Live):
             fields=(
                 ("position", str(self.row.get("position", "?"))),
                 ("because", str(self.row.get("reason") or "")),
+                ("starts", starts_text(self.row)),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""`alloc`, `release`, `extend`, `leases`, `queue`, `cancel`."""
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant
+from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Request, Scope, Want
 from ..units import parse_duration, parse_size
@@ -35,6 +35,7 @@ class LeaseVerbs(Link):
         label: str = "",
         on_wait: Callable[[dict[str, Any]], None] | None = None,
         scope: Scope = Scope.SESSION,
+        priority: int = 0,
     ) -> Lease:
         """Lease devices, all of them or none; waits in the queue for as long as it takes.
 
@@ -53,6 +54,8 @@ class LeaseVerbs(Link):
             Give up after so long; or at once.
         on_wait
             Called with the request's row of the queue whenever that changes.
+        priority
+            Under the policy `priority`, higher goes first; above 0 for admins alone.
 
         Raises
         ------
@@ -71,6 +74,7 @@ class LeaseVerbs(Link):
             time=None if time is None else parse_duration(time),
             label=label or self.label,
             scope=scope,
+            priority=priority,
         )
         client = self.client
         pending = self._loop.run(client.submit(request))
@@ -136,9 +140,65 @@ class LeaseVerbs(Link):
         """Waiting requests in order, with position and reason."""
         return sorted(self.status()["queue"].values(), key=lambda row: row["position"])
 
+    def explain(self, request: str) -> dict[str, Any]:
+        """Why a request waits, and until when.
+
+        Returns
+        -------
+        dict
+            `reason` in a word and `why` in a sentence; `position` of `waiting` in its line; `eta`
+            (epoch seconds, None when leases before it have no end) between `earliest` and `latest`;
+            `predicted` length of its lease and by what factor such predictions were short, `error`.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such request.
+        """
+        return dict(self._call("explain", ById(id=request)))
+
     def cancel(self, request: str) -> None:
         """Take a waiting request back."""
         self._call("cancel", ById(id=request))
+
+    def policy(
+        self,
+        name: str | None = None,
+        *,
+        aging: str | float | None = None,
+        weights: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """How requests are ordered; with an argument, change that (for admins).
+
+        Parameters
+        ----------
+        name
+            `fifo`, `sjf`, `priority` or `fair`.
+        aging
+            After how long a request goes before all others, under `sjf` and `fair`.
+        weights
+            Users' parts under `fair`: one of weight 2 may use twice as much as one of 1.
+
+        Returns
+        -------
+        dict
+            `name` and `aging` in force, `policies` that there are, `weights` other than 1.
+
+        Raises
+        ------
+        AccessError
+            You are no admin.
+        UsageError
+            There is no such policy, or that is not a weight or a time.
+        """
+        if name is None and aging is None and not weights:
+            return dict(self._call("policy.get"))
+        choice = PolicyChoice(
+            name=name,
+            aging=None if aging is None else parse_duration(aging),
+            weights=weights or {},
+        )
+        return dict(self._call("policy.set", choice))
 
     def _held(self) -> Lease:
         mine = [

@@ -68,6 +68,8 @@ export interface IRequest {
   submitted: number;
   position: number;
   reason: string;
+  /** When it will probably start, epoch seconds; null when nobody knows. */
+  eta?: number | null;
 }
 
 export interface ILease {

@@ -6,6 +6,7 @@ journal. What it checks comes from its own bookkeeping wherever the core could b
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -81,8 +82,9 @@ users = st.sampled_from(["ana", "bob"])
 number = st.integers(0, 1000)
 
 
-def new_state() -> State:
+def new_state(policy: str) -> State:
     return State(
+        policy=policy,
         owner_grace=OWNER_GRACE,
         node_grace=NODE_GRACE,
         unused_grace=UNUSED_GRACE,
@@ -95,9 +97,11 @@ def pool_of(kind: DeviceKind) -> Pool:
 
 
 class Broker(RuleBasedStateMachine):
+    policy = "fifo"
+
     def __init__(self) -> None:
         super().__init__()
-        self.state = new_state()
+        self.state = new_state(self.policy)
         self.now = self.ticked = 1000.0
         self.journal: dict[tuple[str, str], Any] = {}
         self.fence = 0
@@ -202,13 +206,45 @@ class Broker(RuleBasedStateMachine):
                 assert slot.device not in self.state.outside
                 held = self.processes[slot.node]
                 assert not any(slot.device in on for on in held.values()), "still in use"
-            for other in self.state.queue():
-                line = self.state._queue.pool(other.id)
-                older = self.accepted.index(other.id) < self.accepted_at(request.id)
-                assert not (line in kinds and older), "overtaken"
+            (line,) = kinds
+            head = next(iter(self.state.queue(line)), None)
+            if head and self.before(head, request) and self.state.leases.get(lease.id) == lease:
+                without = self.earliest(head, line, without=lease.id)
+                assert self.earliest(head, line) <= without, "overtaken and delayed"
+                suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
+                assert not suits or without < math.inf, "overtaken for an unknown time"
 
-    def accepted_at(self, request: str) -> int:
-        return self.accepted.index(request) if request in self.accepted else len(self.accepted)
+    def before(self, head: Request, request: Request) -> bool:
+        """Whether the policy puts a request that waits before one that was granted."""
+        policy = self.state.policy
+        if policy.by_user or self.state._queue.aged(head.id):
+            return False
+        order = [*self.accepted, request.id]
+        first, second = ((policy.key(r), order.index(r.id)) for r in (head, request))
+        return first < second
+
+    def suits(self, node: str, device: str, request: Request) -> bool:
+        """Whether a device will be the request's to take once nobody holds it."""
+        return (
+            node in self.connected
+            and device not in self.state.outside
+            and device not in self.state.fleet._blocked
+            and self.spec(node, device).memory >= request.memory
+        )
+
+    def earliest(self, request: Request, line: Pool, without: str = "") -> float:
+        """When a request can start by the ends of the leases, by trying every end."""
+        ends = {}
+        for node in self.connected & self.state.nodes.keys():
+            for device in self.state.nodes[node].devices:
+                if pool_of(device.kind) is line and self.suits(node, device.id, request):
+                    lease = self.state.leases.get(self.state.holder.get(device.id, ""))
+                    if lease is None or lease.id == without or lease.state is LeaseState.ENDING:
+                        ends[device.id] = self.now
+                    else:
+                        ends[device.id] = math.inf if lease.expires is None else lease.expires
+        times = sorted(ends.values())
+        return times[request.count - 1] if len(times) >= request.count else math.inf
 
     def spec(self, node: str, device: str) -> Device:
         return next(d for d in self.state.nodes[node].devices if d.id == device)
@@ -276,6 +312,7 @@ class Broker(RuleBasedStateMachine):
         count=st.integers(1, 3),
         memory=st.sampled_from([0, 0, 8 * GB, 16 * GB]),
         time=st.sampled_from([None, None, 5.0, 100.0]),
+        priority=st.sampled_from([0, 0, -1]),
         scope=st.sampled_from(Scope),
     )
     def submit_a_wish(self, session: str, **wish: Any) -> None:
@@ -505,10 +542,11 @@ class Broker(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        self.tick(0.0)
         self.restart([request.id for request in self.state.queue()])
 
     def restart(self, queue: list[str]) -> None:
-        self.state = new_state()
+        self.state = new_state(self.policy)
         for node in MACHINES:
             if node in self.connected or node in self.down_at:
                 self.down_at[node] = self.now
@@ -520,7 +558,8 @@ class Broker(RuleBasedStateMachine):
         self.carry_out(actions)
         self.lost_at = dict.fromkeys(self.state.sessions, self.now)
         again = [request.id for request in self.state.queue()]
-        assert again == [id for id in queue if id in again], "the queue's order"
+        if not self.state.policy.by_user:  # whose order goes by leases that may have ended too
+            assert again == [id for id in queue if id in again], "the queue's order"
         for name in set(queue) - set(again):
             assert self.state.requests[name].reason
 
@@ -534,6 +573,7 @@ class Broker(RuleBasedStateMachine):
             event = ev.Submitted(
                 request=Request(id="lost", session=session, user=user, want=Want.CPU, count=1)
             )
+        self.tick(0.0)
         queue = [request.id for request in self.state.queue()]
         try:
             self.state.handle(event, self.now)
@@ -627,6 +667,26 @@ class Broker(RuleBasedStateMachine):
             clear = [id for id in fitting if id not in state.outside]
             assert (reason == "Resources") == (len(clear) >= request.count)
 
+    @invariant()
+    def who_waits_behind_knows_why(self) -> None:
+        """Promise 7: what would fit names for whom the devices are kept, and only that does."""
+        state = self.state
+        for pool in Pool:
+            head, *others = state.queue(pool) or [None]
+            for request in others:
+                free = [
+                    device.id
+                    for node in self.connected & state.nodes.keys()
+                    for device in state.nodes[node].devices
+                    if pool_of(device.kind) is pool
+                    and device.memory >= request.memory
+                    and not (device.id in state.holder or device.id in state.outside)
+                    and device.id not in state.fleet._blocked
+                ]
+                kept = len(free) >= request.count
+                why = f"Reservation(for {head.id})" if kept else "Priority"
+                assert state.reason(request.id) == why
+
     def teardown(self) -> None:
         """Once every node is back and has confirmed, nothing is left half ended."""
         for node in MACHINES:
@@ -654,3 +714,20 @@ TestBroker.settings = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+class Sjf(Broker):
+    policy = "sjf"
+
+
+class Priority(Broker):
+    policy = "priority"
+
+
+class Fair(Broker):
+    policy = "fair"
+
+
+TestSjf, TestPriority, TestFair = Sjf.TestCase, Priority.TestCase, Fair.TestCase
+for other in (TestSjf, TestPriority, TestFair):
+    other.settings = settings(TestBroker.settings, max_examples=60)

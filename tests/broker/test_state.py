@@ -197,7 +197,7 @@ def test_a_later_request_does_not_overtake_one_for_the_same_kind_of_device() -> 
     world.lease(1)
     large, small = world.ask(2), world.ask(1)
     assert world.state_of(small) is RequestState.QUEUED
-    assert world.state.reason(small.id) == "Priority"
+    assert world.state.reason(small.id) == f"Reservation(for {large.id})"
     assert [request.id for request in world.state.queue()] == [large.id, small.id]
 
 

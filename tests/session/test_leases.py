@@ -166,3 +166,44 @@ def test_a_lease_from_a_shell_lives_as_long_as_the_shell(session: Session) -> No
     assert session._call("lease.get", ById(id=lease))["state"] == "active"
     shell.communicate("\n", timeout=10)
     until(lambda: len(free(session)) == 4, "the lease ended with the shell")
+
+
+def test_an_admin_chooses_the_policy_and_it_is_in_force_at_once(session: Session) -> None:
+    before = session.policy()
+    assert before["name"] in {policy["name"] for policy in before["policies"]}
+    try:
+        chosen = session.policy("sjf", aging="12h")
+        assert (chosen["name"], chosen["aging"]) == ("sjf", 12 * 3600.0)
+        assert session.policy("fair", weights={"bob": 2.0})["weights"] == {"bob": 2.0}
+        with pytest.raises(UsageError, match="choose one of fifo"):
+            session.policy("best")
+        with pytest.raises(UsageError, match="not a weight"):
+            session.policy(weights={"bob": -1.0})
+        assert session.policy()["name"] == "fair"
+    finally:
+        session.policy(before["name"], weights={"bob": 1.0})
+    assert session.policy() == before
+
+
+def test_explain_says_why_a_request_waits_and_until_when(session: Session) -> None:
+    everything = len(session.status()["devices"])
+    held = session.alloc(devices=1, time="10m")
+    rows: list[dict[str, object]] = []
+
+    def look(row: dict[str, object]) -> None:
+        rows.append({**row, **session.explain(str(row["id"]))})
+
+    count = sum(d["kind"] == "simulated" for d in session.status()["devices"].values())
+    assert 0 < count <= everything
+    with pytest.raises(AllocationError):
+        session.alloc(devices=count, wait="1s", on_wait=look)
+    (row, *_) = rows
+    assert (row["reason"], row["position"], row["waiting"]) == ("Resources", 1, 1)
+    assert f"{count - 1} of the {count} it needs are free" in str(row["why"])
+    assert isinstance(row["eta"], float)
+    assert row["eta"] <= held.expires + 1
+    session.release(held.id)
+    ended = session.explain(str(row["id"]))
+    assert (ended["state"], ended["reason"]) == ("ended", f"cancelled by {session.user}")
+    with pytest.raises(NotFoundError, match="no request 'q-none'"):
+        session.explain("q-none")

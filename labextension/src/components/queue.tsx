@@ -37,6 +37,9 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
     cpu: trans._n('%1 CPU', '%1 CPUs', request.count)
   }[request.want];
   const waiting = trans.__('waiting %1', duration(now - request.submitted));
+  const starts = request.eta
+    ? ` · ${trans.__('starts in about %1', duration(Math.max(0, request.eta - now)))}`
+    : '';
   return (
     <li className="aios-Row" data-request={request.id}>
       <div className="aios-Row-head">
@@ -59,6 +62,7 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
       </div>
       <div className="aios-Muted">
         {mine ? trans.__('you') : request.user} · {waiting}
+        {starts}
       </div>
       {request.reason && <div className="aios-Reason">{request.reason}</div>}
     </li>

@@ -1,0 +1,56 @@
+"""How long leases have lasted, and what that says of the next one."""
+
+from __future__ import annotations
+
+from ..schema import Lease, Request
+from .events import Lasted
+
+# Lengths and errors kept of each kind of lease, and kinds of leases.
+KEPT = 300
+ERRORS = 50
+KINDS = 2000
+# Fewer say little; then what the user asked for under other names is taken as well.
+ENOUGH = 3
+
+
+def kinds_of(what: Request | Lease) -> tuple[str, ...]:
+    """What leases of that kind are kept under, the most alike first."""
+    count = what.count if isinstance(what, Request) else len(what.slots)
+    anything = f"{what.user}\x1f\x1f{count}"
+    return (f"{what.user}\x1f{what.label}\x1f{count}", anything) if what.label else (anything,)
+
+
+def predict(history: dict[str, Lasted], request: Request) -> float | None:
+    """How long a lease for this request would last: the median of the last ones; None: unknown."""
+    found = None
+    for kind in kinds_of(request):
+        record = history.get(kind)
+        if record:
+            found = record
+            if len(record.lengths) >= ENOUGH:
+                break
+    return quantile(found.lengths, 0.5) if found else None
+
+
+def errors_of(history: dict[str, Lasted], request: Request) -> tuple[float, ...]:
+    """By what factor leases of that kind have lasted longer than was predicted."""
+    records = (history.get(kind) for kind in kinds_of(request))
+    return next((record.errors for record in records if record and record.errors), ())
+
+
+def lasted(record: Lasted | None, length: float, predicted: float | None) -> Lasted:
+    """Take in one more lease that has ended."""
+    record = record or Lasted(lengths=(), errors=())
+    errors = record.errors
+    if predicted:
+        errors = (*errors, length / predicted)[-ERRORS:]
+    return Lasted(lengths=(*record.lengths, length)[-KEPT:], errors=errors)
+
+
+def quantile(values: tuple[float, ...], share: float) -> float:
+    """The value below which that share of the values is; there is at least one."""
+    ordered = sorted(values)
+    at = share * (len(ordered) - 1)
+    below = int(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (at - below)

@@ -1,0 +1,160 @@
+"""What a request that waits is told: its place, why it waits, and when it will probably start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import NotFoundError
+from ..schema import Lease, LeaseState, Request, RequestState
+from . import history
+from .forecast import Held, Waiting, starts
+from .policy import Pool
+from .state import State
+
+# How many of a line are foreseen for the views; `explain` foresees as many as come before.
+FORESEEN = 50
+# A forecast that nothing has changed is made anew after so many seconds.
+STALE = 10.0
+# By what factor leases last shorter and longer than predicted, where no errors are known yet.
+FEW_ERRORS = 3
+UNSURE = {0.1: 0.25, 0.5: 1.0, 0.9: 4.0}
+
+
+class Outlook:
+    """Forecasts of a state, made again only when something has changed."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._made: tuple[Any, ...] = ()
+        self._at = 0.0
+        self._etas: dict[str, float] = {}
+
+    def etas(self, now: float) -> dict[str, float]:
+        """When the first of each line will start, whole seconds since the epoch."""
+        state = self._state.plan_version
+        if state != self._made or not 0 <= now - self._at < STALE:
+            self._made, self._at = state, now
+            self._etas = {
+                id: float(round(when))
+                for pool in Pool
+                for id, when in foresee(self._state, pool, now, FORESEEN).items()
+            }
+        return self._etas
+
+    def explain(self, request: str, now: float) -> dict[str, Any]:
+        """All there is to say about a request.
+
+        Raises
+        ------
+        NotFoundError
+            There is none with that id.
+        """
+        state = self._state
+        found = state.requests.get(request)
+        if found is None:
+            raise NotFoundError(
+                f"There is no request {request!r}; 'aios queue' lists those that wait."
+            )
+        errors = state.errors(found)
+        row: dict[str, Any] = {
+            "id": found.id,
+            "user": found.user,
+            "label": found.label,
+            "want": found.want.value,
+            "count": found.count,
+            "time": found.time,
+            "priority": found.priority,
+            "state": found.state.value,
+            "lease": found.lease,
+            "submitted": found.submitted,
+            "reason": state.reason(request),
+            "policy": state.policy.name,
+            "predicted": found.predicted,
+            "error": history.quantile(errors, 0.5) if errors else None,
+        }
+        return row | (self._waiting(found, now) if found.state is RequestState.QUEUED else {})
+
+    def _waiting(self, request: Request, now: float) -> dict[str, Any]:
+        state = self._state
+        pool = state.pool(request.id)
+        line = [other.id for other in state.queue(pool)]
+        place = line.index(request.id) + 1
+        early, eta, late = (
+            foresee(state, pool, now, place, share).get(request.id) for share in (0.1, 0.5, 0.9)
+        )
+        known = [when for when in (early, eta, late) if when is not None]
+        aging = state.policy.aging
+        return {
+            "position": place,
+            "waiting": len(line),
+            "eta": eta,
+            "earliest": min(known) if eta is not None else None,
+            "latest": max(known) if eta is not None and late is not None else None,
+            "first_at": None if aging is None else request.submitted + aging,
+            "why": _why(state, request, pool, place),
+        }
+
+
+def foresee(
+    state: State, pool: Pool, now: float, first: int, share: float = 0.5
+) -> dict[str, float]:
+    """When the first so many of a line start, if leases last as `share` of those before did."""
+    line = state.queue(pool)[:first]
+    if not line:
+        return {}
+    held = [
+        Held(_end(state, lease, now, share), _kept(lease, now), memories)
+        for lease in state.leases.values()
+        if (memories := state.fleet.memories_of(lease.slots, pool))
+    ]
+    waiting = [
+        Waiting(r.id, r.count, r.memory, _length(state, r, 0.0, share), r.time) for r in line
+    ]
+    return starts(now, state.fleet.free_memories(pool), held, waiting)
+
+
+def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
+    if lease.state is LeaseState.ENDING:
+        return now
+    limit = None if lease.expires is None else lease.expires - lease.granted
+    request = state.requests[lease.request].__replace__(time=limit)
+    length = _length(state, request, now - lease.granted, share)
+    return None if length is None else max(now, lease.granted + length)
+
+
+def _kept(lease: Lease, now: float) -> float | None:
+    return now if lease.state is LeaseState.ENDING else lease.expires
+
+
+def _length(state: State, request: Request, elapsed: float, share: float) -> float | None:
+    """How long a lease lasts: as predicted, but never longer than it may; None: nobody knows."""
+    if not request.predicted:
+        return request.time
+    errors = state.errors(request)
+    length = request.predicted * (
+        history.quantile(errors, share) if len(errors) >= FEW_ERRORS else UNSURE[share]
+    )
+    length = max(length, 1.0)
+    while length <= elapsed:
+        length *= 2
+    return length if request.time is None else min(length, request.time)
+
+
+def _why(state: State, request: Request, pool: Pool, place: int) -> str:
+    reason, _, about = state.reason(request.id).rstrip(")").partition("(")
+    match reason:
+        case "Priority":
+            before = "one request is" if place == 2 else f"{place - 1} requests are"
+            return f"{before} before it by the policy '{state.policy.name}'."
+        case "Reservation":
+            head = about.removeprefix("for ")
+            return (
+                f"It would fit, but the free devices are kept for {head}, which is before it; ask "
+                "with a shorter --time to go first."
+            )
+        case "DeviceHeldOutsideAnyLease":
+            return f"Process {about}, which holds no lease, is on a device that it needs."
+        case "NodeDown":
+            return "A node with devices that it needs is down; 'aios status' shows which."
+    free = state.fleet.free(pool, request.memory)
+    return f"It is next; {free} of the {request.count} it needs are free."

@@ -1,0 +1,287 @@
+"""Who starts next: the policy's order, and EASY backfill behind the first that has to wait.
+
+The first request of a line that does not fit gets a reservation: the time at which the ends of
+leases leave it enough devices. Whoever is behind it starts before only where that delays it by
+nothing: over by that time, or on devices that it can spare. A lease without an end gives no such
+time, and where there is none only devices that the first cannot use are granted past it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..errors import AccessError, UsageError
+from ..schema import Lease, LeaseState, Request, RequestState, Slot
+from . import events as ev
+from . import history
+from .deadlines import Deadlines
+from .events import replace
+from .ledger import Ledger
+from .policy import POLICIES, Policy, Pool, policy_named
+from .shares import Shares
+from .sortedlist import SortedList
+from .waiting import Queue
+
+# Name under which the policy is kept in the journal.
+POLICY = "policy"
+
+
+class Reservation(NamedTuple):
+    """What is kept for the first request of a line.
+
+    Attributes
+    ----------
+    request
+        Its id.
+    when
+        The time at which it can start, seconds since the epoch; -inf when no end is known.
+    spare
+        How many devices that would suit it are left over then.
+    """
+
+    request: str
+    when: float
+    spare: int
+
+
+class Planning(Ledger):
+    """The ledger with the order of its requests.
+
+    Parameters
+    ----------
+    policy
+        Name of the policy to begin with; an admin's choice in the journal goes before it.
+    """
+
+    def __init__(self, policy: str) -> None:
+        super().__init__()
+        self._deadlines: Deadlines
+        self._history: dict[str, ev.Lasted] = {}
+        self._settings: dict[str, ev.Choice] = {}
+        self._shares = Shares()
+        self._tables |= {
+            "history": self._history,
+            "setting": self._settings,
+            "usage": self._shares.used,
+        }
+        self._queue = Queue(policy_named(policy), self._score)
+        # Active and ending leases by their expected end, and where each one is in that.
+        self._ends: dict[Pool, SortedList[tuple[float, str]]] = {p: SortedList() for p in Pool}
+        self._end_of: dict[str, tuple[Pool, float]] = {}
+        self._ends_version = 0
+        # The last attempt of each line that found no place; the same again would not either.
+        self._in_vain: dict[Pool, tuple[Any, ...]] = {}
+        self._reserved: dict[Pool, tuple[tuple[Any, ...], Reservation]] = {}
+
+    # --- read side
+
+    @property
+    def policy(self) -> Policy:
+        """What orders the queue."""
+        return self._queue.policy
+
+    @property
+    def plan_version(self) -> tuple[int, ...]:
+        """Another one whenever who starts next, and when, may have changed."""
+        return self.fleet.version, self._ends_version, *self._queue.version.values()
+
+    def errors(self, request: Request) -> tuple[float, ...]:
+        """By what factor leases like this one have lasted longer than was predicted."""
+        return history.errors_of(self._history, request)
+
+    def weights(self) -> dict[str, float]:
+        """Users whose part under `fair` is another than 1."""
+        used = self._shares.used.items()
+        return {user: record.weight for user, record in used if record.weight != 1.0}
+
+    def reservation(self, pool: Pool) -> Reservation | None:
+        """What is kept for the first request of a line; None when nobody waits."""
+        head = self._queue.head(pool)
+        return None if head is None else self._reservation(pool, self.requests[head])
+
+    # --- who starts next
+
+    def _next(self, pool: Pool) -> tuple[Request, tuple[Slot, ...]] | None:
+        """Who starts now, and on which devices; None: nobody of that line can."""
+        head = self._queue.head(pool)
+        if head is None:
+            return None
+        attempt = (head, self.fleet.version, self._queue.version[pool], self._ends_version)
+        if self._in_vain.get(pool) == attempt:
+            return None
+        request = self.requests[head]
+        slots = self.fleet.pick(pool, request.count, request.memory)
+        if slots is not None:
+            return request, slots
+        found = self._backfill(pool, request)
+        if found is None:
+            self._in_vain[pool] = attempt
+        return found
+
+    def _backfill(self, pool: Pool, head: Request) -> tuple[Request, tuple[Slot, ...]] | None:
+        free = self.fleet.free(pool)
+        if not free:
+            return None
+        for id in self._queue.candidates(pool, free):
+            if id == head.id:
+                continue
+            request = self.requests[id]
+            slots = self.fleet.pick(pool, request.count, request.memory)
+            if slots is not None and self._delays_nobody(pool, head, id, slots):
+                return request, slots
+        return None
+
+    def _delays_nobody(
+        self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
+    ) -> bool:
+        reservation = self._reservation(pool, head)
+        length = self._queue.shape(request).length
+        if length is not None and self._now + length <= reservation.when:
+            return True
+        return self.fleet.suiting(slots, head.memory) <= reservation.spare
+
+    def _reservation(self, pool: Pool, head: Request) -> Reservation:
+        """What is kept for the first request of a line, which does not fit now."""
+        state = (head.id, self.fleet.version, self._ends_version)
+        known = self._reserved.get(pool)
+        if known and known[0] == state and known[1].when > self._now:
+            return known[1]
+        missing = head.count - self.fleet.free(pool, head.memory)
+        when = -math.inf
+        for end, id in self._ends[pool]:
+            if missing <= 0 and end > when:
+                break
+            missing -= self.fleet.suiting(self.leases[id].slots, head.memory)
+            if missing <= 0:
+                when = max(end, self._now)
+        spare = -missing if missing <= 0 else 0
+        reservation = Reservation(head.id, when, spare)
+        self._reserved[pool] = (state, reservation)
+        return reservation
+
+    # --- the ends of leases
+
+    def _put(self, kind: str, id: str, record: ev.Record) -> None:
+        if isinstance(record, Lease):
+            if id not in self.leases:
+                self._charge(record, +1)
+            super()._put(kind, id, record)
+            self._note_end(record)
+        else:
+            super()._put(kind, id, record)
+
+    def _drop(self, kind: str, id: str) -> None:
+        if kind == "lease":
+            lease = self.leases[id]
+            self._forget_end(id)
+            self._learn(lease)
+            super()._drop(kind, id)
+            self._charge(lease, -1)
+        else:
+            super()._drop(kind, id)
+
+    def _note_end(self, lease: Lease) -> None:
+        self._forget_end(lease.id)
+        end = self._now if lease.state is LeaseState.ENDING else lease.expires
+        if end is not None:
+            pool = self.fleet.pool_of_slot(lease.slots[0])
+            self._ends[pool].add((end, lease.id))
+            self._end_of[lease.id] = (pool, end)
+        self._ends_version += 1
+
+    def _forget_end(self, lease: str) -> None:
+        known = self._end_of.pop(lease, None)
+        if known:
+            pool, end = known
+            self._ends[pool].remove((end, lease))
+
+    # --- what is learned from leases
+
+    def _learn(self, lease: Lease) -> None:
+        """A lease has ended: the next one like it may last as long."""
+        length = max(0.0, self._now - lease.granted)
+        for kind in history.kinds_of(lease):
+            record = history.lasted(self._history.pop(kind, None), length, lease.predicted)
+            self._put("history", kind, record)
+        while len(self._history) > history.KINDS:
+            self._drop("history", next(iter(self._history)))
+
+    def _charge(self, lease: Lease, sign: int) -> None:
+        self._put("usage", lease.user, self._shares.settle(lease.user, self._now))
+        pool = self.fleet.pool_of_slot(lease.slots[0])
+        self._shares.change(lease.user, pool, sign * len(lease.slots))
+
+    def _score(self, user: str, pool: Pool) -> tuple[float, float]:
+        capacity = {p: self.fleet.capacity(p) for p in Pool}
+        return (
+            self._shares.score(user, self._now, capacity),
+            self._shares.step(user, pool, capacity),
+        )
+
+    # --- what admins choose
+
+    def _policy_changed(self, event: ev.PolicyChanged) -> None:
+        policy = policy_named(event.name, event.aging)
+        if not event.admin:
+            raise AccessError(f"{event.by} may not change the policy; ask an admin.")
+        if policy == self.policy:
+            return
+        self._put("setting", POLICY, ev.Choice(value=policy.name, number=event.aging))
+        self._audit(
+            "policy changed",
+            event.by,
+            policy=policy.name,
+            aging=policy.aging,
+            before=self.policy.name,
+        )
+        self._order_by(policy)
+        for request in self._queue:
+            self._deadlines.arm("age", request)
+        # Who has waited for longer than the new policy lets anybody wait is first at once.
+        self._deadlines.fire(self._now)
+
+    def _weight_changed(self, event: ev.WeightChanged) -> None:
+        if not event.admin:
+            raise AccessError(f"{event.by} may not change weights; ask an admin.")
+        if not (math.isfinite(event.weight) and event.weight > 0):
+            raise UsageError(f"{event.weight} is not a weight; give a number above zero.")
+        record = self._shares.settle(event.user, self._now)
+        self._put("usage", event.user, replace(record, weight=event.weight))
+        self._audit("weight changed", event.by, user=event.user, weight=event.weight)
+
+    def _order_by(self, policy: Policy) -> None:
+        """Put all that wait in the order of a policy."""
+        before, self._queue = self._queue, Queue(policy, self._score)
+        for id in before:
+            self._queue.add(self.requests[id], before.pool(id), before.arrival(id))
+        self._in_vain.clear()
+        self._reserved.clear()
+
+    # --- age
+
+    def _age_deadline(self, request: str) -> float | None:
+        aging = self._queue.policy.aging
+        if aging is None or request not in self._queue or self._queue.aged(request):
+            return None
+        return self.requests[request].submitted + aging
+
+    def _aged(self, request: str) -> None:
+        self._queue.promote(request)
+
+    # --- from the journal
+
+    def _load_plans(self) -> None:
+        """After the records were read: what is kept beside them."""
+        choice = self._settings.get(POLICY)
+        if choice and choice.value in POLICIES:
+            self._queue = Queue(policy_named(choice.value, choice.number), self._score)
+        for request in self.requests.values():
+            if request.state is RequestState.QUEUED:
+                pool = self.fleet.pool_for(request.want, request.count, request.memory)
+                # One that no pool can grant any more is ended by the review that follows.
+                self._enqueue(request, pool or Pool.CPU)
+        for lease in self.leases.values():
+            pool = self.fleet.pool_of_slot(lease.slots[0])
+            self._shares.change(lease.user, pool, len(lease.slots))
+            self._note_end(lease)

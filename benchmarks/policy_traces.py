@@ -1,0 +1,305 @@
+"""What each policy does for waiting, on a public trace and on a synthetic mix.
+
+Jobs are replayed through the broker's own core (`State.handle`), with its clock simulated: 15,000
+jobs of the Philly trace on 512 GPUs, and 6,000 jobs on 64 GPUs at a load of 0.92. Nothing says how
+long a job will take: `sjf` predicts it from the leases that have ended before. `…+time` are the
+same with exact times given, as `--time` would. Compared are mean, 95th percentile and maximum of
+the wait and of the completion time (from submission to end) with strict FIFO, where nobody overtakes
+anybody, and with a bound that no scheduler can beat.
+
+The bound is the larger of two relaxations: the cluster as one machine that is as fast as all of its
+GPUs and serves the shortest remaining work first, preempting for nothing; and no wait at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import heapq
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from report import report
+
+from aios_jupyter.broker import events as ev
+from aios_jupyter.broker.history import quantile
+from aios_jupyter.broker.state import State
+from aios_jupyter.schema import Device, DeviceKind, Node, Owner, Request, Want
+
+DATA = Path(__file__).parent / "data" / "philly-slice.csv"
+SLICE, LEARNED = 15_000, 3_000
+GPUS_PER_NODE = 8
+STRICT = "strict fifo"
+DEFAULT = "sjf"
+POLICIES = ("fifo", "fifo+time", "sjf", "sjf+time", "priority", "fair")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: when it is submitted, for how long it runs (s), on how many GPUs, and whose it is."""
+
+    submitted: float
+    length: float
+    gpus: int
+    user: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Jobs to replay on so many GPUs, and older ones to learn from."""
+
+    name: str
+    gpus: int
+    jobs: tuple[Job, ...]
+    learned: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What became of a trace under a policy, in seconds; `wall` is what the replay took."""
+
+    trace: str
+    policy: str
+    waits: tuple[float, ...]
+    completions: tuple[float, ...]
+    wall: float
+
+
+def philly(limit: int) -> Trace:
+    """The slice of the Philly trace."""
+    with DATA.open() as file:
+        jobs = [
+            Job(
+                datetime.fromisoformat(row["timestamp"]).timestamp(),
+                max(1.0, float(row["duration"])),
+                int(row["num_gpus"]),
+                row["cluster"],
+            )
+            for row in csv.DictReader(file)
+        ]
+    return Trace(
+        "philly", 512, tuple(jobs[-SLICE:][:limit]), tuple(jobs[-SLICE - LEARNED : -SLICE])
+    )
+
+
+def synthetic(limit: int) -> Trace:
+    """Random arrivals, lengths over five orders of magnitude, users with habits of their own."""
+    chance = random.Random(7)
+    gpus, load, count = 64, 0.92, 6_000 + LEARNED
+    habits = {
+        f"user{i}": (
+            chance.uniform(4.0, 9.5),
+            chance.choices((1, 2, 4, 8, 16), (60, 15, 12, 10, 3)),
+        )
+        for i in range(40)
+    }
+    drawn = []
+    for _ in range(count):
+        user = chance.choice(list(habits))
+        middle, (size,) = habits[user]
+        drawn.append((min(chance.lognormvariate(middle, 1.0), 2 * 86400.0), size, user))
+    rate = gpus * load / statistics.fmean(length * size for length, size, _ in drawn)
+    now, jobs = 0.0, []
+    for length, size, user in drawn:
+        now += chance.expovariate(rate)
+        jobs.append(Job(now, max(1.0, length), size, user))
+    return Trace("synthetic", gpus, tuple(jobs[LEARNED:][:limit]), tuple(jobs[:LEARNED]))
+
+
+class Replay:
+    """The broker's core, agents and users, on one simulated clock."""
+
+    def __init__(self, trace: Trace, policy: str, *, times: bool) -> None:
+        self.state = State(policy=policy)
+        self.times = times
+        self.now = 0.0
+        self.started: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
+        self.running: list[tuple[float, int, str, str]] = []
+        self.jobs: dict[str, Job] = {}
+        for node in range(trace.gpus // GPUS_PER_NODE):
+            self.do(ev.NodeJoined(node=_node(f"n{node}")))
+        for user in sorted({job.user for job in (*trace.jobs, *trace.learned)}):
+            self.do(ev.SessionOpened(owner=Owner(id=user, user=user)))
+
+    def do(self, event: ev.Event) -> None:
+        """Tell the core, and carry out the grants that follow."""
+        for action in self.state.handle(event, self.now):
+            if isinstance(action, ev.Granted):
+                id, lease = action.request.id, action.lease
+                self.started[id] = self.now
+                end = self.now + self.jobs[id].length
+                heapq.heappush(self.running, (end, lease.fence, lease.id, id))
+
+    def submit(self, id: str, job: Job) -> None:
+        """A job's user asks for its GPUs."""
+        self.jobs[id] = job
+        self.do(
+            ev.Submitted(
+                request=Request(
+                    id=id,
+                    session=job.user,
+                    user=job.user,
+                    want=Want.GPU,
+                    count=job.gpus,
+                    time=job.length if self.times else None,
+                )
+            )
+        )
+
+    def finish(self) -> None:
+        """The job whose end is next ends and gives its GPUs back."""
+        self.now, _, lease, id = heapq.heappop(self.running)
+        self.ended[id] = self.now
+        self.do(ev.Released(lease=lease, by=self.jobs[id].user))
+
+    def advance(self, until: float) -> None:
+        """All that happens up to a time: ends of jobs first, then the core's own deadlines."""
+        while True:
+            end = self.running[0][0] if self.running else math.inf
+            due = self.state.next_deadline() or math.inf
+            if min(end, due) > until or end == due == math.inf:
+                return
+            if end <= due:
+                self.finish()
+            else:
+                self.now = due
+                self.do(ev.Tick())
+
+    def run(self, trace: Trace) -> None:
+        """Learn from the older jobs, one at a time on the empty cluster; then replay."""
+        span = sum(job.length for job in trace.learned)
+        self.now = trace.jobs[0].submitted - span - 1.0
+        for number, job in enumerate(trace.learned):
+            self.submit(f"l{number}", job)
+            self.finish()
+        for number, job in enumerate(trace.jobs):
+            self.advance(job.submitted)
+            self.now = job.submitted
+            self.submit(f"j{number}", job)
+        self.advance(math.inf)
+
+
+def _node(name: str) -> Node:
+    devices = tuple(
+        Device(id=f"{name}-{i}", kind=DeviceKind.GPU, name="GPU", index=i, memory=16 * 10**9)
+        for i in range(GPUS_PER_NODE)
+    )
+    return Node(id=name, host=name, address=f"{name}:1", pid=1, devices=devices)
+
+
+def replay(trace: Trace, policy: str) -> Figures:
+    """Replay a trace under a policy, `…+time` with exact times given."""
+    start = time.perf_counter()
+    name, _, times = policy.partition("+")
+    one = Replay(trace, name, times=bool(times))
+    one.run(trace)
+    jobs = {f"j{number}": job for number, job in enumerate(trace.jobs)}
+    return Figures(
+        trace.name,
+        policy,
+        tuple(one.started[id] - job.submitted for id, job in jobs.items()),
+        tuple(one.ended[id] - job.submitted for id, job in jobs.items()),
+        time.perf_counter() - start,
+    )
+
+
+def strict_fifo(trace: Trace) -> Figures:
+    """First come, first served, and nobody overtakes anybody."""
+    free, now = trace.gpus, 0.0
+    running: list[tuple[float, int]] = []
+    waits, completions = [], []
+    for job in trace.jobs:
+        now = max(now, job.submitted)
+        while running and (running[0][0] <= now or free < job.gpus):
+            end, gpus = heapq.heappop(running)
+            now, free = max(now, end), free + gpus
+        free -= job.gpus
+        heapq.heappush(running, (now + job.length, job.gpus))
+        waits.append(now - job.submitted)
+        completions.append(now + job.length - job.submitted)
+    return Figures(trace.name, STRICT, tuple(waits), tuple(completions), 0.0)
+
+
+def lower_bound(trace: Trace) -> float:
+    """No mean completion time is below this."""
+    waiting: list[tuple[float, float]] = []
+    now = total = 0.0
+    arrivals = [(job.submitted, job.length * job.gpus / trace.gpus) for job in trace.jobs]
+    for (submitted, work), until in zip(
+        arrivals, [*(when for when, _ in arrivals[1:]), math.inf], strict=True
+    ):
+        now = max(now, submitted)
+        heapq.heappush(waiting, (work, submitted))
+        while waiting and now < until:
+            left, since = heapq.heappop(waiting)
+            if now + left <= until:
+                now += left
+                total += now - since
+            else:
+                heapq.heappush(waiting, (left - (until - now), since))
+                now = until
+    relaxed = total / len(trace.jobs)
+    return max(relaxed, statistics.fmean(job.length for job in trace.jobs))
+
+
+def show(figures: Figures, base: Figures) -> None:
+    """One line of the table."""
+    gain = statistics.fmean(base.completions) / statistics.fmean(figures.completions)
+    cells = [f"{figures.policy:12} {gain:6.2f} {max(figures.waits) / max(base.waits):7.2f} "]
+    for values in (figures.waits, figures.completions):
+        numbers = (statistics.fmean(values), quantile(values, 0.95), max(values))
+        cells.append("".join(f"{number / 3600:9.2f}" for number in numbers))
+    print(" ".join(cells), f"{figures.wall:8.1f}")
+
+
+def compare(trace: Trace, found: Iterable[Figures]) -> dict[str, float]:
+    """Print a trace's table; returns its figures for the report."""
+    base, figures = strict_fifo(trace), {}
+    print(f"\n{trace.name}: {len(trace.jobs)} jobs on {trace.gpus} GPUs; hours")
+    print(
+        "                gain max wait     wait mean, p95, max       completion mean, p95, max  took s"
+    )
+    show(base, base)
+    mean = statistics.fmean(base.completions)
+    for one in found:
+        show(one, base)
+        name = f"{trace.name}_{one.policy.replace('+', '_')}"
+        figures[f"{name}_jct_gain"] = mean / statistics.fmean(one.completions)
+        figures[f"{name}_max_wait_ratio"] = max(one.waits) / max(base.waits)
+    bound = lower_bound(trace)
+    figures[f"{trace.name}_bound_jct_gain"] = mean / bound
+    print(f"{'bound':12} {mean / bound:6.2f} {'':26} {'':9}{bound / 3600:9.2f}")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=SLICE, help="replay so many of each trace")
+    parser.add_argument("--policies", nargs="+", default=POLICIES, metavar="NAME")
+    chosen = parser.parse_args()
+    traces = (philly(chosen.jobs), synthetic(chosen.jobs))
+    todo = [(trace, policy) for trace in traces for policy in chosen.policies]
+    with get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(replay, todo, chunksize=1)
+    figures: dict[str, float] = {}
+    for trace in traces:
+        figures |= compare(trace, [one for one in found if one.trace == trace.name])
+    if f"philly_{DEFAULT}_jct_gain" in figures:
+        figures = {
+            "mean_jct_gain": figures[f"philly_{DEFAULT}_jct_gain"],
+            "max_wait_ratio": figures[f"philly_{DEFAULT}_max_wait_ratio"],
+            **figures,
+        }
+    report("policy_traces", figures, {STRICT: "simulated"})
+
+
+if __name__ == "__main__":
+    main()
