@@ -9,6 +9,9 @@ anybody, and with a bound that no scheduler can beat.
 
 The bound is the larger of two relaxations: the cluster as one machine that is as fast as all of its
 GPUs and serves the shortest remaining work first, preempting for nothing; and no wait at all.
+
+The aging of three days and the 300 lengths of which a prediction is the median were chosen on this
+trace. A lease without a time gives no reservation, so that only `…+time` shows what backfill adds.
 """
 
 from __future__ import annotations

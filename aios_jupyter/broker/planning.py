@@ -9,6 +9,7 @@ time, and where there is none only devices that the first cannot use are granted
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
@@ -21,10 +22,12 @@ from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
 from .shares import Shares
 from .sortedlist import SortedList
-from .waiting import Queue
+from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
+# Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
+SCORED_FOR = 1.0
 
 
 class Reservation(NamedTuple):
@@ -60,12 +63,15 @@ class Planning(Ledger):
         self._history: dict[str, ev.Lasted] = {}
         self._settings: dict[str, ev.Choice] = {}
         self._shares = Shares()
+        # Users' shares, and when and for which cluster they were worked out.
+        self._scores: dict[str, float] = {}
+        self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
         self._tables |= {
             "history": self._history,
             "setting": self._settings,
             "usage": self._shares.used,
         }
-        self._queue = Queue(policy_named(policy), self._score)
+        self._queue = Queue(policy_named(policy), self._scoring, self._step)
         # Active and ending leases by their expected end, and where each one is in that.
         self._ends: dict[Pool, SortedList[tuple[float, str]]] = {p: SortedList() for p in Pool}
         self._end_of: dict[str, tuple[Pool, float]] = {}
@@ -107,25 +113,36 @@ class Planning(Ledger):
         head = self._queue.head(pool)
         if head is None:
             return None
-        attempt = (head, self.fleet.version, self._queue.version[pool], self._ends_version)
-        if self._in_vain.get(pool) == attempt:
-            return None
+        attempt = (head, self.fleet.version, self._ends_version)
+        came = self._queue.came(pool)
+        before = self._in_vain.get(pool)
         request = self.requests[head]
-        slots = self.fleet.pick(pool, request.count, request.memory)
-        if slots is not None:
-            return request, slots
-        found = self._backfill(pool, request)
+        if before == attempt:
+            # Who could not start then cannot now: time alone only makes it later.
+            found = self._backfill(pool, request, came)
+        else:
+            slots = self.fleet.pick(pool, request.count, request.memory)
+            if slots is not None:
+                return request, slots
+            free = self.fleet.free(pool)
+            candidates = self._queue.candidates(pool, free) if free else ()
+            found = self._backfill(pool, request, candidates)
         if found is None:
             self._in_vain[pool] = attempt
+        else:
+            self._in_vain.pop(pool, None)
         return found
 
-    def _backfill(self, pool: Pool, head: Request) -> tuple[Request, tuple[Slot, ...]] | None:
-        free = self.fleet.free(pool)
-        if not free:
-            return None
-        for id in self._queue.candidates(pool, free):
-            if id == head.id:
+    def _backfill(
+        self, pool: Pool, head: Request, candidates: Iterable[str]
+    ) -> tuple[Request, tuple[Slot, ...]] | None:
+        # What one user may not have for some time, another may not either.
+        refused: set[Shape] = set()
+        for id in candidates:
+            shape = self._queue.shape(id)
+            if id == head.id or shape in refused:
                 continue
+            refused.add(shape)
             request = self.requests[id]
             slots = self.fleet.pick(pool, request.count, request.memory)
             if slots is not None and self._delays_nobody(pool, head, id, slots):
@@ -211,13 +228,26 @@ class Planning(Ledger):
         self._put("usage", lease.user, self._shares.settle(lease.user, self._now))
         pool = self.fleet.pool_of_slot(lease.slots[0])
         self._shares.change(lease.user, pool, sign * len(lease.slots))
+        self._scores.pop(lease.user, None)
 
-    def _score(self, user: str, pool: Pool) -> tuple[float, float]:
+    def _scoring(self) -> Callable[[str], float]:
+        """What gives a user's share now."""
         capacity = {p: self.fleet.capacity(p) for p in Pool}
-        return (
-            self._shares.score(user, self._now, capacity),
-            self._shares.step(user, pool, capacity),
-        )
+        if capacity != self._scored[1] or not 0 <= self._now - self._scored[0] < SCORED_FOR:
+            self._scored = (self._now, capacity)
+            self._scores.clear()
+        scores = self._scores
+
+        def score(user: str) -> float:
+            if user not in scores:
+                scores[user] = self._shares.score(user, self._now, capacity)
+            return scores[user]
+
+        return score
+
+    def _step(self, user: str, pool: Pool) -> float:
+        """By how much one more device of that pool raises a user's share, at most."""
+        return 1 / max(1, self.fleet.capacity(pool)) / self._shares.weight(user)
 
     # --- what admins choose
 
@@ -248,11 +278,12 @@ class Planning(Ledger):
             raise UsageError(f"{event.weight} is not a weight; give a number above zero.")
         record = self._shares.settle(event.user, self._now)
         self._put("usage", event.user, replace(record, weight=event.weight))
+        self._scores.pop(event.user, None)
         self._audit("weight changed", event.by, user=event.user, weight=event.weight)
 
     def _order_by(self, policy: Policy) -> None:
         """Put all that wait in the order of a policy."""
-        before, self._queue = self._queue, Queue(policy, self._score)
+        before, self._queue = self._queue, Queue(policy, self._scoring, self._step)
         for id in before:
             self._queue.add(self.requests[id], before.pool(id), before.arrival(id))
         self._in_vain.clear()
@@ -275,7 +306,9 @@ class Planning(Ledger):
         """After the records were read: what is kept beside them."""
         choice = self._settings.get(POLICY)
         if choice and choice.value in POLICIES:
-            self._queue = Queue(policy_named(choice.value, choice.number), self._score)
+            self._queue = Queue(
+                policy_named(choice.value, choice.number), self._scoring, self._step
+            )
         for request in self.requests.values():
             if request.state is RequestState.QUEUED:
                 pool = self.fleet.pool_for(request.want, request.count, request.memory)

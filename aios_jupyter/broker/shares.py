@@ -65,7 +65,7 @@ class Shares:
             / record.weight
         )
 
-    def step(self, user: str, pool: Pool, capacity: dict[Pool, int]) -> float:
-        """By how much one more device of that pool raises the user's score, at most."""
+    def weight(self, user: str) -> float:
+        """The user's weight."""
         record = self.used.get(user)
-        return 1 / max(1, capacity[pool]) / (record.weight if record else 1.0)
+        return record.weight if record else 1.0

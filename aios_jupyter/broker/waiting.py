@@ -21,8 +21,8 @@ AGED = ""
 EVERYBODY = "*"
 
 Entry = tuple[float, int, str]
-# What a user has had of all there is, and how much more one device of a pool would be.
-Score = Callable[[str, Pool], tuple[float, float]]
+# Gives what tells, for now, which share each user has had of all there is.
+Scoring = Callable[[], Callable[[str], float]]
 
 
 class Shape(NamedTuple):
@@ -79,15 +79,21 @@ class Queue:
     ----------
     policy
         What orders them.
-    score
-        What a user has had, for policies by user.
+    scoring
+        What users have had, for policies by user.
+    step
+        By how much one more device of a pool raises a user's share.
     """
 
-    def __init__(self, policy: Policy, score: Score) -> None:
+    def __init__(
+        self, policy: Policy, scoring: Scoring, step: Callable[[str, Pool], float]
+    ) -> None:
         self.policy = policy
-        self._score = score
+        self._scoring = scoring
+        self._step = step
         self._lines: dict[Pool, dict[str, _Group]] = {pool: {} for pool in Pool}
         self._waiting: dict[str, _Place] = {}
+        self._came: dict[Pool, list[str]] = {pool: [] for pool in Pool}
         # Rises with every request that comes or changes its place, by pool.
         self.version = dict.fromkeys(Pool, 0)
 
@@ -137,6 +143,11 @@ class Queue:
         """The line in which a request waits."""
         return self._waiting[request].pool
 
+    def came(self, pool: Pool) -> list[str]:
+        """Who has come to a line since this was last asked, and still waits there."""
+        came, self._came[pool] = self._came[pool], []
+        return [id for id in came if id in self._waiting and self._waiting[id].pool is pool]
+
     def arrival(self, request: str) -> int:
         """The number of a request in order of arrival."""
         return self._waiting[request].entry[1]
@@ -154,14 +165,14 @@ class Queue:
         groups = self._lines[pool]
         if not groups:
             return None
-        name = next(iter(groups)) if len(groups) == 1 else min(groups, key=self._rank(pool))
+        name = next(iter(groups)) if len(groups) == 1 else min(groups, key=self._rank())
         first = groups[name].order.first()
         return first[2] if first else None
 
     def candidates(self, pool: Pool, most: int) -> Iterator[str]:
         """Who could start with that many devices, in order: of each shape the first."""
         groups = self._lines[pool]
-        for name in sorted(groups, key=self._rank(pool)) if len(groups) > 1 else groups:
+        for name in sorted(groups, key=self._rank()) if len(groups) > 1 else groups:
             for _, _, request in groups[name].first_of_each_shape(most):
                 yield request
 
@@ -172,10 +183,11 @@ class Queue:
         found = [id for _, _, id in aged.order] if aged else []
         if not self.policy.by_user:
             return found + [id for group in groups.values() for _, _, id in group.order]
-        turns = []
-        for user, group in groups.items():
-            had, step = self._score(user, pool)
-            turns.append((had, user, step, iter(group.order)))
+        score = self._scoring()
+        turns = [
+            (score(user), user, self._step(user, pool), iter(group.order))
+            for user, group in groups.items()
+        ]
         heapq.heapify(turns)
         while turns:
             had, user, step, entries = turns[0]
@@ -188,16 +200,15 @@ class Queue:
             heapq.heapreplace(turns, (had + step * count, user, step, entries))
         return found
 
-    def _rank(self, pool: Pool) -> Callable[[str], tuple[float, str]]:
-        def rank(group: str) -> tuple[float, str]:
-            if group == AGED:
-                return -1.0, group
-            return (self._score(group, pool)[0] if self.policy.by_user else 0.0), group
-
-        return rank
+    def _rank(self) -> Callable[[str], tuple[float, str]]:
+        if not self.policy.by_user:
+            return lambda group: (0.0, group)  # of two groups the aged, whose name is the less
+        score = self._scoring()
+        return lambda group: (-1.0 if group == AGED else score(group), group)
 
     def _place(self, place: _Place) -> None:
         self._waiting[place.entry[2]] = place
         groups = self._lines[place.pool]
         groups.setdefault(place.group, _Group()).add(place.shape, place.entry)
+        self._came[place.pool].append(place.entry[2])
         self.version[place.pool] += 1
