@@ -1,10 +1,18 @@
 """The broker: who gets which device, and when.
 
-`state.py` decides: events and the time in, actions out. Below it, `leasing.py` has the rules by
-which things begin and end, `ledger.py` what is known, `fleet.py` which devices there are and which
-are free, `policy.py` who is next and where, `gang.py` what happens to a run, `deadlines.py` what is
-due, and `events.py` the words for all that; none of them does any IO. `journal.py` keeps what was
-decided. `plugin.py` starts `service.py` within the Dask scheduler; it listens, and `hub.py`,
-`people.py`, `nodes.py` and `watchers.py` carry out what was decided. `protocol.py` and
-`messages.py` are the wire, `client.py` is the other end of it.
+Pure, no IO:
+    state       decides: events and the time in, actions out; events has the words for both
+    leasing     how things begin and end         ledger      what is known
+    fleet       devices, and which are free      gang        what happens to a run
+    waiting     who waits                        planning    who starts now, with EASY backfill
+    policy      the orders                       shares, history   what they go by
+    forecast, outlook   when a request will start, and why not yet
+    deadlines, sortedlist   what is due; a list that stays sorted
+
+Around it:
+    journal     keeps what was decided
+    plugin      starts service within the Dask scheduler, which listens and keeps the clocks
+    hub         turns actions into effects; people, nodes and watchers have the calls
+    views       what people see
+    protocol, messages   the wire            client      the other end of it
 """
