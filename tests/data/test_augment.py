@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -29,10 +30,14 @@ def cluster() -> Iterator:
         # It lives as long as this process: none of what a test leaves behind.
         patch.delenv(MARK, raising=False)
         resource_tracker.ensure_running()
+    # Its nannies leave thread settings in this process's environment, for every later child.
+    before = dict(os.environ)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
