@@ -49,8 +49,9 @@ def interleaved(session) -> tuple[list[float], list[float]]:
     from distributed.security import Security
 
     from aios_jupyter.cluster.embedded import Paths
+    from aios_jupyter.tls import Bundle
 
-    bundle = Paths.current().user
+    bundle = Bundle.dask(Paths.current().tls)
     security = Security(
         tls_ca_file=str(bundle.authority),
         tls_client_cert=str(bundle.certificate),
