@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import settings
+from ..config import QUIET_DASK, settings
 from ..errors import ClusterError, NoClusterError
 from ..process import alive
 from ..tls import Bundle, create
@@ -255,7 +255,7 @@ def _start_node(paths: Paths, simulate_gpus: int) -> subprocess.Popen[bytes]:
 
 def _detach(command: list[str], extra: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one, in its own session, with its output in a file."""
-    environment = {**os.environ, **extra, "PYTHONUNBUFFERED": "1"}
+    environment = {**QUIET_DASK, **os.environ, **extra, "PYTHONUNBUFFERED": "1"}
     # What belongs to the kernel that happens to be first must not mark the whole cluster.
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND"):
         environment.pop(name, None)

@@ -41,6 +41,12 @@ log = logging.getLogger("aios.node")
 SETTLE = 0.1
 # How long the others have once a rank has failed.
 FAILED_GRACE = 1.0
+# glibc's allocator: a training step frees as much as the next one takes, and giving it to the kernel
+# in between cost up to a third of the steps a second, by chance of what was freed in which order.
+KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
+}
 
 
 async def _from_zygote(
@@ -114,7 +120,7 @@ class LocalGang:
         self._payload = payload
         self._on_events = on_events
         self._listen_fd = listen_fd
-        self._env = {**(os.environ if env is None else env), **spec.env}
+        self._env = {**KEEP_MEMORY, **(os.environ if env is None else env), **spec.env}
         self._zygotes = zygotes
         self._starting = asyncio.Lock()
         self._ranks: list[RankProcess] = []

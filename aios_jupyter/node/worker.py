@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..config import IS_LINUX
+from ..config import IS_LINUX, QUIET_DASK
 from ..process import end_with_parent, process_start
 from ..tls import Bundle
 from . import reaper
@@ -21,6 +21,7 @@ from . import reaper
 log = logging.getLogger("aios.node")
 
 STOP_TIMEOUT = 8.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class DaskWorker:
@@ -109,7 +110,7 @@ class DaskWorker:
             *("--tls-cert", str(self._bundle.certificate), "--tls-key", str(self._bundle.key)),
         ]
         self._directory.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**QUIET_DASK, **os.environ, **ONE_THREAD}
         with (self._directory / "worker.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *command,

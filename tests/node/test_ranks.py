@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import resource
 import sys
 import textwrap
 import time
@@ -119,6 +120,28 @@ async def test_a_function_is_called_and_its_result_can_be_pulled(gang: GangOf) -
     made = gang("", entry=Entry.FUNCTION, push=push, pull=(cells.RESULT,))
     assert [exit.code for exit in await made.run()] == [0, 0], made.events
     assert made.pulled() == {cells.RESULT: {"rank": 0, "value": 22}}
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="only glibc has the settings that this is about")
+async def test_memory_that_a_step_frees_is_kept_for_the_next(gang: GangOf) -> None:
+    made = gang(
+        """
+        import resource
+
+        def step():
+            # Freed together they are more than glibc keeps by itself.
+            one, other = bytearray(b"x") * (30 << 20), bytearray(b"x") * (30 << 20)
+
+        step()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        """
+    )
+    assert [exit.code for exit in await made.run()] == [0, 0], made.events
+    pages_of_a_step = (60 << 20) // resource.getpagesize()
+    assert int(made.text(0)) < pages_of_a_step
 
 
 async def test_names_are_pulled_from_rank_0(gang: GangOf) -> None:
