@@ -121,7 +121,7 @@ class Planning(Ledger):
             # Who could not start then cannot now: time alone only makes it later.
             found = self._backfill(pool, request, came)
         else:
-            slots = self.fleet.pick(pool, request.count, request.memory)
+            slots = self._place(pool, request)
             if slots is not None:
                 return request, slots
             free = self.fleet.free(pool)
@@ -144,10 +144,14 @@ class Planning(Ledger):
                 continue
             refused.add(shape)
             request = self.requests[id]
-            slots = self.fleet.pick(pool, request.count, request.memory)
+            slots = self._place(pool, request)
             if slots is not None and self._delays_nobody(pool, head, id, slots):
                 return request, slots
         return None
+
+    def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
+        """Devices on which a request could start now; None when there are not enough."""
+        return self.fleet.pick(pool, request.count, request.memory)
 
     def _delays_nobody(
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
