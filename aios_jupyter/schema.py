@@ -30,6 +30,9 @@ class DeviceKind(StrEnum):
     CPU = "cpu"
 
 
+# The queue of whoever is a member of no other.
+DEFAULT_QUEUE = "default"
+
 ACCELERATORS = frozenset({DeviceKind.GPU, DeviceKind.MIG, DeviceKind.SIMULATED})
 
 
@@ -143,6 +146,10 @@ class Request(Struct, frozen=True, kw_only=True):
     `time` is the lease's length, None for no limit; `scope` what it lasts for.
     `priority` above 0 is an admin's to give. `predicted` is how long the lease would last by what
     this user's earlier ones did, None when there were none; the broker's to say.
+    `queue` is whose quota it takes from, "" for the user's default. A `preemptible` lease may be
+    taken away, and its request then waits again: since `requeued`, having waited for `waited`
+    seconds and run for `ran` before that. `attained` is what of that, in device-seconds, the
+    policies `las` and `gittins` go by.
     """
 
     id: str
@@ -155,8 +162,14 @@ class Request(Struct, frozen=True, kw_only=True):
     label: str = ""
     scope: Scope = Scope.SESSION
     priority: int = 0
+    queue: str = ""
+    preemptible: bool = False
     predicted: float | None = None
     submitted: float = 0.0
+    requeued: float | None = None
+    waited: float = 0.0
+    ran: float = 0.0
+    attained: float = 0.0
     state: RequestState = RequestState.QUEUED
     lease: str = ""
     reason: str = ""
@@ -182,8 +195,9 @@ class LeaseState(StrEnum):
 class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
-    `used` turns true with the first run: only then can there be processes to wait for. `predicted`
-    is the request's.
+    `used` turns true with the first run: only then can there be processes to wait for. `predicted`,
+    `queue`, `preemptible`, `priority`, `ran` and `attained` are the request's. A lease that was
+    `preempted` is ending so that others can have its devices.
     """
 
     id: str
@@ -197,7 +211,13 @@ class Lease(Struct, frozen=True, kw_only=True):
     predicted: float | None = None
     label: str = ""
     scope: Scope = Scope.SESSION
+    queue: str = DEFAULT_QUEUE
+    preemptible: bool = False
+    priority: int = 0
+    ran: float = 0.0
+    attained: float = 0.0
     state: LeaseState = LeaseState.ACTIVE
+    preempted: bool = False
     used: bool = False
     reason: str = ""
 

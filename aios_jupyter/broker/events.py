@@ -167,6 +167,23 @@ class WeightChanged(Struct):
     admin: bool = False
 
 
+class QuotaSet(Struct):
+    """From now on a queue may use so much; one of that name is made where there is none."""
+
+    queue: str
+    quota: Quota
+    by: str
+    admin: bool = False
+
+
+class QuotaRemoved(Struct):
+    """A queue is no more; what waits in it and its leases go to their users' default queues."""
+
+    queue: str
+    by: str
+    admin: bool = False
+
+
 class Tick(Struct):
     """Time has passed."""
 
@@ -189,6 +206,8 @@ Event: TypeAlias = (
     | RanksGone
     | PolicyChanged
     | WeightChanged
+    | QuotaSet
+    | QuotaRemoved
     | Tick
 )
 
@@ -224,6 +243,20 @@ class Used(Struct):
     seconds: dict[str, float] = {}
 
 
+class Quota(Struct):
+    """What a queue may use; None, or a pool left out: no limit.
+
+    `nominal` devices of each pool are guaranteed to it, and `borrow` more may be what others leave
+    unused. One user may hold `user_devices` of each pool in it, and `user_leases`.
+    """
+
+    nominal: dict[str, int] = {}
+    borrow: int | None = None
+    user_devices: int | None = None
+    user_leases: int | None = None
+    members: tuple[str, ...] = ()
+
+
 class Choice(Struct):
     """Something that an admin has chosen."""
 
@@ -232,7 +265,7 @@ class Choice(Struct):
 
 
 Record: TypeAlias = (
-    Owner | Request | Lease | Run | Node | Unconfirmed | Lasted | Used | Choice | int
+    Owner | Request | Lease | Run | Node | Unconfirmed | Lasted | Used | Quota | Choice | int
 )
 
 
@@ -276,11 +309,13 @@ class EndLease(Struct):
     """Tell these agents to end all processes of the lease and to answer with RanksGone.
 
     The lease is named by its id alone, as an agent may hold processes of one long forgotten.
+    `preempted`: they have the time that it takes to save a checkpoint.
     """
 
     lease: str
     nodes: tuple[str, ...]
     reason: str = ""
+    preempted: bool = False
 
 
 class LeaseEnded(Struct):

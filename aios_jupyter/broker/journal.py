@@ -32,6 +32,7 @@ _TYPES: dict[str, type[Any]] = {
     "history": ev.Lasted,
     "lease": Lease,
     "node": Node,
+    "quota": ev.Quota,
     "request": Request,
     "run": Run,
     "session": Owner,

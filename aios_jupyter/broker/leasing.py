@@ -12,14 +12,14 @@ import math
 from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
 from . import events as ev
 from . import gang
-from .deadlines import Deadlines
+from .allotment import Allotting
+from .deadlines import Act, Deadlines, When
 from .events import replace
 from .ledger import nodes_of
-from .planning import Planning
 from .policy import Pool
 
 
-class Leasing(Planning):
+class Leasing(Allotting):
     """The ledger with its rules; the parameters are those of `State`."""
 
     def __init__(
@@ -35,28 +35,39 @@ class Leasing(Planning):
         self.node_grace = node_grace
         self.unused_grace = unused_grace
         self.node_memory = max(node_memory, node_grace)
-        self._deadlines = Deadlines(
-            {
-                "expiry": (self._expiry, self._expired),
-                "owner": (self._owner_deadline, self._owner_overdue),
-                "unused": (self._unused_deadline, self._unused),
-                "node": (self._node_deadline, self._write_off),
-                "forget": (self._forget_deadline, self._forget),
-                "age": (self._age_deadline, self._aged),
-            }
-        )
+        self._deadlines = Deadlines(self._due())
+
+    def _due(self) -> dict[str, tuple[When, Act]]:
+        """Every kind of deadline: when it is due, and what happens then."""
+        return {
+            "expiry": (self._expiry, self._expired),
+            "owner": (self._owner_deadline, self._owner_overdue),
+            "unused": (self._unused_deadline, self._unused),
+            "node": (self._node_deadline, self._write_off),
+            "forget": (self._forget_deadline, self._forget),
+            "age": (self._age_deadline, self._aged),
+        }
 
     # --- requests
 
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
         for pool in Pool:
-            while found := self._next(pool):
-                request, slots = found
-                self._queue.remove(request.id)
-                self._grant_to(request, slots)
+            while True:
+                if found := self._next(pool):
+                    self._grant_to(*found)
+                elif not self._make_room(pool):
+                    break
+
+    def _make_room(self, pool: Pool) -> bool:
+        """Have leases end so that the first of a line can start; whether any now does."""
+        return False
 
     def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
+        if request.preemptible:
+            self._arrived[request.id] = self._queue.arrival(request.id)
+        request = replace(request, **self._waiting_done(request))
+        self._queue.remove(request.id)
         fence = self._next_fence()
         lease = Lease(
             id=f"L{fence}",
@@ -70,6 +81,11 @@ class Leasing(Planning):
             predicted=request.predicted,
             label=request.label,
             scope=request.scope,
+            queue=request.queue,
+            preemptible=request.preemptible,
+            priority=request.priority,
+            ran=request.ran,
+            attained=request.attained,
         )
         for slot in slots:
             self.fleet.hold(slot.device, lease.id)
@@ -81,6 +97,19 @@ class Leasing(Planning):
         self._audit("granted", lease.user, lease=lease.id, request=request.id, devices=devices)
         self._out.append(ev.Granted(request=request, lease=lease))
 
+    def _waiting_done(self, request: Request) -> dict[str, float]:
+        """What a request takes along from its wait, should its lease be preempted.
+
+        One that had waited so long that it went first has its age and its attained service behind
+        it: it would otherwise be first again at once, and take turns with those it goes before.
+        """
+        if not request.preemptible:
+            return {}
+        if self._queue.aged(request.id):
+            return {"waited": 0.0, "attained": 0.0}
+        since = request.submitted if request.requeued is None else request.requeued
+        return {"waited": request.waited + max(0.0, self._now - since)}
+
     def _end_queued(self, request: Request, reason: str) -> None:
         self._queue.remove(request.id)
         request = self._end_request(request, reason)
@@ -89,6 +118,7 @@ class Leasing(Planning):
 
     def _end_request(self, request: Request, reason: str) -> Request:
         request = replace(request, state=RequestState.ENDED, reason=reason)
+        self._arrived.pop(request.id, None)
         self._put("request", request.id, request)
         self._note_ended_request(request)
         return request
@@ -104,23 +134,50 @@ class Leasing(Planning):
 
     # --- leases
 
-    def _end(self, lease: Lease, reason: str, lost_node: str = "") -> None:
-        """Begin the end of a lease; it is over at once when no processes can be left."""
+    def _end(
+        self, lease: Lease, reason: str, lost_node: str = "", *, preempted: bool = False
+    ) -> None:
+        """Begin the end of a lease; it is over at once when no processes can be left.
+
+        The request of a session's lease that is `preempted` then waits again.
+        """
         if lease.state is LeaseState.ENDING:
+            if self._comes_back(lease):
+                self._end_request(self.requests[lease.request], reason)
             return
-        self._end_request(self.requests[lease.request], reason)
+        if preempted and lease.scope is Scope.SESSION:
+            ran = max(0.0, self._now - lease.granted)
+            request = replace(
+                self.requests[lease.request],
+                ran=lease.ran + ran,
+                attained=lease.attained + ran * len(lease.slots),
+            )
+            self._put("request", request.id, request)
+        else:
+            self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
             self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
-        lease = replace(lease, state=LeaseState.ENDING, reason=reason)
+        lease = replace(lease, state=LeaseState.ENDING, reason=reason, preempted=preempted)
         self._put("lease", lease.id, lease)
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
         waiting = nodes_of(lease) - self._written_off if lease.used else set()
         self._waiting_for[lease.id] = waiting
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:
-            self._out.append(ev.EndLease(lease=lease.id, nodes=connected, reason=reason))
+            self._out.append(
+                ev.EndLease(lease=lease.id, nodes=connected, reason=reason, preempted=preempted)
+            )
         if not waiting:
             self._finish(lease)
+
+    def _comes_back(self, lease: Lease) -> bool:
+        """Whether the request of a lease that ends is to wait again."""
+        request = self.requests.get(lease.request)
+        return (
+            request is not None
+            and request.state is RequestState.GRANTED
+            and lease.state is LeaseState.ENDING
+        )
 
     def _confirm(self, lease: Lease, node: str) -> None:
         """A node has no processes of an ending lease, or has been given up."""
@@ -146,6 +203,20 @@ class Leasing(Planning):
         for id in list(self._live.get(lease.id, ())):
             self._end_run(self.runs[id])
         self._out.append(ev.LeaseEnded(lease=lease))
+        if self._comes_back(lease):
+            self._requeue(self.requests[lease.request])
+
+    def _requeue(self, request: Request) -> None:
+        """A request waits again, at the place that its age gives it."""
+        request = replace(request, state=RequestState.QUEUED, lease="", requeued=self._now)
+        pool = self.fleet.pool_for(request.want, request.count, request.memory)
+        if pool is None:
+            request = self._end_request(request, "the cluster no longer has enough devices for it")
+            self._out.append(ev.RequestEnded(request=request))
+            return
+        self._put("request", request.id, request)
+        self._enqueue(request, pool)
+        self._deadlines.arm("age", request.id)
 
     def _expiry(self, lease: str) -> float | None:
         found = self.leases.get(lease)

@@ -51,6 +51,8 @@ class Ledger:
         self.fleet = Fleet()
         self._queue: Queue
         self._arrivals = 0
+        # When requests arrived that hold a lease which may be preempted.
+        self._arrived: dict[str, int] = {}
         self._fence = 0
         self._unconfirmed: dict[str, ev.Unconfirmed] = {}
         # Since when a session's connection is gone; nodes that are not waited for any longer.
@@ -107,6 +109,9 @@ class Ledger:
         found = self.requests[request]
         if found.state is not RequestState.QUEUED:
             return found.reason
+        whose = self._queue.held(request)
+        if whose is not None:
+            return f"Quota({whose})"
         pool = self._queue.pool(request)
         head = self._queue.head(pool)
         if head == request:
@@ -149,8 +154,13 @@ class Ledger:
         self._out.append(ev.Audit(what=what, who=who, detail=detail))
 
     def _enqueue(self, request: Request, pool: Pool) -> None:
-        self._queue.add(request, pool, self._arrivals)
+        """Put a request in its line; one that was preempted is there as old as it was."""
+        arrival = self._arrived.pop(request.id, None)
+        self._queue.add(request, pool, self._next_arrival() if arrival is None else arrival)
+
+    def _next_arrival(self) -> int:
         self._arrivals += 1
+        return self._arrivals
 
     def _note_ended_request(self, request: Request) -> None:
         discard(self._open, request.session, request.id)

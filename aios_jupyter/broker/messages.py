@@ -121,6 +121,21 @@ class PolicyChoice(Struct, frozen=True, kw_only=True):
     weights: dict[str, float] = {}
 
 
+class QuotaChange(Struct, frozen=True, kw_only=True):
+    """`quota.set` and `quota.remove`: numbers that are None stay as they are, -1 takes a limit away.
+
+    Members too stay where `members` is None.
+    """
+
+    name: str
+    gpus: int | None = None
+    cpus: int | None = None
+    borrow: int | None = None
+    user_devices: int | None = None
+    user_leases: int | None = None
+    members: tuple[str, ...] | None = None
+
+
 class NodeReport(Struct, frozen=True, kw_only=True):
     """One second of a node: usage of each device, and processes outside any lease."""
 
@@ -169,10 +184,14 @@ class Records(Struct, frozen=True, kw_only=True):
 
 
 class LeaseEnd(Struct, frozen=True, kw_only=True):
-    """To an agent: end all processes of this lease and answer `node.gone`."""
+    """To an agent: end all processes of this lease and answer `node.gone`.
+
+    `grace` (s) is between SIGTERM and SIGKILL, the node's own where it is None.
+    """
 
     lease: str
     reason: str = ""
+    grace: float | None = None
 
 
 class RunStop(Struct, frozen=True, kw_only=True):

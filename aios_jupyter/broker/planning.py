@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
-from ..schema import Lease, LeaseState, Request, RequestState, Slot
+from ..schema import DEFAULT_QUEUE, Lease, LeaseState, Request, RequestState, Slot
 from . import events as ev
 from . import history
 from .deadlines import Deadlines
 from .events import replace
 from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
+from .quotas import Quotas
 from .shares import Shares
 from .sortedlist import SortedList
 from .waiting import Queue, Shape
@@ -71,7 +72,9 @@ class Planning(Ledger):
             "setting": self._settings,
             "usage": self._shares.used,
         }
-        self._queue = Queue(policy_named(policy), self._scoring, self._step)
+        self._quotas = Quotas(self.fleet.capacity)
+        self._tables["quota"] = self._quotas.records
+        self._queue = self._queue_by(policy_named(policy))
         # Active and ending leases by their expected end, and where each one is in that.
         self._ends: dict[Pool, SortedList[tuple[float, str]]] = {p: SortedList() for p in Pool}
         self._end_of: dict[str, tuple[Pool, float]] = {}
@@ -90,7 +93,8 @@ class Planning(Ledger):
     @property
     def plan_version(self) -> tuple[int, ...]:
         """Another one whenever who starts next, and when, may have changed."""
-        return self.fleet.version, self._ends_version, *self._queue.version.values()
+        versions = self.fleet.version, self._ends_version, self._quotas.version
+        return *versions, *self._queue.version.values()
 
     def errors(self, request: Request) -> tuple[float, ...]:
         """By what factor leases like this one have lasted longer than was predicted."""
@@ -111,10 +115,10 @@ class Planning(Ledger):
     def _next(self, pool: Pool) -> tuple[Request, tuple[Slot, ...]] | None:
         """Who starts now, and on which devices; None: nobody of that line can."""
         head = self._queue.head(pool)
+        came = self._queue.came(pool)
         if head is None:
             return None
-        attempt = (head, self.fleet.version, self._ends_version)
-        came = self._queue.came(pool)
+        attempt = (head, self.fleet.version, self._ends_version, self._quotas.version)
         before = self._in_vain.get(pool)
         request = self.requests[head]
         if before == attempt:
@@ -140,7 +144,7 @@ class Planning(Ledger):
         refused: set[Shape] = set()
         for id in candidates:
             shape = self._queue.shape(id)
-            if id == head.id or shape in refused:
+            if id == head.id or shape in refused or self._queue.held(id) is not None:
                 continue
             refused.add(shape)
             request = self.requests[id]
@@ -221,7 +225,9 @@ class Planning(Ledger):
 
     def _learn(self, lease: Lease) -> None:
         """A lease has ended: the next one like it may last as long."""
-        length = max(0.0, self._now - lease.granted)
+        if lease.preempted:
+            return  # it says nothing of how long the work takes
+        length = lease.ran + max(0.0, self._now - lease.granted)
         for kind in history.kinds_of(lease):
             record = history.lasted(self._history.pop(kind, None), length, lease.predicted)
             self._put("history", kind, record)
@@ -232,6 +238,7 @@ class Planning(Ledger):
         self._put("usage", lease.user, self._shares.settle(lease.user, self._now))
         pool = self.fleet.pool_of_slot(lease.slots[0])
         self._shares.change(lease.user, pool, sign * len(lease.slots))
+        self._quotas.change(lease, pool, sign)
         self._scores.pop(lease.user, None)
 
     def _scoring(self) -> Callable[[str], float]:
@@ -269,11 +276,7 @@ class Planning(Ledger):
             aging=policy.aging,
             before=self.policy.name,
         )
-        self._order_by(policy)
-        for request in self._queue:
-            self._deadlines.arm("age", request)
-        # Who has waited for longer than the new policy lets anybody wait is first at once.
-        self._deadlines.fire(self._now)
+        self._reorder(policy)
 
     def _weight_changed(self, event: ev.WeightChanged) -> None:
         if not event.admin:
@@ -287,11 +290,26 @@ class Planning(Ledger):
 
     def _order_by(self, policy: Policy) -> None:
         """Put all that wait in the order of a policy."""
-        before, self._queue = self._queue, Queue(policy, self._scoring, self._step)
+        before, self._queue = self._queue, self._queue_by(policy)
         for id in before:
             self._queue.add(self.requests[id], before.pool(id), before.arrival(id))
         self._in_vain.clear()
         self._reserved.clear()
+
+    def _reorder(self, policy: Policy) -> None:
+        """The same after an admin's choice, while time goes on."""
+        self._order_by(policy)
+        for id in self._queue:
+            self._deadlines.arm("age", id)
+        # Who has waited for longer than the policy lets anybody wait is first at once.
+        self._deadlines.fire(self._now)
+
+    def _queue_by(self, policy: Policy) -> Queue:
+        return Queue(policy, self._key(policy), self._quotas, self._scoring, self._step)
+
+    def _key(self, policy: Policy) -> Callable[[Request], float]:
+        """What gives a request's place under a policy."""
+        return policy.key
 
     # --- age
 
@@ -299,7 +317,9 @@ class Planning(Ledger):
         aging = self._queue.policy.aging
         if aging is None or request not in self._queue or self._queue.aged(request):
             return None
-        return self.requests[request].submitted + aging
+        found = self.requests[request]
+        since = found.submitted if found.requeued is None else found.requeued
+        return since - found.waited + aging
 
     def _aged(self, request: str) -> None:
         self._queue.promote(request)
@@ -310,15 +330,19 @@ class Planning(Ledger):
         """After the records were read: what is kept beside them."""
         choice = self._settings.get(POLICY)
         if choice and choice.value in POLICIES:
-            self._queue = Queue(
-                policy_named(choice.value, choice.number), self._scoring, self._step
-            )
-        for request in self.requests.values():
+            self._queue = self._queue_by(policy_named(choice.value, choice.number))
+        for request in list(self.requests.values()):
             if request.state is RequestState.QUEUED:
+                if not request.queue:  # from before there were any
+                    request = replace(request, queue=DEFAULT_QUEUE)
+                    self._put("request", request.id, request)
                 pool = self.fleet.pool_for(request.want, request.count, request.memory)
                 # One that no pool can grant any more is ended by the review that follows.
                 self._enqueue(request, pool or Pool.CPU)
+            elif request.state is RequestState.GRANTED and request.preemptible:
+                self._arrived[request.id] = self._next_arrival()
         for lease in self.leases.values():
             pool = self.fleet.pool_of_slot(lease.slots[0])
             self._shares.change(lease.user, pool, len(lease.slots))
+            self._quotas.change(lease, pool, +1)
             self._note_end(lease)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from ..errors import AiosError, AllocationError, UsageError
 from ..schema import Request, Want
+from .attained import level
 
 # How long a lease is taken to last of which nothing is known.
 UNKNOWN_TIME = 3600.0
@@ -42,6 +43,9 @@ class Policy:
         A request's place; less is earlier, and equal ones keep the order of their arrival.
     by_user
         Users take turns by their shares, and `key` orders what one user asks for.
+    preempts, suspends
+        Who goes first may take devices from preemptible leases of those who go later; by the
+        service that each has had, so that work which lasts is suspended for work that is new.
     aging
         Seconds after which a request is served before all younger ones, in order of arrival;
         None where the order itself bounds every wait.
@@ -51,11 +55,17 @@ class Policy:
     about: str
     key: Callable[[Request], float]
     by_user: bool = False
+    preempts: bool = False
+    suspends: bool = False
     aging: float | None = None
 
 
 def _arrival(_: Request) -> float:
     return 0.0
+
+
+def _attained(request: Request) -> float:
+    return level(request.attained)
 
 
 def _area(request: Request) -> float:
@@ -78,12 +88,33 @@ POLICIES = {
             _area,
             aging=AGING,
         ),
-        Policy("priority", "highest --priority first, an hour's wait worth one", _aged_priority),
+        Policy(
+            "priority",
+            "highest --priority first, an hour's wait worth one; it may preempt",
+            _aged_priority,
+            preempts=True,
+        ),
         Policy(
             "fair",
             "users with the least recent use of their dominant resource first",
             _arrival,
             by_user=True,
+            aging=AGING,
+        ),
+        Policy(
+            "las",
+            "least attained service (devices times seconds) first; it preempts what is preemptible",
+            _attained,
+            preempts=True,
+            suspends=True,
+            aging=AGING,
+        ),
+        Policy(
+            "gittins",
+            "likeliest to end soon first, by what it has had and earlier leases lasted; it preempts",
+            _attained,
+            preempts=True,
+            suspends=True,
             aging=AGING,
         ),
     )

@@ -15,14 +15,14 @@ from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunSta
 from . import events as ev
 from . import gang, history
 from .events import replace
-from .leasing import Leasing
 from .ledger import nodes_of
 from .policy import Pool, refusal
+from .preemption import Preempting
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Leasing):
+class State(Preempting):
     """All that the broker knows and decides.
 
     Parameters
@@ -39,6 +39,8 @@ class State(Leasing):
         have granted end.
     policy
         What orders the queue until an admin chooses another.
+    min_run
+        Seconds for which the policies `las` and `gittins` let a lease run before they take it.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class State(Leasing):
         unused_grace: float = 60.0,
         node_memory: float = 900.0,
         policy: str = "fifo",
+        min_run: float = 60.0,
     ) -> None:
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
+        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy, min_run)
         self._latest = -math.inf
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.SessionOpened: self._session_opened,
@@ -70,6 +73,8 @@ class State(Leasing):
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
+            ev.QuotaSet: self._quota_set,
+            ev.QuotaRemoved: self._quota_removed,
             ev.Tick: self._tick,
         }
 
@@ -168,12 +173,21 @@ class State(Leasing):
                 f"{request.user} may not ask with priority {request.priority}; leave --priority "
                 "out, give a number below 0, or ask an admin."
             )
+        queue = self._quotas.queue_for(request)
         pool = self._pool_or_refuse(request)
+        error = self._quotas.refusal(queue, pool, request.count)
+        if error:
+            raise error
         # The peer made the record: what is the broker's to say is said here.
         request = replace(
             request,
             submitted=self._now,
+            queue=queue,
             predicted=history.predict(self._history, request),
+            requeued=None,
+            waited=0.0,
+            ran=0.0,
+            attained=0.0,
             state=RequestState.QUEUED,
             lease="",
             reason="",
@@ -262,7 +276,14 @@ class State(Leasing):
         if lease.state is LeaseState.ENDING:
             if held:
                 self._waiting_for[lease.id].add(node.id)
-                self._out.append(ev.EndLease(lease=lease.id, nodes=(node.id,), reason=lease.reason))
+                self._out.append(
+                    ev.EndLease(
+                        lease=lease.id,
+                        nodes=(node.id,),
+                        reason=lease.reason,
+                        preempted=lease.preempted,
+                    )
+                )
             else:
                 self._confirm(lease, node.id)
             return

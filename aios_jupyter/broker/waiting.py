@@ -1,9 +1,10 @@
 """The requests that wait, in the order of a policy.
 
-For each pool of devices: groups (one, or one for each user), and in each group the requests sorted
-by the policy's key. Beside that they are kept by shape, what they need and for how long, as of many
-of one shape only the first can be the next to start: nothing here looks at the whole queue but
-`ordered`.
+For each pool of devices: groups (by queue, and by user where users take turns or have limits), and
+in each group the requests sorted by the policy's key. Beside that they are kept by shape, what they
+need and for how long, as of many of one shape only the first can be the next to start: nothing here
+looks at the whole queue but `ordered`. Requests beyond a quota stay in their groups and are passed
+over there, so that they too cost nothing as long as they are held.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from typing import NamedTuple
 
 from ..schema import Request
 from .policy import Policy, Pool
+from .quotas import Quotas, Room
 from .sortedlist import SortedList
 
-# Group of those that have waited so long that they go first.
-AGED = ""
-EVERYBODY = "*"
-
 Entry = tuple[float, int, str]
+# Aged first, then who is within the nominal quota, then the share of users who take turns.
+Rank = tuple[bool, bool, float, str, Entry]
 # Gives what tells, for now, which share each user has had of all there is.
 Scoring = Callable[[], Callable[[str], float]]
 
@@ -36,24 +36,47 @@ class Shape(NamedTuple):
     length: float | None
 
 
+class Group(NamedTuple):
+    """What requests have in common that the same quota holds back.
+
+    `user` is "" where users of a queue neither take turns nor have limits of their own. `aged` are
+    those that have waited so long that they go first.
+    """
+
+    aged: bool
+    queue: str
+    user: str
+
+
 class _Place(NamedTuple):
     pool: Pool
-    group: str
+    group: Group
     shape: Shape
     entry: Entry
 
 
-class _Group:
+class _Members:
     def __init__(self) -> None:
         self.order: SortedList[Entry] = SortedList()
         self.shapes: dict[int, dict[Shape, SortedList[Entry]]] = {}
+        # The first of those who need no more than so many devices.
+        self._firsts: dict[float, Entry | None] = {}
+
+    def first(self, most: float) -> Entry | None:
+        if most >= max(self.shapes):
+            return self.order.first()
+        if most not in self._firsts:
+            self._firsts[most] = min(self.first_of_each_shape(most), default=None)
+        return self._firsts[most]
 
     def add(self, shape: Shape, entry: Entry) -> None:
+        self._firsts.clear()
         self.order.add(entry)
         same = self.shapes.setdefault(shape.devices, {})
         same.setdefault(shape, SortedList()).add(entry)
 
     def remove(self, shape: Shape, entry: Entry) -> None:
+        self._firsts.clear()
         self.order.remove(entry)
         same = self.shapes[shape.devices]
         same[shape].remove(entry)
@@ -62,7 +85,7 @@ class _Group:
             if not same:
                 del self.shapes[shape.devices]
 
-    def first_of_each_shape(self, most: int) -> list[Entry]:
+    def first_of_each_shape(self, most: float) -> list[Entry]:
         return sorted(
             entry
             for count, same in self.shapes.items()
@@ -79,6 +102,10 @@ class Queue:
     ----------
     policy
         What orders them.
+    key
+        A request's place by the policy; less is earlier.
+    quotas
+        What holds them back.
     scoring
         What users have had, for policies by user.
     step
@@ -86,12 +113,19 @@ class Queue:
     """
 
     def __init__(
-        self, policy: Policy, scoring: Scoring, step: Callable[[str, Pool], float]
+        self,
+        policy: Policy,
+        key: Callable[[Request], float],
+        quotas: Quotas,
+        scoring: Scoring,
+        step: Callable[[str, Pool], float],
     ) -> None:
         self.policy = policy
+        self._key = key
+        self._quotas = quotas
         self._scoring = scoring
         self._step = step
-        self._lines: dict[Pool, dict[str, _Group]] = {pool: {} for pool in Pool}
+        self._lines: dict[Pool, dict[Group, _Members]] = {pool: {} for pool in Pool}
         self._waiting: dict[str, _Place] = {}
         self._came: dict[Pool, list[str]] = {pool: [] for pool in Pool}
         # Rises with every request that comes or changes its place, by pool.
@@ -108,8 +142,9 @@ class Queue:
 
     def add(self, request: Request, pool: Pool, arrival: int) -> None:
         """Put a request in a line."""
-        group = request.user if self.policy.by_user else EVERYBODY
-        entry = (self.policy.key(request), arrival, request.id)
+        alone = self.policy.by_user or self._quotas.per_user(request.queue)
+        group = Group(False, request.queue, request.user if alone else "")
+        entry = (self._key(request), arrival, request.id)
         shape = Shape(request.count, request.memory, request.time)
         self._place(_Place(pool, group, shape, entry))
 
@@ -125,7 +160,8 @@ class Queue:
         place = self._waiting[request]
         self.remove(request)
         _, arrival, _ = place.entry
-        self._place(place._replace(group=AGED, entry=(0.0, arrival, request)))
+        group = place.group._replace(aged=True)
+        self._place(place._replace(group=group, entry=(0.0, arrival, request)))
 
     def remove(self, request: str) -> None:
         """Take a request out."""
@@ -154,41 +190,83 @@ class Queue:
 
     def aged(self, request: str) -> bool:
         """Whether a request has been promoted."""
-        return self._waiting[request].group == AGED
+        return self._waiting[request].group.aged
 
     def shape(self, request: str) -> Shape:
         """What a request needs, and for how long."""
         return self._waiting[request].shape
 
+    def held(self, request: str) -> str | None:
+        """Whose quota keeps a request from being next, "queue NAME" or "user"; None: no one's."""
+        place = self._waiting[request]
+        room = self._room(place.pool, place.group)
+        return room.whose if place.shape.devices > room.allowed else None
+
+    def within(self, request: str) -> bool:
+        """Whether a request takes no more than what is guaranteed to its queue."""
+        place = self._waiting[request]
+        return place.shape.devices <= self._room(place.pool, place.group).within
+
     def head(self, pool: Pool) -> str | None:
-        """The request that is next in a pool's line."""
+        """The request that is next in a pool's line; None where nobody waits, or all are held."""
         groups = self._lines[pool]
         if not groups:
             return None
-        name = next(iter(groups)) if len(groups) == 1 else min(groups, key=self._rank())
-        first = groups[name].order.first()
-        return first[2] if first else None
+        rank = self._ranking(pool)
+        ranks = [r for group in groups if (r := rank(group)) is not None]
+        return min(ranks)[4][2] if ranks else None
 
     def candidates(self, pool: Pool, most: int) -> Iterator[str]:
         """Who could start with that many devices, in order: of each shape the first."""
         groups = self._lines[pool]
-        for name in sorted(groups, key=self._rank()) if len(groups) > 1 else groups:
-            for _, _, request in groups[name].first_of_each_shape(most):
-                yield request
+        if len(groups) == 1 or not self._quotas.records:
+            rank = self._ranking(pool)
+            for _, group in sorted((r, g) for g in groups if (r := rank(g)) is not None):
+                allowed = self._room(pool, group).allowed
+                for _, _, request in groups[group].first_of_each_shape(min(most, allowed)):
+                    yield request
+            return
+        score = self._score()
+        found = []
+        for group, members in groups.items():
+            room = self._room(pool, group)
+            for entry in members.first_of_each_shape(min(most, room.allowed)):
+                borrows = self._waiting[entry[2]].shape.devices > room.within
+                found.append((not group.aged, borrows, *score(group), entry))
+        for *_, entry in sorted(found):
+            yield entry[2]
 
     def ordered(self, pool: Pool) -> list[str]:
-        """All that wait for devices of a pool, as they would start were none to come."""
-        groups = dict(self._lines[pool])
-        aged = groups.pop(AGED, None)
-        found = [id for _, _, id in aged.order] if aged else []
-        if not self.policy.by_user:
-            return found + [id for group in groups.values() for _, _, id in group.order]
+        """All that wait for devices of a pool, as they would start were none to come.
+
+        Those that a quota holds back now come after all others.
+        """
+        # By whether they are held, young and borrow; and where users take turns, by user.
+        classes: dict[tuple[bool, bool, bool], dict[str, list[Entry]]] = {}
+        for group, members in self._lines[pool].items():
+            room = self._room(pool, group)
+            user = group.user if self.policy.by_user and not group.aged else ""
+            for entry in members.order:
+                count = self._waiting[entry[2]].shape.devices
+                kind = (count > room.allowed, not group.aged, count > room.within)
+                classes.setdefault(kind, {}).setdefault(user, []).append(entry)
+        found: list[str] = []
+        for kind in sorted(classes):
+            users = classes[kind]
+            if "" in users:
+                found += [id for _, _, id in sorted(users[""])]
+            else:
+                found += self._in_turns(pool, users)
+        return found
+
+    def _in_turns(self, pool: Pool, users: dict[str, list[Entry]]) -> list[str]:
         score = self._scoring()
         turns = [
-            (score(user), user, self._step(user, pool), iter(group.order))
-            for user, group in groups.items()
+            (score(user), user, self._step(user, pool), iter(sorted(entries)))
+            for user, entries in users.items()
         ]
         heapq.heapify(turns)
+        found = []
         while turns:
             had, user, step, entries = turns[0]
             entry = next(entries, None)
@@ -200,15 +278,33 @@ class Queue:
             heapq.heapreplace(turns, (had + step * count, user, step, entries))
         return found
 
-    def _rank(self) -> Callable[[str], tuple[float, str]]:
+    def _room(self, pool: Pool, group: Group) -> Room:
+        return self._quotas.room(group.queue, group.user, pool)
+
+    def _ranking(self, pool: Pool) -> Callable[[Group], Rank | None]:
+        """What tells a group's place among the others, and who is first in it; None: all are held."""
+        groups, score = self._lines[pool], self._score()
+
+        def rank(group: Group) -> Rank | None:
+            members, room = groups[group], self._room(pool, group)
+            borrows = False
+            entry = members.first(room.within)
+            if entry is None:
+                borrows = True
+                entry = members.first(room.allowed)
+            return None if entry is None else (not group.aged, borrows, *score(group), entry)
+
+        return rank
+
+    def _score(self) -> Callable[[Group], tuple[float, str]]:
         if not self.policy.by_user:
-            return lambda group: (0.0, group)  # of two groups the aged, whose name is the less
+            return lambda group: (0.0, "")
         score = self._scoring()
-        return lambda group: (-1.0 if group == AGED else score(group), group)
+        return lambda group: (0.0, "") if group.aged else (score(group.user), group.user)
 
     def _place(self, place: _Place) -> None:
         self._waiting[place.entry[2]] = place
         groups = self._lines[place.pool]
-        groups.setdefault(place.group, _Group()).add(place.shape, place.entry)
+        groups.setdefault(place.group, _Members()).add(place.shape, place.entry)
         self._came[place.pool].append(place.entry[2])
         self.version[place.pool] += 1

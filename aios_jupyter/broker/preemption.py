@@ -1,0 +1,249 @@
+"""Taking leases away: for whom, which ones, and what becomes of their requests.
+
+Only leases that were asked for as preemptible are taken, and only when that lets the first request
+of a line start: under `priority` for one of a higher priority, under `las` and `gittins` for one
+that goes first by the service it has had, and under any policy for a queue that takes back what is
+guaranteed to it from those that have borrowed it. Beyond its own queue nobody takes what is within
+another's nominal quota.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+
+from ..schema import Lease, LeaseState, Request, Scope
+from . import attained, history
+from . import events as ev
+from .deadlines import Act, When
+from .leasing import Leasing
+from .policy import Policy, Pool
+from .victims import Victims, fewest
+
+# Beyond those that would suffice so many more leases are looked at for a better choice.
+MORE = 32
+# Of work of all kinds so many services are remembered, for kinds of which there are none.
+SERVICES = 500
+
+
+class Preempting(Leasing):
+    """The rules of leasing, with preemption.
+
+    Parameters
+    ----------
+    min_run
+        Seconds for which the policies `las` and `gittins` let a lease run before they take it.
+    """
+
+    def __init__(
+        self,
+        owner_grace: float,
+        node_grace: float,
+        unused_grace: float,
+        node_memory: float,
+        policy: str,
+        min_run: float,
+    ) -> None:
+        self.min_run = min_run
+        self._victims = Victims()
+        # When a lease's standing changes by itself, and leases whose devices are about to be free.
+        self._restands: dict[str, float] = {}
+        self._ending: dict[Pool, dict[str, None]] = {pool: {} for pool in Pool}
+        self._no_room: dict[Pool, tuple[object, ...]] = {}
+        self._services: deque[float] = deque(maxlen=SERVICES)
+        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
+
+    # --- whose turn it is
+
+    def _make_room(self, pool: Pool) -> bool:
+        head = self._queue.head(pool) if len(self._victims) else None
+        if head is None:
+            return False
+        attempt = (
+            head,
+            self.fleet.version,
+            self._ends_version,
+            self._quotas.version,
+            self._victims.version,
+        )
+        if self._no_room.get(pool) == attempt:
+            return False
+        request = self.requests[head]
+        chosen = self._chosen(pool, request)
+        if not chosen:
+            self._no_room[pool] = attempt
+        for lease, why in chosen:
+            self._preempt(lease, request, why)
+        return bool(chosen)
+
+    def _chosen(self, pool: Pool, request: Request) -> list[tuple[Lease, str]]:
+        """The fewest leases without which the request could start; none where that is not enough."""
+        missing = request.count - self.fleet.free(pool, request.memory)
+        missing -= sum(self._frees(self.leases[id], request) for id in self._ending[pool])
+        if missing <= 0:
+            return []  # what ends already will do
+        found: list[tuple[Lease, str]] = []
+        freed: list[int] = []
+        total, walk = 0, self._preemptible(pool, request)
+        for lease, why in walk:
+            if total >= missing:
+                break
+            found.append((lease, why))
+            freed.append(self._frees(lease, request))
+            total += freed[-1]
+        for lease, why in islice(walk, MORE):
+            found.append((lease, why))
+            freed.append(self._frees(lease, request))
+        chosen = [found[at] for at in fewest(freed, missing) or ()]
+        if chosen and not self._would_start(pool, request, (lease for lease, _ in chosen)):
+            return []
+        return chosen
+
+    def _frees(self, lease: Lease, request: Request) -> int:
+        return self.fleet.suiting(lease.slots, request.memory)
+
+    def _would_start(self, pool: Pool, request: Request, leases: Iterable[Lease]) -> bool:
+        """Whether a request finds its place once these leases, and those that end now, are gone."""
+        ending = (self.leases[id] for id in self._ending[pool])
+        held = {s.device: lease.id for lease in chain(leases, ending) for s in lease.slots}
+        version = self.fleet.version
+        for device in held:
+            self.fleet.unhold(device)
+        starts = self._place(pool, request) is not None
+        for device, lease in held.items():
+            self.fleet.hold(device, lease)
+        self.fleet.version = version
+        return starts
+
+    def _preemptible(self, pool: Pool, request: Request) -> Iterator[tuple[Lease, str]]:
+        """Leases that may be taken for the first of a line, the best to take first, and why."""
+        policy = self.policy
+        if policy.preempts:
+            own = self._standing(policy, request, request.attained)
+            if self._queue.aged(request.id):
+                own = -math.inf
+            for standing, id in self._victims.line(pool, request.queue):
+                if standing <= own:
+                    break
+                yield self.leases[id], f"which goes first by the policy '{policy.name}'"
+        if self._queue.within(request.id):
+            for queue in self._victims.queues(pool):
+                if queue != request.queue:
+                    for lease in self._borrowed(pool, queue):
+                        yield lease, f"whose queue {request.queue} takes its quota back"
+
+    def _borrowed(self, pool: Pool, queue: str) -> Iterator[Lease]:
+        """Leases by which a queue is over its nominal quota."""
+        over = self._quotas.borrowed(queue, pool)
+        for id in self._ending[pool]:
+            over -= len(self.leases[id].slots) if self.leases[id].queue == queue else 0
+        for _, id in self._victims.line(pool, queue):
+            if over <= 0:
+                return
+            yield self.leases[id]
+            over -= len(self.leases[id].slots)
+
+    def _preempt(self, lease: Lease, request: Request, why: str) -> None:
+        reason = f"preempted by request {request.id} of {request.user}, {why}; "
+        if lease.scope is Scope.SESSION:
+            reason += f"request {lease.request} waits again for its devices"
+        else:
+            reason += "run it again to wait for devices anew"
+        self._audit("preempted", lease.user, lease=lease.id, by=request.id, user=request.user)
+        self._end(lease, reason, preempted=True)
+
+    # --- standing: how far behind work is by the policy
+
+    def _standing(self, policy: Policy, what: Request | Lease, had: float) -> float:
+        """The higher, the later its turn; `had` is the service that it has attained."""
+        if policy.name == "priority":
+            return -what.priority
+        if policy.name == "las":
+            return attained.level(had)
+        if policy.name == "gittins":
+            reached = attained.bottom(attained.level(had))
+            return -attained.gittins(self._services_like(what), reached)
+        return 0.0
+
+    def _key(self, policy: Policy) -> Callable[[Request], float]:
+        if not policy.suspends:
+            return super()._key(policy)
+        return lambda request: self._standing(policy, request, request.attained)
+
+    def _services_like(self, what: Request | Lease) -> Iterable[float]:
+        """What work of its kind had in all, in device-seconds; where that is unknown, any work."""
+        count = what.count if isinstance(what, Request) else len(what.slots)
+        for kind in history.kinds_of(what):
+            record = self._history.get(kind)
+            if record and len(record.lengths) >= history.ENOUGH:
+                return (length * count for length in record.lengths)
+        return self._services
+
+    def _learn(self, lease: Lease) -> None:
+        if not lease.preempted:
+            ran = lease.ran + max(0.0, self._now - lease.granted)
+            self._services.append(ran * len(lease.slots))
+        super()._learn(lease)
+
+    def _had(self, lease: Lease) -> float:
+        return lease.attained + len(lease.slots) * max(0.0, self._now - lease.granted)
+
+    def _stand(self, lease: Lease) -> None:
+        """Bring what is known of a lease's turn in line with the lease, the policy and the time."""
+        self._forget_standing(lease.id)
+        pool = self.fleet.pool_of_slot(lease.slots[0])
+        if lease.state is LeaseState.ENDING:
+            self._ending[pool][lease.id] = None
+            return
+        if not lease.preemptible:
+            return
+        ripe = lease.granted + self.min_run if self.policy.suspends else self._now
+        when: float | None = ripe
+        if ripe <= self._now:
+            had = self._had(lease)
+            self._victims.add(lease, pool, self._standing(self.policy, lease, had))
+            left = attained.until_next(had, len(lease.slots)) if self.policy.suspends else None
+            when = None if left is None else self._now + left
+        if when is not None:
+            self._restands[lease.id] = when
+            self._deadlines.arm("standing", lease.id)
+
+    def _forget_standing(self, lease: str) -> None:
+        self._victims.remove(lease)
+        self._restands.pop(lease, None)
+        for ending in self._ending.values():
+            ending.pop(lease, None)
+
+    def _due(self) -> dict[str, tuple[When, Act]]:
+        return {
+            **super()._due(),
+            "standing": (self._restands.get, lambda lease: self._stand(self.leases[lease])),
+        }
+
+    # --- with each change of a lease
+
+    def _put(self, kind: str, id: str, record: ev.Record) -> None:
+        super()._put(kind, id, record)
+        if isinstance(record, Lease):
+            self._stand(record)
+
+    def _drop(self, kind: str, id: str) -> None:
+        if kind == "lease":
+            self._forget_standing(id)
+        super()._drop(kind, id)
+
+    def _order_by(self, policy: Policy) -> None:
+        super()._order_by(policy)
+        self._no_room.clear()
+        for lease in self.leases.values():
+            self._stand(lease)
+
+    def _load_plans(self) -> None:
+        for kind, record in self._history.items():
+            count = int(kind.rpartition("\x1f")[2])
+            self._services.extend(length * count for length in record.lengths)
+        super()._load_plans()
+        for lease in self.leases.values():
+            self._stand(lease)
