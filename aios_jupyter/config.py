@@ -39,7 +39,12 @@ class Settings:
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     policy
-        What orders the queue until an admin chooses another: `fifo`, `sjf`, `priority` or `fair`.
+        What orders the queue until an admin chooses another: `fifo`, `sjf`, `priority`, `fair`,
+        `las` or `gittins`.
+    preempt_grace
+        Between SIGTERM and SIGKILL for ranks of a lease that is preempted: time for a checkpoint.
+    preempt_after
+        For so long the policies `las` and `gittins` let a lease run before they take it.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
     bundle
@@ -56,7 +61,9 @@ class Settings:
     stop_grace: float = 5.0
     zygote_idle: float = 600.0
     journal_sync: str = "NORMAL"
-    policy: str = "fifo"
+    policy: str = "sjf"
+    preempt_grace: float = 30.0
+    preempt_after: float = 60.0
     simulate_gpus: int = 0
     bundle: str = ""
 

@@ -9,12 +9,14 @@ for each device-second that is spent on it, of seeing the work end, by how long 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # Lower ends of the levels after the first, in device-seconds.
 EDGES = tuple(400.0 * 4.0**step for step in range(14))
 # Less than this (device-seconds) before the next level counts as having reached it.
 NEARLY = 1.0
+# Ends of work of a kind after which its indices are worked out anew.
+ANEW = 20
 
 
 def level(attained: float) -> int:
@@ -31,6 +33,33 @@ def until_next(attained: float, devices: int) -> float | None:
     """Seconds for which so many devices stay in their level; None in the last."""
     now = level(attained)
     return None if now == len(EDGES) else (EDGES[now] - attained) / devices
+
+
+class Indices:
+    """Gittins indices of kinds of work in each level.
+
+    A kind's are worked out anew when `ANEW` more of it have ended: if each end moved them a little,
+    work with nearly equal ones would take turns.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[str, int] = {}
+        self._tables: dict[str, tuple[int, dict[int, float]]] = {}
+
+    def ended(self, kind: str) -> None:
+        """Work of that kind has ended."""
+        self._ended[kind] = self._ended.get(kind, 0) + 1
+
+    def index(self, kind: str, services: Callable[[], Iterable[float]], level: int) -> float:
+        """The index of work of that kind in a level; `services` gives what such work had in all."""
+        ended = self._ended.get(kind, 0)
+        made, table = self._tables.get(kind, (-ANEW, {}))
+        if ended - made >= ANEW:
+            table = {}
+            self._tables[kind] = (ended, table)
+        if level not in table:
+            table[level] = gittins(services(), bottom(level))
+        return table[level]
 
 
 def gittins(services: Iterable[float], attained: float) -> float:

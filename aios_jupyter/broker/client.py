@@ -215,7 +215,11 @@ class AsyncClient:
             await self._locate()
 
     def listen(self, listener: Callable[[str, Any], None]) -> None:
-        """Have `listener(topic, body)` called for `lease.ended` (Lease) and `run.ended` (Run)."""
+        """Have `listener(topic, body)` called when leases or runs of this session change.
+
+        `lease.ended` (Lease), `run.ended` (Run), and `lease.again` (Lease): the request of a lease
+        that was preempted has another one.
+        """
         self._listeners.append(listener)
 
     # --- the connection
@@ -306,7 +310,9 @@ class AsyncClient:
     def _granted(self, grant: messages.Grant) -> None:
         self.tokens[grant.lease.id] = grant.token
         pending = self._pending.pop(grant.lease.request, None)
-        if pending and not pending.granted.done():
+        if pending is None:
+            self._tell("lease.again", grant.lease)
+        elif not pending.granted.done():
             pending.granted.set_result(grant)
 
     def _ended(self, request: Request) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..schema import Lease, Request
 from .events import Lasted
 
@@ -21,7 +23,10 @@ def kinds_of(what: Request | Lease) -> tuple[str, ...]:
 
 
 def predict(history: dict[str, Lasted], request: Request) -> float | None:
-    """How long a lease for this request would last: the median of the last ones; None: unknown."""
+    """How long a lease for this request would last; None: unknown.
+
+    It is the geometric mean of the last ones: lengths spread over orders of magnitude.
+    """
     found = None
     for kind in kinds_of(request):
         record = history.get(kind)
@@ -29,7 +34,9 @@ def predict(history: dict[str, Lasted], request: Request) -> float | None:
             found = record
             if len(record.lengths) >= ENOUGH:
                 break
-    return quantile(found.lengths, 0.5) if found else None
+    if found is None:
+        return None
+    return math.exp(sum(math.log(max(1.0, n)) for n in found.lengths) / len(found.lengths))
 
 
 def errors_of(history: dict[str, Lasted], request: Request) -> tuple[float, ...]:

@@ -69,6 +69,7 @@ class Hub:
             owner_grace=settings.owner_grace,
             node_grace=settings.reap_after,
             policy=settings.policy,
+            min_run=settings.preempt_after,
         )
         self.outlook = Outlook(self.state)
         self.sessions: dict[str, set[Connection]] = {}
@@ -114,8 +115,9 @@ class Hub:
                     self._announce(request.session, lease)
                 case ev.RequestEnded(request=request):
                     self._tell_session(request.session, "request.ended", request)
-                case ev.EndLease(lease=identity, nodes=nodes, reason=reason):
-                    end = msg.LeaseEnd(lease=identity, reason=reason)
+                case ev.EndLease(lease=identity, nodes=nodes, reason=reason, preempted=preempted):
+                    grace = self.settings.preempt_grace if preempted else None
+                    end = msg.LeaseEnd(lease=identity, reason=reason, grace=grace)
                     self.tell_nodes(nodes, "lease.end", end)
                 case ev.LeaseEnded(lease=lease):
                     end = msg.LeaseEnd(lease=lease.id, reason=lease.reason)

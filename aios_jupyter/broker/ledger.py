@@ -104,6 +104,10 @@ class Ledger:
         """The line in which a request waits."""
         return self._queue.pool(request)
 
+    def held(self, request: str) -> bool:
+        """Whether a quota keeps a request that waits from being next."""
+        return self._queue.held(request) is not None
+
     def reason(self, request: str) -> str:
         """Why a request waits, in a word; for one that has ended, why it has."""
         found = self.requests[request]

@@ -121,6 +121,10 @@ class PolicyChoice(Struct, frozen=True, kw_only=True):
     weights: dict[str, float] = {}
 
 
+# In a `QuotaChange`: no limit from now on.
+NO_LIMIT = -1
+
+
 class QuotaChange(Struct, frozen=True, kw_only=True):
     """`quota.set` and `quota.remove`: numbers that are None stay as they are, -1 takes a limit away.
 

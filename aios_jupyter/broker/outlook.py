@@ -64,6 +64,9 @@ class Outlook:
             "count": found.count,
             "time": found.time,
             "priority": found.priority,
+            "queue": found.queue,
+            "preemptible": found.preemptible,
+            "ran": found.ran,
             "state": found.state.value,
             "lease": found.lease,
             "submitted": found.submitted,
@@ -99,7 +102,8 @@ def foresee(
     state: State, pool: Pool, now: float, first: int, share: float = 0.5
 ) -> dict[str, float]:
     """When the first so many of a line start, if leases last as `share` of those before did."""
-    line = state.queue(pool)[:first]
+    # Nobody can tell when a quota will allow more.
+    line = [request for request in state.queue(pool)[:first] if not state.held(request.id)]
     if not line:
         return {}
     held = [
@@ -154,6 +158,16 @@ def _why(state: State, request: Request, pool: Pool, place: int) -> str:
             )
         case "DeviceHeldOutsideAnyLease":
             return f"Process {about}, which holds no lease, is on a device that it needs."
+        case "Quota" if about == "user":
+            return (
+                f"{request.user} has as much as one user may have in queue {request.queue}; it goes "
+                "on when a lease of theirs ends."
+            )
+        case "Quota":
+            return (
+                f"The quota of queue {request.queue} is used; it goes on when a lease there ends. "
+                "'aios quota' shows who may use how much."
+            )
         case "NodeDown":
             return "A node with devices that it needs is down; 'aios status' shows which."
     free = state.fleet.free(pool, request.memory)

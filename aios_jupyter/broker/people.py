@@ -34,6 +34,7 @@ READ_ONLY = frozenset(
         "lease.get",
         "run.get",
         "policy.get",
+        "quota.get",
     }
 )
 # What a peer may name things: an id is also a directory's name on the nodes.
@@ -162,7 +163,7 @@ class People:
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
         _check_id(request.id)
-        _check_names(request.label)
+        _check_names(request.label, request.queue)
         _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
         self._hub.handle(ev.Submitted(request=request, admin=connection.role == "admin"))

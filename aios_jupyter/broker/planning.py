@@ -331,11 +331,11 @@ class Planning(Ledger):
         choice = self._settings.get(POLICY)
         if choice and choice.value in POLICIES:
             self._queue = self._queue_by(policy_named(choice.value, choice.number))
-        for request in list(self.requests.values()):
+        for id, known in list(self.requests.items()):
+            if known.state is RequestState.QUEUED and not known.queue:  # from before there were any
+                self._put("request", id, replace(known, queue=DEFAULT_QUEUE))
+        for request in self.requests.values():
             if request.state is RequestState.QUEUED:
-                if not request.queue:  # from before there were any
-                    request = replace(request, queue=DEFAULT_QUEUE)
-                    self._put("request", request.id, request)
                 pool = self.fleet.pool_for(request.want, request.count, request.memory)
                 # One that no pool can grant any more is ended by the review that follows.
                 self._enqueue(request, pool or Pool.CPU)

@@ -21,7 +21,7 @@ UNKNOWN_TIME = 3600.0
 # Seconds of waiting that make up for one step of priority.
 PRIORITY_WORTH = 3600.0
 # Seconds of waiting after which a request goes first, unless an admin chose another time.
-AGING = 3 * 86400.0
+AGING = 3.5 * 86400.0
 
 
 class Pool(StrEnum):

@@ -9,10 +9,12 @@ another's nominal quota.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 
 from ..schema import Lease, LeaseState, Request, Scope
 from . import attained, history
@@ -20,12 +22,14 @@ from . import events as ev
 from .deadlines import Act, When
 from .leasing import Leasing
 from .policy import Policy, Pool
-from .victims import Victims, fewest
+from .victims import Victim, Victims, enough
 
-# Beyond those that would suffice so many more leases are looked at for a better choice.
-MORE = 32
 # Of work of all kinds so many services are remembered, for kinds of which there are none.
 SERVICES = 500
+# Fewer than so many of a kind say little of the next one's chances.
+LIKE = 10
+# How much less likely to end soon (twice to the power of it) work must be to give way.
+MARGIN = 1.0
 
 
 class Preempting(Leasing):
@@ -52,6 +56,7 @@ class Preempting(Leasing):
         self._restands: dict[str, float] = {}
         self._ending: dict[Pool, dict[str, None]] = {pool: {} for pool in Pool}
         self._no_room: dict[Pool, tuple[object, ...]] = {}
+        self._indices = attained.Indices()
         self._services: deque[float] = deque(maxlen=SERVICES)
         super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
 
@@ -84,19 +89,16 @@ class Preempting(Leasing):
         missing -= sum(self._frees(self.leases[id], request) for id in self._ending[pool])
         if missing <= 0:
             return []  # what ends already will do
-        found: list[tuple[Lease, str]] = []
-        freed: list[int] = []
-        total, walk = 0, self._preemptible(pool, request)
-        for lease, why in walk:
-            if total >= missing:
-                break
-            found.append((lease, why))
-            freed.append(self._frees(lease, request))
-            total += freed[-1]
-        for lease, why in islice(walk, MORE):
-            found.append((lease, why))
-            freed.append(self._frees(lease, request))
-        chosen = [found[at] for at in fewest(freed, missing) or ()]
+        found = list(
+            enough(
+                (
+                    Victim(lease.id, standing, self._frees(lease, request), why)
+                    for lease, standing, why in self._preemptible(pool, request)
+                ),
+                missing,
+            )
+        )
+        chosen = [(self.leases[one.lease], one.why) for one in found]
         if chosen and not self._would_start(pool, request, (lease for lease, _ in chosen)):
             return []
         return chosen
@@ -117,22 +119,38 @@ class Preempting(Leasing):
         self.fleet.version = version
         return starts
 
-    def _preemptible(self, pool: Pool, request: Request) -> Iterator[tuple[Lease, str]]:
-        """Leases that may be taken for the first of a line, the best to take first, and why."""
+    def _preemptible(self, pool: Pool, request: Request) -> Iterator[tuple[Lease, float, str]]:
+        """Leases that may be taken for the first of a line, the best to take first.
+
+        With each how far behind it is, and why it is taken.
+        """
         policy = self.policy
         if policy.preempts:
-            own = self._standing(policy, request, request.attained)
-            if self._queue.aged(request.id):
-                own = -math.inf
+            own = self._turn(request)
             for standing, id in self._victims.line(pool, request.queue):
                 if standing <= own:
                     break
-                yield self.leases[id], f"which goes first by the policy '{policy.name}'"
+                lease = self.leases[id]
+                # What earlier leases say of it may have changed since it was put in its place.
+                if self._standing(policy, lease, self._had(lease)) > own:
+                    yield lease, standing, f"which goes first by the policy '{policy.name}'"
         if self._queue.within(request.id):
-            for queue in self._victims.queues(pool):
-                if queue != request.queue:
-                    for lease in self._borrowed(pool, queue):
-                        yield lease, f"whose queue {request.queue} takes its quota back"
+            others = [
+                self._borrowed(pool, queue)
+                for queue in self._victims.queues(pool)
+                if queue != request.queue
+            ]
+            for lease in heapq.merge(*others, key=lambda lease: -lease.fence):
+                yield lease, -math.inf, f"whose queue {request.queue} takes its quota back"
+
+    def _turn(self, request: Request) -> float:
+        """What a lease's standing must be above for this request to take it."""
+        if self._queue.aged(request.id):
+            return -math.inf
+        if not self.policy.suspends:
+            return self._standing(self.policy, request, 0.0)
+        # By the place that it has in the line: who is preempted for it must not be before it there.
+        return self._queue.key(request.id) + (MARGIN if self.policy.name == "gittins" else 0.0)
 
     def _borrowed(self, pool: Pool, queue: str) -> Iterator[Lease]:
         """Leases by which a queue is over its nominal quota."""
@@ -163,8 +181,8 @@ class Preempting(Leasing):
         if policy.name == "las":
             return attained.level(had)
         if policy.name == "gittins":
-            reached = attained.bottom(attained.level(had))
-            return -attained.gittins(self._services_like(what), reached)
+            kind, services = self._services_like(what)
+            return -math.log2(self._indices.index(kind, services, attained.level(had)))
         return 0.0
 
     def _key(self, policy: Policy) -> Callable[[Request], float]:
@@ -172,19 +190,24 @@ class Preempting(Leasing):
             return super()._key(policy)
         return lambda request: self._standing(policy, request, request.attained)
 
-    def _services_like(self, what: Request | Lease) -> Iterable[float]:
-        """What work of its kind had in all, in device-seconds; where that is unknown, any work."""
+    def _services_like(self, what: Request | Lease) -> tuple[str, Callable[[], Iterable[float]]]:
+        """Of what kind it is, and what gives how much of that kind had in all (device-seconds).
+
+        Where too little is known of its own kind, it is any work.
+        """
         count = what.count if isinstance(what, Request) else len(what.slots)
         for kind in history.kinds_of(what):
             record = self._history.get(kind)
-            if record and len(record.lengths) >= history.ENOUGH:
-                return (length * count for length in record.lengths)
-        return self._services
+            if record and len(record.lengths) >= LIKE:
+                return kind, partial(_services, record, count)
+        return "", lambda: self._services
 
     def _learn(self, lease: Lease) -> None:
         if not lease.preempted:
             ran = lease.ran + max(0.0, self._now - lease.granted)
             self._services.append(ran * len(lease.slots))
+            for kind in ("", *history.kinds_of(lease)):
+                self._indices.ended(kind)
         super()._learn(lease)
 
     def _had(self, lease: Lease) -> float:
@@ -247,3 +270,7 @@ class Preempting(Leasing):
         super()._load_plans()
         for lease in self.leases.values():
             self._stand(lease)
+
+
+def _services(record: ev.Lasted, count: int) -> list[float]:
+    return [length * count for length in record.lengths]

@@ -8,7 +8,6 @@ said otherwise its nominal quota is what the cluster has beyond the others', and
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from ..schema import DEFAULT_QUEUE, Lease, Request
 from .events import Quota
 from .policy import Pool
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LONGEST_NAME = 64
+_PUNCTUATION = set("._-")
 MOST = 10**6
 _NONE = Quota()
 
@@ -199,7 +199,9 @@ def check(name: str, quota: Quota) -> None:
     UsageError
         It does not.
     """
-    if not NAME.fullmatch(name):
+    letters = name.translate(dict.fromkeys(map(ord, _PUNCTUATION)))
+    plain = letters.isascii() and letters.isalnum() and name[:1] not in _PUNCTUATION
+    if not plain or len(name) > LONGEST_NAME:
         raise UsageError(
             f"{name[:64]!r} is not a queue's name; use up to 64 letters, digits, '.', '-' and '_'."
         )
@@ -219,5 +221,5 @@ def check(name: str, quota: Quota) -> None:
             "--gpus or --cpus."
         )
     for member in quota.members:
-        if not 0 < len(member) <= 64:
+        if not 0 < len(member) <= LONGEST_NAME:
             raise UsageError(f"{member[:64]!r} is not a user's name.")

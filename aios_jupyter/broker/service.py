@@ -20,6 +20,7 @@ from ..schema import LIVE
 from ..tls import Bundle, Revoked
 from . import events as ev
 from . import messages as msg
+from .admins import Admins
 from .hub import AgentLink, Hub, SessionLink
 from .nodes import Nodes
 from .people import People
@@ -64,10 +65,12 @@ class Broker:
         self._people = People(self.hub)
         self._nodes = Nodes(self.hub)
         self._watchers = Watchers(self.hub, self._people)
+        self._admins = Admins(self.hub, self._people)
         self._handlers: dict[str, Handler] = {
             **self._people.handlers(),
             **self._nodes.handlers(),
             **self._watchers.handlers(),
+            **self._admins.handlers(),
             "shutdown": (None, self._people.guard("shutdown", self._shutdown)),
             "user.changed": (
                 msg.UserChange,

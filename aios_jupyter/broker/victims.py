@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from ..schema import Lease
 from .policy import Pool
 from .sortedlist import SortedList
 
 _Item = tuple[float, int, str]
+# Of leases that are equally far behind so many are looked at for the best choice, where the first
+# of them would do.
+CONSIDERED = 32
+
+
+class Victim(NamedTuple):
+    """A lease that may be taken: how far behind it is, what it would free, and why it is taken."""
+
+    lease: str
+    standing: float
+    frees: int
+    why: str
 
 
 class Victims:
@@ -55,6 +69,35 @@ class Victims:
         """Standing and id of a queue's leases, the worst first."""
         for standing, _, lease in self._lines.get((pool, queue), ()):
             yield -standing, lease
+
+
+def enough(victims: Iterable[Victim], missing: int) -> list[Victim]:
+    """Whom to take so that enough is freed; nobody where all of them do not.
+
+    Those that are furthest behind are taken first, of those that are equally far the fewest, and
+    nobody without whom the others would do.
+    """
+    taken: list[Victim] = []
+    for _, equals in groupby(victims, lambda victim: victim.standing):
+        left = missing - sum(victim.frees for victim in taken)
+        tier: list[Victim] = []
+        total = 0
+        for victim in equals:
+            tier.append(victim)
+            total += victim.frees
+            if total >= left and len(tier) >= CONSIDERED:
+                break
+        if total < left:
+            taken += tier
+            continue
+        taken += [tier[at] for at in fewest([victim.frees for victim in tier], left) or ()]
+        spare = sum(victim.frees for victim in taken) - missing
+        for victim in reversed(taken):
+            if victim.frees <= spare:
+                taken.remove(victim)
+                spare -= victim.frees
+        return taken
+    return []
 
 
 def fewest(frees: Sequence[int], missing: int) -> list[int] | None:

@@ -146,6 +146,9 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
         "label": request.label,
         "want": request.want.value,
         "count": request.count,
+        "queue": request.queue,
+        "preemptible": request.preemptible,
+        "preempted": request.requeued is not None,
         "submitted": request.submitted,
         "position": position,
         "reason": reason,
@@ -164,6 +167,11 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "state": LeaseState(lease.state).value,
         "used": lease.used,
         "scope": lease.scope.value,
+        "request": lease.request,
+        "queue": lease.queue,
+        "preemptible": lease.preemptible,
+        "preempted": lease.preempted,
+        "reason": lease.reason,
     }
 
 

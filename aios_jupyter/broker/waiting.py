@@ -188,6 +188,10 @@ class Queue:
         """The number of a request in order of arrival."""
         return self._waiting[request].entry[1]
 
+    def key(self, request: str) -> float:
+        """The place that the policy gave a request."""
+        return self._waiting[request].entry[0]
+
     def aged(self, request: str) -> bool:
         """Whether a request has been promoted."""
         return self._waiting[request].group.aged

@@ -26,6 +26,7 @@ from .data import augment, data
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
+from .quotas import quota
 from .runs import attach, logs, run, runs, stop, train
 from .users import audit, user
 
@@ -51,7 +52,7 @@ def aios(ctx: click.Context) -> None:
 
 for _verb in (
     *(up, down, status, doctor),
-    *(alloc, release, extend, leases, queue, explain_request, cancel, policy),
+    *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota),
     *(train, run, runs, attach, logs, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),

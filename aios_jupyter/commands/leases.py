@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import NotFoundError, UsageError
+from ..schema import DEFAULT_QUEUE
 from ..units import format_duration
 from .base import DURATION, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
@@ -32,13 +33,14 @@ QUEUE_COLUMNS = (
     Column("user", "user"),
     Column("label", "name"),
     Column("want", "wants"),
+    Column("queue", "queue"),
     Column("waited", "waiting", right=True),
     Column("eta", "starts in", right=True),
     Column("reason", "because"),
 )
 
 KINDS = {"gpu": "GPU", "device": "device", "cpu": "CPU slot"}
-POLICY_NAMES = ("fifo", "sjf", "priority", "fair")
+POLICY_NAMES = ("fifo", "sjf", "priority", "fair", "las", "gittins")
 POLICY_COLUMNS = (
     Column("now", ""),
     Column("name", "policy"),
@@ -56,6 +58,15 @@ gpus_wanted = click.option(
     "--gpus", type=click.IntRange(min=1), metavar="N", help="N GPUs, and nothing else will do."
 )
 
+from_queue = click.option(
+    "--queue", default="", metavar="NAME", help="Whose quota it takes from; see 'quota'."
+)
+may_be_preempted = click.option(
+    "--preemptible",
+    is_flag=True,
+    help="Others may take it: SIGTERM, time for a checkpoint, and it waits again.",
+)
+
 
 @click.command()
 @devices_wanted
@@ -66,6 +77,8 @@ gpus_wanted = click.option(
 @click.option("--wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue.")
 @click.option("--nonblock", is_flag=True, help="Fail at once when it cannot be had now.")
 @click.option("--priority", type=int, default=0, help="Below 0 lets others go first.")
+@from_queue
+@may_be_preempted
 @labelled
 @click.pass_obj
 def alloc(
@@ -78,6 +91,8 @@ def alloc(
     wait: float | None,
     nonblock: bool,
     priority: int,
+    queue: str,
+    preemptible: bool,
     name: str,
 ) -> Any:
     """Lease devices, waiting until they are free.
@@ -100,6 +115,8 @@ def alloc(
             nonblock=nonblock,
             label=name,
             priority=priority,
+            queue=queue,
+            preemptible=preemptible,
             on_wait=on_wait,
         )
     return host.lease(session, lease, lease_card(lease, time.time()))
@@ -128,7 +145,10 @@ def lease_card(lease: Lease, now: float) -> Card:
             ("devices", slots_text(lease)),
             ("time", until),
             ("name", lease.label),
+            ("queue", lease.queue if lease.queue != DEFAULT_QUEUE else ""),
+            ("preemptible", "yes: others may take it" if lease.preemptible else ""),
         ),
+        note=lease.reason,
     )
 
 
@@ -200,7 +220,7 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
             "label": lease.label,
             "user": lease.user,
             "left": format_duration(max(0.0, lease.expires - now)) if lease.expires else "no limit",
-            "state": lease.state.value,
+            "state": "preempted" if lease.preempted else lease.state.value,
         }
         for lease in found
     ]
@@ -224,6 +244,7 @@ def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
         {
             **row,
             "want": plural(row["count"], KINDS[row["want"]]),
+            "queue": row.get("queue", DEFAULT_QUEUE),
             "waited": format_duration(max(0.0, now - row["submitted"])),
             "eta": about(row.get("eta"), now),
         }
@@ -277,6 +298,8 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
             ("first in line", first),
             ("may last", format_duration(found["time"]) if found["time"] else ""),
             ("will last", predicted),
+            ("queue", found["queue"]),
+            ("has run", f"{format_duration(found['ran'])}, preempted" if found["ran"] else ""),
             ("policy", found["policy"]),
         ),
         note=found["why"],

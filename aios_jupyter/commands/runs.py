@@ -14,7 +14,7 @@ from ..schema import RunKind
 from ..units import format_duration
 from .base import NAMES, as_json, echo_json, labelled
 from .host import Host
-from .leases import devices_wanted, gpus_wanted
+from .leases import devices_wanted, from_queue, gpus_wanted, may_be_preempted
 from .views import Card, Column, Table, number
 
 RUN_COLUMNS = (
@@ -51,6 +51,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--detach", is_flag=True, help="On a lease of its own, and do not wait: see 'attach'."
         ),
+        from_queue,
+        may_be_preempted,
         click.option("-v", "--verbose", is_flag=True, help="Show every rank's output."),
     )
     for decorate in reversed(decorators):
@@ -100,7 +102,12 @@ def _start(
     *,
     kind: RunKind = RunKind.TRAIN,
 ) -> Any:
-    options = {key: flags[key] for key in ("devices", "gpus", "lease", "name", "framework")}
+    given = ("devices", "gpus", "lease", "name", "framework", "queue", "preemptible")
+    options = {key: flags[key] for key in given}
+    if flags["lease"] and (flags["queue"] or flags["preemptible"]):
+        raise UsageError(
+            "--queue and --preemptible are for a lease of the run's own; leave out --lease."
+        )
     options["detach"] = flags["detach"]
     options["kind"] = kind
     if flags["devices"] is not None and flags["gpus"] is not None:

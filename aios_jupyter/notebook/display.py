@@ -196,33 +196,39 @@ class NotebookHost(Host):
         with self._cards_lock:
             if not self._lease_cards:
                 return
-            rows = self._lease_rows()
-            if isinstance(rows, str):
-                self._end_cards(rows)
-            elif rows is not None:
-                self._draw_leases(rows)
+            view = self._lease_view()
+            if isinstance(view, str):
+                self._end_cards(view)
+            elif view is not None:
+                self._draw_leases(view)
 
-    def _lease_rows(self) -> dict[str, dict[str, Any]] | str | None:
-        """What the broker knows of leases; how they ended where it is gone; None: it is away."""
+    def _lease_view(self) -> dict[str, Any] | str | None:
+        """What the broker shows; how leases ended where it is gone; None: it is away."""
         # Asking through a session would start a cluster that somebody has just stopped.
         session = self.open_session if cluster_exists() else None
         if session is None:
             return "ended with its cluster"
         try:
-            rows: dict[str, dict[str, Any]] = session.status()["leases"]
+            return session.status()
         except NoClusterError:
             return "ended with its cluster"
         except ClusterError:
             return None
-        return rows
 
-    def _draw_leases(self, rows: dict[str, dict[str, Any]]) -> None:
+    def _draw_leases(self, view: dict[str, Any]) -> None:
+        # A lease that was preempted is followed by another one of the same request.
+        held = {row.get("request", row["id"]): row for row in view["leases"].values()}
         for card in self._lease_cards:
-            row = rows.get(card.lease.id)
-            if row is None or row["state"] != "active":
+            row = view["leases"].get(card.lease.id) or held.get(card.lease.request)
+            waits = view["queue"].get(card.lease.request)
+            if waits is not None:
+                card.preempted(f"It waits again: {waits['reason']}")
+            elif row is None or (row["state"] != "active" and not row.get("preempted")):
                 card.ended("released")
+            elif row["state"] != "active":
+                card.preempted(row["reason"])
             else:
-                card.refresh(expires=row["expires"])
+                card.refresh(expires=row["expires"], lease=row["id"])
         self._lease_cards = [card for card in self._lease_cards if not card.closed]
 
     def _watch(self) -> None:

@@ -283,11 +283,22 @@ class LeaseCard(Live):
             fields = tuple(field for field in fields if field[0] != "time")
         return Card(card.title, fields, badge=self.state, note=self._note)
 
-    def refresh(self, *, expires: float | None) -> None:
-        """Draw again, with the end that the lease has now."""
+    def refresh(self, *, expires: float | None, lease: str = "") -> None:
+        """Draw again, with the end that the lease has now; another `lease` may have followed it."""
+        if lease not in ("", self.lease.id):
+            self._follow(lease)
         self.lease = msgspec.structs.replace(self.lease, expires=expires)
         self._release.settle()
         _set(self._body, html.part(html.card(self._card())))
+
+    def preempted(self, note: str) -> None:
+        """Its devices were taken for others; its request waits for a lease that follows."""
+        self.state, self._note = "preempted", note
+        _set(self._body, html.part(html.card(self._card())))
+
+    def _follow(self, lease: str) -> None:
+        self.lease = next((one for one in self._session.leases() if one.id == lease), self.lease)
+        self.state, self._note = "active", ""
 
     def ended(self, state: str) -> None:
         """The lease is no longer held."""

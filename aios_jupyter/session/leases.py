@@ -1,15 +1,15 @@
-"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`."""
+"""`alloc`, `again`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`, `quota`."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice
+from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice, QuotaChange
 from ..errors import AllocationError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Request, Scope, Want
 from ..units import parse_duration, parse_size
@@ -36,6 +36,8 @@ class LeaseVerbs(Link):
         on_wait: Callable[[dict[str, Any]], None] | None = None,
         scope: Scope = Scope.SESSION,
         priority: int = 0,
+        queue: str = "",
+        preemptible: bool = False,
     ) -> Lease:
         """Lease devices, all of them or none; waits in the queue for as long as it takes.
 
@@ -56,6 +58,11 @@ class LeaseVerbs(Link):
             Called with the request's row of the queue whenever that changes.
         priority
             Under the policy `priority`, higher goes first; above 0 for admins alone.
+        queue
+            Whose quota it takes from; one that this user is a member of, by default their own.
+        preemptible
+            The devices may be taken for others: runs get SIGTERM and time for a checkpoint, and the
+            request then waits again. `again` gives the lease that follows.
 
         Raises
         ------
@@ -75,6 +82,8 @@ class LeaseVerbs(Link):
             label=label or self.label,
             scope=scope,
             priority=priority,
+            queue=queue,
+            preemptible=preemptible,
         )
         client = self.client
         pending = self._loop.run(client.submit(request))
@@ -96,6 +105,30 @@ class LeaseVerbs(Link):
                 self.cancel(request.id)
             raise
         return self._loop.run(_granted(pending)).lease
+
+    def again(self, lease: Lease, *, wait: str | float | None = None) -> Lease:
+        """The lease that a preempted one's request holds now; waits until there is one.
+
+        Raises
+        ------
+        AllocationError
+            There was none in the time given, or the request has ended.
+        """
+        limit = FOREVER if wait is None else parse_duration(wait)
+        deadline = clock.monotonic() + limit
+        while True:
+            found = self.explain(lease.request)
+            if found["state"] == "ended":
+                raise AllocationError(f"Request {lease.request} has ended: {found['reason']}.")
+            for held in self.leases() if found["state"] == "granted" else ():
+                if held.id == found["lease"] and held.state is LeaseState.ACTIVE:
+                    return held
+            if clock.monotonic() >= deadline:
+                raise AllocationError(
+                    f"Request {lease.request} has no lease again after {limit:g} s; wait longer, "
+                    "or see 'aios queue'."
+                )
+            clock.sleep(WATCH_INTERVAL)
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -173,9 +206,9 @@ class LeaseVerbs(Link):
         Parameters
         ----------
         name
-            `fifo`, `sjf`, `priority` or `fair`.
+            `fifo`, `sjf`, `priority`, `fair`, `las` or `gittins`.
         aging
-            After how long a request goes before all others, under `sjf` and `fair`.
+            After how long a request goes before all others; not under `fifo` and `priority`.
         weights
             Users' parts under `fair`: one of weight 2 may use twice as much as one of 1.
 
@@ -200,6 +233,62 @@ class LeaseVerbs(Link):
         )
         return dict(self._call("policy.set", choice))
 
+    def quota(
+        self,
+        name: str | None = None,
+        *,
+        gpus: int | None = None,
+        cpus: int | None = None,
+        borrow: int | None = None,
+        user_devices: int | None = None,
+        user_leases: int | None = None,
+        members: Sequence[str] | None = None,
+        remove: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Who may use how much; with a queue's name, change that or remove it (for admins).
+
+        Parameters
+        ----------
+        name
+            The queue; one that is not there yet is made.
+        gpus, cpus
+            Its nominal quota: accelerators and CPU slots that it can count on. Here and below -1
+            takes the limit away, and None leaves it as it is.
+        borrow
+            How many more it may use of what other queues leave unused.
+        user_devices, user_leases
+            What one user may hold in it at once, of each kind of device.
+        members
+            Who may ask in it; whoever is in none asks in `default`.
+
+        Returns
+        -------
+        list of dict
+            One for each queue and pool: `nominal`, `borrow` (None: no limit), `used`, `borrowed`
+            and `waiting`, and the limits above.
+
+        Raises
+        ------
+        AccessError
+            You are no admin.
+        UsageError
+            That is not a quota.
+        """
+        if name is None:
+            return list(self._call("quota.get"))
+        if remove:
+            return list(self._call("quota.remove", ById(id=name)))
+        change = QuotaChange(
+            name=name,
+            gpus=gpus,
+            cpus=cpus,
+            borrow=borrow,
+            user_devices=user_devices,
+            user_leases=user_leases,
+            members=None if members is None else tuple(members),
+        )
+        return list(self._call("quota.set", change))
+
     def _held(self) -> Lease:
         mine = [
             lease
@@ -217,6 +306,7 @@ class LeaseVerbs(Link):
         lease: str | None,
         want: dict[str, Any],
         on_wait: Callable[[dict[str, Any]], None] | None,
+        **how: Any,
     ) -> Lease:
         """The lease named, the one held where it is large enough, or one for this run alone."""
         if lease is not None:
@@ -231,7 +321,7 @@ class LeaseVerbs(Link):
             return held
         if count is None:
             want = {"devices": 1}
-        return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL)
+        return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL, **how)
 
 
 def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Want, int]:

@@ -47,6 +47,8 @@ class RunVerbs(LeaseVerbs):
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
         on_wait: Callable[[dict[str, Any]], None] | None = None,
+        queue: str = "",
+        preemptible: bool = False,
     ) -> RunHandle:
         """Start code on every device of a lease, one rank each, and return at once.
 
@@ -58,6 +60,9 @@ class RunVerbs(LeaseVerbs):
         devices, gpus, lease
             Where: a lease by id; else the one held; else one for this run alone, given back at its
             end.
+        queue, preemptible
+            As for `alloc`, where a lease is taken for this run alone. It ends with the run: one
+            that was preempted says so, and is started again by whoever wants it.
         detach
             Give the run a lease of its own with which it outlives this session; `attach` follows
             it from any other.
@@ -86,15 +91,17 @@ class RunVerbs(LeaseVerbs):
         elif push:
             payload = cells.pack(dict(push), set(explicit))
         want = {"gpus": gpus} if gpus is not None else {"devices": devices}
+        how: dict[str, Any] = {"queue": queue, "preemptible": preemptible}
         if detach and lease is None:
             held = self.alloc(
                 **(want if any(want.values()) else {"devices": 1}),
                 label=name or self.label,
                 on_wait=on_wait,
                 scope=Scope.DETACHED,
+                **how,
             )
         else:
-            held = self._lease_for_run(lease, want, on_wait)
+            held = self._lease_for_run(lease, want, on_wait, **how)
         world = gpus or devices or len(held.slots)
         spec = RunSpec(
             id=f"r-{secrets.token_hex(4)}",
