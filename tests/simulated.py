@@ -74,3 +74,18 @@ class Cluster:
         for action in self.state.restore(records, self.now):
             if isinstance(action, ev.Put):
                 self.records[action.kind, action.id] = action.record
+
+
+def give(cluster: Cluster, queue: str, gpus: int | None = None, *members: str, **more: Any) -> None:
+    """Say what a queue may use."""
+    nominal = {} if gpus is None else {Pool.ACCELERATOR.value: gpus}
+    quota = ev.Quota(nominal=nominal, members=members, **more)
+    cluster.do(ev.QuotaSet(queue=queue, quota=quota, by="root", admin=True))
+
+
+def teams(policy: str = "fifo", **limits: Any) -> Cluster:
+    """Eight GPUs: team a (ana) has four, team b (bob) three, and the rest is for others."""
+    cluster = Cluster(policy)
+    give(cluster, "a", 4, "ana", **limits)
+    give(cluster, "b", 3, "bob", **limits)
+    return cluster

@@ -16,7 +16,8 @@ from aios_jupyter.commands.base import pairs
 from aios_jupyter.commands.cluster import device_row, holder_text
 from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
 from aios_jupyter.commands.host import read_file, waiting_text
-from aios_jupyter.commands.leases import explain_card, lease_table, policy_table
+from aios_jupyter.commands.leases import explain_card, lease_card, lease_table, policy_table
+from aios_jupyter.commands.quotas import quota_table
 from aios_jupyter.commands.views import Card, Column, Table
 from aios_jupyter.errors import (
     AllocationError,
@@ -26,6 +27,7 @@ from aios_jupyter.errors import (
     UsageError,
 )
 from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.schema import DeviceKind, Lease, LeaseState, Slot
 
 
 @pytest.fixture
@@ -497,6 +499,7 @@ def test_explain_shows_place_reason_and_forecast() -> None:
         "id": "q-1", "count": 2, "want": "gpu", "state": "queued", "reason": "Priority",
         "why": "One request is before it.", "position": 2, "waiting": 3, "eta": 1600.0,
         "earliest": 1300.0, "latest": None, "first_at": None, "time": 60.0, "predicted": 90.0,
+        "queue": "team", "ran": 0.0,
         "error": 1.5, "policy": "sjf",
     }  # fmt: skip
     text = explain_card(found, 1000.0).text()
@@ -508,6 +511,37 @@ def test_explain_shows_place_reason_and_forecast() -> None:
     assert "not known" in unknown
     ended = {**found, "state": "ended", "lease": "", "reason": "cancelled by ana"}
     assert "cancelled by ana" in explain_card(ended, 1000.0).text()
+
+
+def test_quotas_are_listed_with_what_is_used_and_waits() -> None:
+    row = {
+        "queue": "vision", "pool": "accelerator", "nominal": 4, "borrow": 2, "used": 5,
+        "borrowed": 1, "waiting": 3, "user_devices": 2, "user_leases": None,
+        "members": ["ana", "bob"],
+    }  # fmt: skip
+    rest = {**row, "queue": "default", "borrow": None, "members": [], "user_devices": None}
+    text = quota_table(
+        [rest, {**row, "pool": "cpu", "nominal": None, "used": 0, "waiting": 0}, row]
+    )
+    first, second = text.text().splitlines()[1:]
+    assert first.split() == ["default", "GPUs", "4", "no", "limit", "5", "1", "3", "-", "others"]
+    assert second.split() == [
+        *("vision", "GPUs", "4", "2", "5", "1", "3"),
+        *("2", "devices", "ana,", "bob"),
+    ]
+
+
+def test_a_lease_that_was_preempted_says_so() -> None:
+    slot = Slot(node="n", device="d", kind=DeviceKind.GPU, index=0, address="n:1")
+    lease = Lease(
+        id="L1", request="q", session="s", user="ana", slots=(slot,), fence=1, granted=0.0,
+        queue="vision", preemptible=True, preempted=True, state=LeaseState.ENDING,
+        reason="preempted by request q-2 of bob",
+    )  # fmt: skip
+    assert "preempted" in lease_table([lease], 1.0).text()
+    card = lease_card(lease, 1.0).text()
+    assert "vision" in card
+    assert "preempted by request q-2 of bob" in card
 
 
 def test_policies_are_listed_and_the_one_in_force_is_marked() -> None:

@@ -98,6 +98,8 @@ def pool_of(kind: DeviceKind) -> Pool:
 
 class Broker(RuleBasedStateMachine):
     policy = "fifo"
+    # Whether admins change quotas, too.
+    quotas = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,8 +156,10 @@ class Broker(RuleBasedStateMachine):
                     self.journal[kind, id] = record
                 case ev.Drop(kind=kind, id=id):
                     del self.journal[kind, id]
-                case ev.EndLease(lease=lease, nodes=to):
+                case ev.EndLease(lease=lease, nodes=to, preempted=preempted):
                     assert to
+                    known = self.state.leases.get(lease)
+                    assert not preempted or (known and known.preemptible), "taken, and not to be"
                     assert set(to) <= self.connected, "told a node that is not there"
                     self.told_to_end |= {(node, lease) for node in to}
                 case ev.Granted(lease=lease):
@@ -207,6 +211,7 @@ class Broker(RuleBasedStateMachine):
                 held = self.processes[slot.node]
                 assert not any(slot.device in on for on in held.values()), "still in use"
             (line,) = kinds
+            self.check_quota(request, lease, line)
             head = next(iter(self.state.queue(line)), None)
             if head and self.before(head, request) and self.state.leases.get(lease.id) == lease:
                 without = self.earliest(head, line, without=lease.id)
@@ -214,10 +219,46 @@ class Broker(RuleBasedStateMachine):
                 suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
                 assert not suits or without < math.inf, "overtaken for an unknown time"
 
+    def check_quota(self, request: Request, lease: Lease, line: Pool) -> None:
+        """Nobody is granted more than their queue and they themselves may have."""
+        assert (lease.queue, lease.preemptible) == (request.queue, request.preemptible)
+        if lease.id in self.state.leases:
+            most, own, number = self.room(request.queue, request.user, line)
+            assert most >= 0, "the queue is over its quota"
+            assert own >= 0, "the user is over their limit"
+            assert number >= 0, "the user has too many leases"
+
+    def room(self, queue: str, user: str, line: Pool) -> tuple[float, float, float]:
+        """How many more devices a queue and a user may have, and leases the user, by counting."""
+        quota = self.state.quota(queue)
+        held = [lease for lease in self.state.leases.values() if lease.queue == queue]
+        theirs = [lease for lease in held if lease.user == user]
+        most = own = number = math.inf
+        if line in quota.nominal and quota.borrow is not None:
+            most = quota.nominal[line] + quota.borrow - self.devices_of(held, line)
+        if quota.user_devices is not None:
+            own = quota.user_devices - self.devices_of(theirs, line)
+        if quota.user_leases is not None:
+            number = quota.user_leases - len(theirs)
+        return most, own, number
+
+    def devices_of(self, leases: list[Lease], line: Pool) -> int:
+        return sum(pool_of(slot.kind) is line for lease in leases for slot in lease.slots)
+
+    def held_back(self, request: Request, line: Pool) -> str:
+        """Why a quota keeps a request waiting, "" where none does."""
+        most, own, number = self.room(request.queue, request.user, line)
+        own = 0 if number <= 0 else own
+        if request.count <= min(most, own):
+            return ""
+        return "Quota(user)" if own < most else f"Quota(queue {request.queue})"
+
     def before(self, head: Request, request: Request) -> bool:
         """Whether the policy puts a request that waits before one that was granted."""
         policy = self.state.policy
-        if policy.by_user or self.state._queue.aged(head.id):
+        if policy.by_user or policy.suspends or self.state._queue.aged(head.id):
+            return False
+        if self.quotas:  # who is within the nominal quota goes first
             return False
         order = [*self.accepted, request.id]
         first, second = ((policy.key(r), order.index(r.id)) for r in (head, request))
@@ -314,18 +355,50 @@ class Broker(RuleBasedStateMachine):
         time=st.sampled_from([None, None, 5.0, 100.0]),
         priority=st.sampled_from([0, 0, -1]),
         scope=st.sampled_from(Scope),
+        queue=st.sampled_from(["", "", "default", "team"]),
+        preemptible=st.booleans(),
     )
     def submit_a_wish(self, session: str, **wish: Any) -> None:
         self.ensure_open(session)
         self.submit(session, **wish)
 
-    @rule(session=sessions, count=st.integers(1, 3), scope=st.sampled_from(Scope))
-    def submit_and_run(self, session: str, count: int, scope: Scope) -> None:
+    @rule(
+        session=sessions,
+        count=st.integers(1, 3),
+        scope=st.sampled_from(Scope),
+        preemptible=st.booleans(),
+    )
+    def submit_and_run(
+        self, session: str, count: int, scope: Scope, preemptible: bool = False
+    ) -> None:
         self.ensure_open(session)
-        answer = self.submit(session, want=Want.GPU, count=count, scope=scope)
+        answer = self.submit(
+            session, want=Want.GPU, count=count, scope=scope, preemptible=preemptible
+        )
         for action in answer if isinstance(answer, list) else ():
             if isinstance(action, ev.Granted):
                 self.start(self.new_run(action.lease))
+
+    @rule(
+        session=sessions,
+        other=sessions,
+        used=st.booleans(),
+        ran=st.sampled_from([0.0, 61.0, 700.0]),
+        count=st.integers(1, 3),
+    )
+    def fill_and_be_preempted(
+        self, session: str, other: str, used: bool, ran: float, count: int
+    ) -> None:
+        """What may be taken holds all it can get, and then somebody comes who may go first."""
+        self.ensure_open(session)
+        for _ in range(3):
+            answer = self.submit(session, want=Want.GPU, count=1, preemptible=True, priority=-1)
+            for action in answer if isinstance(answer, list) else ():
+                if used and isinstance(action, ev.Granted):
+                    self.start(self.new_run(action.lease))
+        self.tick(ran)
+        self.ensure_open(other)
+        self.submit(other, want=Want.GPU, count=count)
 
     @rule(session=sessions)
     def train(self, session: str) -> None:
@@ -377,6 +450,35 @@ class Broker(RuleBasedStateMachine):
         lease = self.pick(self.state.leases, index)
         answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
         assert isinstance(answer, AccessError) == (by != lease.user)
+
+    # --- quotas
+
+    @precondition(lambda self: self.quotas)
+    @rule(
+        queue=st.sampled_from(["team", "team", "other", "default"]),
+        nominal=st.dictionaries(st.sampled_from(list(Pool)), st.integers(0, 3), max_size=2),
+        borrow=st.sampled_from([None, None, 0, 1]),
+        user_devices=st.sampled_from([None, None, 1, 2]),
+        user_leases=st.sampled_from([None, None, 1]),
+        members=st.sampled_from([(), ("ana",), ("ana", "bob")]),
+        admin=st.sampled_from([True, True, True, False]),
+    )
+    def set_quota(self, queue: str, admin: bool, **quota: Any) -> None:
+        nominal = {pool.value: number for pool, number in quota.pop("nominal").items()}
+        wanted = ev.Quota(nominal=nominal, **quota)
+        answer = self.do(ev.QuotaSet(queue=queue, quota=wanted, by="root", admin=admin))
+        assert isinstance(answer, AccessError) == (not admin)
+        if isinstance(answer, list):
+            assert self.state.quota(queue) == wanted
+
+    @precondition(lambda self: self.quotas)
+    @rule(queue=st.sampled_from(["team", "other"]))
+    def remove_quota(self, queue: str) -> None:
+        self.do(ev.QuotaRemoved(queue=queue, by="root", admin=True))
+        for lease in self.state.leases.values():
+            assert lease.queue != queue
+        for request in self.state.queue():
+            assert request.queue != queue
 
     # --- nodes
 
@@ -558,7 +660,8 @@ class Broker(RuleBasedStateMachine):
         self.carry_out(actions)
         self.lost_at = dict.fromkeys(self.state.sessions, self.now)
         again = [request.id for request in self.state.queue()]
-        if not self.state.policy.by_user:  # whose order goes by leases that may have ended too
+        # Two go by leases that may have ended too, as do those who are within a quota.
+        if not (self.quotas or self.state.policy.by_user or self.policy == "gittins"):
             assert again == [id for id in queue if id in again], "the queue's order"
         for name in set(queue) - set(again):
             assert self.state.requests[name].reason
@@ -619,15 +722,23 @@ class Broker(RuleBasedStateMachine):
             request = self.state.requests[name]
             assert (request.state is RequestState.QUEUED) == (name in queue)
             if request.state is RequestState.GRANTED:
-                assert self.state.leases[request.lease].state is LeaseState.ACTIVE
+                lease = self.state.leases[request.lease]
+                assert lease.state is LeaseState.ACTIVE or self.comes_back(lease)
             elif request.state is RequestState.ENDED:
                 assert request.reason
             else:
                 assert self.state.reason(name)
         for lease in self.state.leases.values():
             granted = self.state.requests[lease.request].state is RequestState.GRANTED
-            assert granted == (lease.state is LeaseState.ACTIVE)
-            assert granted or lease.reason
+            if granted:
+                assert lease.state is LeaseState.ACTIVE or self.comes_back(lease)
+            else:
+                assert lease.state is LeaseState.ENDING
+                assert lease.reason
+
+    def comes_back(self, lease: Lease) -> bool:
+        """Whether a lease was taken for others and its request is to wait again."""
+        return lease.preempted and lease.preemptible and lease.scope is Scope.SESSION
 
     @invariant()
     def nobody_holds_anything_without_a_session(self) -> None:
@@ -672,8 +783,14 @@ class Broker(RuleBasedStateMachine):
         """Promise 7: what would fit names for whom the devices are kept, and only that does."""
         state = self.state
         for pool in Pool:
-            head, *others = state.queue(pool) or [None]
-            for request in others:
+            queue = state.queue(pool)
+            head = queue[0] if queue else None
+            for request in queue:
+                held = self.held_back(request, pool)
+                if held:
+                    assert state.reason(request.id) == held
+                if held or request is head:
+                    continue
                 free = [
                     device.id
                     for node in self.connected & state.nodes.keys()
@@ -728,6 +845,34 @@ class Fair(Broker):
     policy = "fair"
 
 
+class Las(Broker):
+    policy = "las"
+
+
+class Gittins(Broker):
+    policy = "gittins"
+
+
+class Limited(Broker):
+    quotas = True
+
+
+class LimitedFair(Broker):
+    policy = "fair"
+    quotas = True
+
+
+class LimitedLas(Broker):
+    policy = "las"
+    quotas = True
+
+
 TestSjf, TestPriority, TestFair = Sjf.TestCase, Priority.TestCase, Fair.TestCase
-for other in (TestSjf, TestPriority, TestFair):
+TestLas, TestGittins, TestLimited = Las.TestCase, Gittins.TestCase, Limited.TestCase
+TestLimitedFair, TestLimitedLas = LimitedFair.TestCase, LimitedLas.TestCase
+OTHERS = (
+    *(TestSjf, TestPriority, TestFair, TestLas, TestGittins),
+    *(TestLimited, TestLimitedFair, TestLimitedLas),
+)
+for other in OTHERS:
     other.settings = settings(TestBroker.settings, max_examples=60)

@@ -68,6 +68,18 @@ MISTAKES = {
     "an unknown lease": (["release", "L999"], 1, ["L999"]),
     "an unknown request": (["cancel", "q-none"], 1, ["q-none"]),
     "nothing to release": (["release"], 1, ["no lease"]),
+    "an unknown queue": (["alloc", "--devices", "1", "--queue", "nope"], 1, ["nope", "quota"]),
+    "a quota that is no number": (["quota", "set", "a", "--gpus", "many"], 2, ["many", "none"]),
+    "a negative quota": (["quota", "set", "a", "--borrow", "-1"], 2, ["-1"]),
+    "a quota of nothing": (["quota", "set", "a"], 2, ["--gpus 4"]),
+    "a queue's bad name": (["quota", "set", "a b", "--gpus", "1"], 2, ["'a b'", "letters"]),
+    "a limit over nothing": (["quota", "set", "a", "--borrow", "1"], 2, ["nominal"]),
+    "no such queue": (["quota", "rm", "nope"], 1, ["nope"]),
+    "a queue for a given lease": (
+        ["train", "fails.py", "--lease", "L1", "--queue", "a"],
+        2,
+        ["--lease"],
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from clusters import free, until
+from people import session_of
 
 from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg
@@ -49,16 +50,6 @@ print({SECRET!r}, word, os.getpid(), flush=True)
 train.log(loss=0.25)
 time.sleep(600)
 """
-
-
-def session_of(directory: Path, label: str = "") -> Session:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIOS_BUNDLE", str(directory))
-        settings.cache_clear()
-        try:
-            return connect(label=label)
-        finally:
-            settings.cache_clear()
 
 
 @pytest.fixture(scope="module")
