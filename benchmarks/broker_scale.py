@@ -24,7 +24,9 @@ SMALL, LARGE = (100, 10), (100_000, 10_000)
 GPUS_PER_NODE = 10
 USERS = 50
 ROUNDS = 2_000
-POLICIES = ("fifo", "sjf", "priority", "fair")
+POLICIES = ("fifo", "sjf", "priority", "fair", "las", "gittins")
+# Beside the policies: all that wait are beyond the quotas of ten queues, but for one user's.
+QUOTAS = "quotas"
 
 
 class Load:

@@ -25,6 +25,10 @@ class Allotting(Planning):
         for request in self.queue():
             kind = request.queue, self.pool(request.id)
             waiting[kind] = waiting.get(kind, 0) + 1
+        used: dict[tuple[str, Pool], int] = {}
+        for lease in self.leases.values():
+            kind = lease.queue, self.fleet.pool_of_slot(lease.slots[0])
+            used[kind] = used.get(kind, 0) + len(lease.slots)
         rows = []
         for name in self._quotas.names():
             quota = self._quotas.quota(name)
@@ -36,7 +40,7 @@ class Allotting(Planning):
                         "pool": pool.value,
                         "nominal": None if nominal == float("inf") else int(nominal),
                         "borrow": quota.borrow,
-                        "used": self._quotas.used(name, pool),
+                        "used": used.get((name, pool), 0),
                         "borrowed": self._quotas.borrowed(name, pool),
                         "waiting": waiting.get((name, pool), 0),
                         "user_devices": quota.user_devices,
@@ -81,10 +85,7 @@ class Allotting(Planning):
     def _move_out(self, queue: str) -> None:
         """What is in a queue that is no more goes to its users' own."""
         for lease in [lease for lease in self.leases.values() if lease.queue == queue]:
-            pool = self.fleet.pool_of_slot(lease.slots[0])
             moved = replace(lease, queue=self._quotas.queues_of(lease.user)[0])
-            self._quotas.change(lease, pool, -1)
-            self._quotas.change(moved, pool, +1)
             self._put("lease", lease.id, moved)
         for request in list(self.requests.values()):
             if request.queue == queue and request.state is not RequestState.ENDED:
@@ -93,7 +94,9 @@ class Allotting(Planning):
 
     def _allot(self) -> None:
         """Quotas have changed: requests are held back by others, and perhaps in other groups."""
-        self._quotas.version += 1
+        self._quotas.count(
+            (lease, self.fleet.pool_of_slot(lease.slots[0])) for lease in self.leases.values()
+        )
         self._reorder(self.policy)
 
 

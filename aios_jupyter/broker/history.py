@@ -25,7 +25,8 @@ def kinds_of(what: Request | Lease) -> tuple[str, ...]:
 def predict(history: dict[str, Lasted], request: Request) -> float | None:
     """How long a lease for this request would last; None: unknown.
 
-    It is the geometric mean of the last ones: lengths spread over orders of magnitude.
+    It is the geometric mean of the last ones (each a second longer, as there are some of none):
+    lengths spread over orders of magnitude.
     """
     found = None
     for kind in kinds_of(request):
@@ -36,7 +37,7 @@ def predict(history: dict[str, Lasted], request: Request) -> float | None:
                 break
     if found is None:
         return None
-    return math.exp(sum(math.log(max(1.0, n)) for n in found.lengths) / len(found.lengths))
+    return math.expm1(sum(map(math.log1p, found.lengths)) / len(found.lengths))
 
 
 def errors_of(history: dict[str, Lasted], request: Request) -> tuple[float, ...]:

@@ -66,7 +66,7 @@ class Leasing(Allotting):
     def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
         if request.preemptible:
             self._arrived[request.id] = self._queue.arrival(request.id)
-        request = replace(request, **self._waiting_done(request))
+            request = replace(request, **self._waiting_done(request))
         self._queue.remove(request.id)
         fence = self._next_fence()
         lease = Lease(
@@ -103,8 +103,6 @@ class Leasing(Allotting):
         One that had waited so long that it went first has its age and its attained service behind
         it: it would otherwise be first again at once, and take turns with those it goes before.
         """
-        if not request.preemptible:
-            return {}
         if self._queue.aged(request.id):
             return {"waited": 0.0, "attained": 0.0}
         since = request.submitted if request.requeued is None else request.requeued

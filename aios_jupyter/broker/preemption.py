@@ -247,15 +247,14 @@ class Preempting(Leasing):
 
     # --- with each change of a lease
 
-    def _put(self, kind: str, id: str, record: ev.Record) -> None:
-        super()._put(kind, id, record)
-        if isinstance(record, Lease):
-            self._stand(record)
+    def _note_end(self, lease: Lease) -> None:
+        super()._note_end(lease)
+        if lease.preemptible or lease.state is LeaseState.ENDING:
+            self._stand(lease)
 
-    def _drop(self, kind: str, id: str) -> None:
-        if kind == "lease":
-            self._forget_standing(id)
-        super()._drop(kind, id)
+    def _forget_end(self, lease: str) -> None:
+        super()._forget_end(lease)
+        self._forget_standing(lease)
 
     def _order_by(self, policy: Policy) -> None:
         super()._order_by(policy)
@@ -268,8 +267,6 @@ class Preempting(Leasing):
             count = int(kind.rpartition("\x1f")[2])
             self._services.extend(length * count for length in record.lengths)
         super()._load_plans()
-        for lease in self.leases.values():
-            self._stand(lease)
 
 
 def _services(record: ev.Lasted, count: int) -> list[float]:

@@ -8,7 +8,7 @@ said otherwise its nominal quota is what the cluster has beyond the others', and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..errors import AccessError, AiosError, AllocationError, NotFoundError, UsageError
@@ -52,6 +52,8 @@ class Quotas:
     capacity
         How many devices of a pool the cluster has.
 
+    What leases hold is counted only where there are quotas.
+
     Attributes
     ----------
     records
@@ -69,6 +71,8 @@ class Quotas:
 
     def change(self, lease: Lease, pool: Pool, sign: int) -> None:
         """A lease holds devices from now on (+1), or does not any more (-1)."""
+        if not self.records:
+            return
         self.version += 1
         for key in ((lease.queue, ""), (lease.queue, lease.user)):
             held = self._held.setdefault(key, _Held())
@@ -76,6 +80,13 @@ class Quotas:
             held.leases += sign
             if not held.leases:
                 del self._held[key]
+
+    def count(self, leases: Iterable[tuple[Lease, Pool]]) -> None:
+        """After a change of what is allowed: what is held, and of which pool, anew."""
+        self.version += 1
+        self._held.clear()
+        for lease, pool in leases:
+            self.change(lease, pool, +1)
 
     # --- questions
 

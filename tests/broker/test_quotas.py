@@ -87,6 +87,16 @@ def test_one_user_has_limits_of_their_own() -> None:
     assert cluster.queue() == [held]
 
 
+def test_what_was_held_before_there_were_quotas_counts() -> None:
+    cluster = Cluster("fifo")
+    cluster.ask(4, user="ana")
+    assert rows(cluster)["default"]["used"] == 4
+    give(cluster, "default", 5, borrow=0)
+    held = cluster.ask(2, user="bob")
+    assert cluster.state.reason(held) == "Quota(queue default)"
+    assert rows(cluster)["default"]["used"] == 4
+
+
 def test_cpu_slots_have_a_quota_of_their_own() -> None:
     cluster = Cluster("fifo")
     quota = Quota(nominal={Pool.CPU.value: 1}, borrow=0, members=("ana",))
