@@ -9,7 +9,8 @@ large cluster.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from ..errors import ConflictError
 from ..schema import ACCELERATORS, Device, Node, Process, Slot, Want
@@ -266,6 +267,46 @@ class Fleet:
             )
             for node, device in picked
         )
+
+    @contextmanager
+    def without(self, devices: Iterable[str]) -> Iterator[None]:
+        """As if these devices could not be granted, for as long as the context lasts."""
+        version, taken = self.version, []
+        for device in devices:
+            if self.grantable(device):
+                self._take(device)
+                taken.append(device)
+        try:
+            yield
+        finally:
+            for device in taken:
+                self._refresh(device)
+            self.version = version
+
+    def __contains__(self, device: str) -> bool:
+        return device in self._home
+
+    def grantable(self, device: str) -> bool:
+        """Whether a device can be granted now."""
+        node, spec = self._home.get(device, ("", None))
+        return spec is not None and device in self._free[pool_of(spec)].devices.get(node, {})
+
+    def slot(self, device: str) -> Slot:
+        """A known device, as a lease has it."""
+        node, spec = self._home[device]
+        return Slot(
+            node=node,
+            device=device,
+            kind=spec.kind,
+            index=spec.index,
+            address=self.nodes[node].address,
+        )
+
+    def suitable(self, pool: Pool, memory: int) -> Iterator[tuple[str, Device]]:
+        """Each device of a pool with enough memory on a node that is up, with its node."""
+        for node, device in self._home.values():
+            if pool_of(device) is pool and device.memory >= memory and node not in self.down:
+                yield node, device
 
     def free(self, pool: Pool, memory: int = 0) -> int:
         """How many devices with enough memory can be granted now."""

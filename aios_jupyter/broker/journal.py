@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import ClusterError, UsageError
-from ..schema import Lease, Node, Owner, Request, Run
+from ..schema import Booking, Lease, Node, Owner, Request, Run
 from . import events as ev
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ AUDIT_KEPT = 100_000
 LOCK_WAIT = 5.0
 
 _TYPES: dict[str, type[Any]] = {
+    "booking": Booking,
     "counter": int,
     "history": ev.Lasted,
     "lease": Lease,

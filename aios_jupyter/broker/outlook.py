@@ -105,12 +105,19 @@ def foresee(
     held = [
         Held(_end(state, lease, now, share), _kept(lease, now), memories)
         for lease in state.leases.values()
-        if (memories := state.fleet.memories_of(lease.slots, pool))
+        if (memories := state.fleet.memories_of(state.unreserved(lease.slots), pool))
     ]
+    free = state.fleet.free_memories(pool)
+    for until, slot in state.reserved_slots():
+        memories = state.fleet.memories_of((slot,), pool)
+        # Who waits is promised no device that is reserved before that is over.
+        held.append(Held(until, until, memories))
+        for memory in memories if state.fleet.grantable(slot.device) else ():
+            free.remove(memory)
     waiting = [
         Waiting(r.id, r.count, r.memory, _length(state, r, 0.0, share), r.time) for r in line
     ]
-    return starts(now, state.fleet.free_memories(pool), held, waiting)
+    return starts(now, free, held, waiting)
 
 
 def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
@@ -148,6 +155,11 @@ def _why(state: State, request: Request, pool: Pool, place: int) -> str:
             return f"{before} before it by the policy '{state.policy.name}'."
         case "Reservation":
             head = about.removeprefix("for ")
+            if booking := state.bookings.get(head):
+                return (
+                    f"It would fit, but {booking.user} has reserved devices that it would still "
+                    f"hold then ({head}); ask with a shorter --time to go first."
+                )
             return (
                 f"It would fit, but the free devices are kept for {head}, which is before it; ask "
                 "with a shorter --time to go first."

@@ -8,14 +8,18 @@ time, and where there is none only devices that the first cannot use are granted
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
 from ..schema import Lease, LeaseState, Request, RequestState, Slot
 from . import events as ev
 from . import history
+from .calendar import Calendar
 from .deadlines import Deadlines
 from .events import replace
 from .ledger import Ledger
@@ -63,10 +67,12 @@ class Planning(Ledger):
         self._history: dict[str, ev.Lasted] = {}
         self._settings: dict[str, ev.Choice] = {}
         self._shares = Shares()
+        self._calendar = Calendar()
         # Users' shares, and when and for which cluster they were worked out.
         self._scores: dict[str, float] = {}
         self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
         self._tables |= {
+            "booking": self._calendar.bookings,
             "history": self._history,
             "setting": self._settings,
             "usage": self._shares.used,
@@ -151,7 +157,27 @@ class Planning(Ledger):
 
     def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
         """Devices on which a request could start now; None when there are not enough."""
-        return self.fleet.pick(pool, request.count, request.memory)
+        kept = self._kept_from(request)
+        if not kept:
+            return self.fleet.pick(pool, request.count, request.memory)
+        with self.fleet.without(kept):
+            return self.fleet.pick(pool, request.count, request.memory)
+
+    def _kept_from(self, request: Request) -> dict[str, str]:
+        """Devices that a request cannot have now for a reservation, which is named."""
+        if not self._calendar:
+            return {}
+        kept: dict[str, str] = {}
+        for device, booking in self._calendar.kept(self._now, request.time):
+            kept.setdefault(device, booking)
+        return kept
+
+    def _kept_for(self, pool: Pool, request: Request) -> str:
+        """The reservation without which a request that would fit could start; "": there is none."""
+        for device, booking in self._kept_from(request).items():
+            if self.fleet.grantable(device) and self._suits(pool, request, self.fleet.slot(device)):
+                return "" if self._place(pool, request) else booking
+        return ""
 
     def _delays_nobody(
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
@@ -160,6 +186,8 @@ class Planning(Ledger):
         length = self._queue.shape(request).length
         if length is not None and self._now + length <= reservation.when:
             return True
+        kept = self._kept_from(head)
+        slots = tuple(slot for slot in slots if slot.device not in kept)
         return self.fleet.suiting(slots, head.memory) <= reservation.spare
 
     def _reservation(self, pool: Pool, head: Request) -> Reservation:
@@ -168,6 +196,10 @@ class Planning(Ledger):
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
+        if self._calendar:
+            reservation = self._around_bookings(pool, head)
+            self._reserved[pool] = (state, reservation)
+            return reservation
         missing = head.count - self.fleet.free(pool, head.memory)
         when = -math.inf
         for end, id in self._ends[pool]:
@@ -180,6 +212,42 @@ class Planning(Ledger):
         reservation = Reservation(head.id, when, spare)
         self._reserved[pool] = (state, reservation)
         return reservation
+
+    def _around_bookings(self, pool: Pool, head: Request) -> Reservation:
+        """The same where devices are promised to others from some time on."""
+        fleet, calendar = self.fleet, self._calendar
+        length = math.inf if head.time is None else head.time
+        count = fleet.free(pool, head.memory)
+        # Those of `count` that have windows: at each time it is asked whether they can be had.
+        free = (fleet.slot(id) for id in calendar.devices() if fleet.grantable(id))
+        windowed = {slot.device for slot in free if self._suits(pool, head, slot)}
+
+        def available(when: float) -> int:
+            if count < head.count:
+                return 0
+            return count - sum(bool(calendar.clashes(d, when, when + length)) for d in windowed)
+
+        if (now := available(self._now)) >= head.count:
+            return Reservation(head.id, -math.inf, now - head.count)
+        for when, leases in self._openings(pool):
+            for lease in leases:
+                slots = self.leases[lease].slots
+                count += fleet.suiting(slots, head.memory)
+                windowed |= {slot.device for slot in slots if self._suits(pool, head, slot)}
+            if (then := available(when)) >= head.count:
+                return Reservation(head.id, when, then - head.count)
+        return Reservation(head.id, -math.inf, 0)
+
+    def _suits(self, pool: Pool, request: Request, slot: Slot) -> bool:
+        suits = self.fleet.suiting((slot,), request.memory)
+        return self.fleet.pool_of_slot(slot) is pool and suits > 0
+
+    def _openings(self, pool: Pool) -> Iterator[tuple[float, list[str]]]:
+        """When devices come free, by leases that end then or reservations that do (`[]`)."""
+        leases = ((max(end, self._now), id) for end, id in self._ends[pool])
+        bookings = ((end, "") for end in self._calendar.ends() if end > self._now)
+        for when, group in groupby(heapq.merge(leases, bookings), key=itemgetter(0)):
+            yield when, [id for _, id in group if id]
 
     # --- the ends of leases
 

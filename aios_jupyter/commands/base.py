@@ -92,7 +92,12 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _limit(text: str) -> float | str:
+    return "off" if text == "off" else parse_duration(text)
+
+
 DURATION = _Parsed("duration", parse_duration)
+LIMIT = _Parsed("limit", _limit)
 SIZE = _Parsed("size", parse_size)
 NAMES = _Parsed("names", _names)
 

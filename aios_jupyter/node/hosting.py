@@ -148,21 +148,21 @@ class HostedRuns:
             raise NotFoundError(f"The broker has not announced run {run!r}.") from None
         return self._runs[run]
 
-    async def stop(self, run: str, reason: str) -> None:
-        """End the ranks of a run: SIGTERM, grace, SIGKILL; returns when they are gone."""
+    async def stop(self, run: str, reason: str, grace: float | None = None) -> None:
+        """End the ranks of a run: SIGTERM, grace (s), SIGKILL; returns when they are gone."""
         hosted = self._runs.get(run)
         if hosted is None:
             return
         if hosted.gang is None:
             self._never_started(hosted, reason)
         elif hosted.live:
-            await hosted.gang.stop(settings().stop_grace)
+            await hosted.gang.stop(settings().stop_grace if grace is None else grace)
             await hosted.ended.wait()
 
-    async def end_lease(self, lease: str, reason: str) -> None:
+    async def end_lease(self, lease: str, reason: str, grace: float | None = None) -> None:
         """End every run of a lease and confirm it."""
         runs = [i for i, hosted in self._runs.items() if hosted.run.lease == lease]
-        await asyncio.gather(*(self.stop(run, reason) for run in runs))
+        await asyncio.gather(*(self.stop(run, reason, grace) for run in runs))
 
     async def stop_all(self, reason: str) -> None:
         """End every run."""

@@ -27,6 +27,7 @@ from aios_jupyter.errors import AccessError, AiosError
 from aios_jupyter.schema import (
     ACCELERATORS,
     LIVE,
+    Booking,
     Device,
     DeviceKind,
     Keep,
@@ -47,6 +48,7 @@ from aios_jupyter.schema import (
 )
 
 OWNER_GRACE, NODE_GRACE, UNUSED_GRACE, NODE_MEMORY = 60.0, 60.0, 60.0, 600.0
+WARN_BEFORE, IDLE_GRACE, RESERVE_LIMIT = 10.0, 30.0, 2000.0
 GB = 10**9
 
 
@@ -89,6 +91,9 @@ def new_state(policy: str) -> State:
         node_grace=NODE_GRACE,
         unused_grace=UNUSED_GRACE,
         node_memory=NODE_MEMORY,
+        warn_before=WARN_BEFORE,
+        idle_grace=IDLE_GRACE,
+        reserve_limit=RESERVE_LIMIT,
     )
 
 
@@ -111,6 +116,8 @@ class Broker(RuleBasedStateMachine):
         self.connected: set[str] = set()
         self.processes: dict[str, dict[str, set[str]]] = {node: {} for node in MACHINES}
         self.told_to_end: set[tuple[str, str]] = set()
+        # The state has not seen an event since it was restored, or since the clock was moved.
+        self.unseen = False
         self.lost_at: dict[str, float] = {}
         self.down_at: dict[str, float] = {}
 
@@ -130,6 +137,7 @@ class Broker(RuleBasedStateMachine):
         except AiosError as error:
             refused = error
         else:
+            self.unseen = False
             self.check_order(actions)
             self.check_grants(actions)
             self.carry_out(actions)
@@ -160,6 +168,9 @@ class Broker(RuleBasedStateMachine):
                     self.told_to_end |= {(node, lease) for node in to}
                 case ev.Granted(lease=lease):
                     self.fence = lease.fence
+                case ev.Notice(session=session, text=text):
+                    assert session in self.state.sessions
+                    assert text
                 case ev.RequestEnded(request=request):
                     assert request.state is RequestState.ENDED
                     assert request.reason
@@ -207,12 +218,34 @@ class Broker(RuleBasedStateMachine):
                 held = self.processes[slot.node]
                 assert not any(slot.device in on for on in held.values()), "still in use"
             (line,) = kinds
+            self.check_promised(lease)
+            if lease.booking:
+                continue
             head = next(iter(self.state.queue(line)), None)
             if head and self.before(head, request) and self.state.leases.get(lease.id) == lease:
                 without = self.earliest(head, line, without=lease.id)
                 assert self.earliest(head, line) <= without, "overtaken and delayed"
-                suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
+                suits = [
+                    slot
+                    for slot in lease.slots
+                    if self.suits(slot.node, slot.device, head)
+                    and not self.promised(slot.device, self.now, head.time)
+                ]
                 assert not suits or without < math.inf, "overtaken for an unknown time"
+
+    def check_promised(self, lease: Lease) -> None:
+        """Nobody is granted a device that somebody else has reserved for the lease's time."""
+        for slot in lease.slots:
+            length = None if lease.expires is None else lease.expires - self.now
+            assert not self.promised(slot.device, self.now, length), "granted what is reserved"
+
+    def promised(self, device: str, start: float, length: float | None) -> bool:
+        """Whether a device is reserved at any time in that time."""
+        end = math.inf if length is None else start + length
+        return any(
+            device in booking.devices and booking.start < end and booking.end > start
+            for booking in self.state.bookings.values()
+        )
 
     def before(self, head: Request, request: Request) -> bool:
         """Whether the policy puts a request that waits before one that was granted."""
@@ -233,8 +266,8 @@ class Broker(RuleBasedStateMachine):
         )
 
     def earliest(self, request: Request, line: Pool, without: str = "") -> float:
-        """When a request can start by the ends of the leases, by trying every end."""
-        ends = {}
+        """When a request can start by the ends of leases and reservations, by trying every one."""
+        ends: dict[str, float] = {}
         for node in self.connected & self.state.nodes.keys():
             for device in self.state.nodes[node].devices:
                 if pool_of(device.kind) is line and self.suits(node, device.id, request):
@@ -243,8 +276,13 @@ class Broker(RuleBasedStateMachine):
                         ends[device.id] = self.now
                     else:
                         ends[device.id] = math.inf if lease.expires is None else lease.expires
-        times = sorted(ends.values())
-        return times[request.count - 1] if len(times) >= request.count else math.inf
+        over = {booking.end for booking in self.state.bookings.values()}
+        for time in sorted({self.now, *ends.values(), *over}):
+            free = [id for id, end in ends.items() if end <= time < math.inf]
+            free = [id for id in free if not self.promised(id, time, request.time)]
+            if time >= self.now and len(free) >= request.count:
+                return time
+        return math.inf
 
     def spec(self, node: str, device: str) -> Device:
         return next(d for d in self.state.nodes[node].devices if d.id == device)
@@ -377,6 +415,98 @@ class Broker(RuleBasedStateMachine):
         lease = self.pick(self.state.leases, index)
         answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
         assert isinstance(answer, AccessError) == (by != lease.user)
+
+    # --- reservations and other times
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from(Want),
+        count=st.integers(0, 3),
+        memory=st.sampled_from([0, 0, 16 * GB]),
+        ahead=st.sampled_from([1.0, 5.0, 60.0, 100.0, -1.0]),
+        time=st.sampled_from([10.0, 100.0, 300.0, 0.0, 1e9]),
+        admin=st.booleans(),
+    )
+    def reserve(
+        self,
+        session: str,
+        want: Want,
+        count: int,
+        memory: int,
+        ahead: float,
+        time: float,
+        admin: bool,
+    ) -> None:
+        self.ensure_open(session)
+        booking = Booking(
+            id=self.new_name("b"),
+            session=session,
+            user=OWNERS[session].user,
+            want=want,
+            count=count,
+            memory=memory,
+            start=self.now + ahead,
+            time=time,
+            devices=("n0-g0", "n0-g1"),
+        )
+        answer = self.do(ev.Booked(booking=booking, admin=admin))
+        if count == 0 or ahead < 0 or time in (0.0, 1e9):
+            assert isinstance(answer, AiosError)
+        if isinstance(answer, list):
+            kept = self.state.bookings[booking.id]
+            assert len(set(kept.devices)) == count
+            assert self.do(ev.Booked(booking=booking)) == [], "a retry is the same reservation"
+            own = [b for b in self.state.bookings.values() if b.user == booking.user]
+            assert admin or sum(b.count * b.time for b in own) <= RESERVE_LIMIT
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users, session=sessions)
+    def claim(self, index: int, by: str, session: str) -> None:
+        self.ensure_open(session)
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Claimed(booking=id, session=session, by=OWNERS[session].user))
+        assert isinstance(answer, AccessError) == (OWNERS[session].user != user)
+        if isinstance(answer, list) and id in self.state._lease_of:
+            assert self.state.leases[self.state._lease_of[id]].session == session
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users)
+    def cancel_reservation(self, index: int, by: str) -> None:
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Cancelled(request=id, by=by))
+        assert isinstance(answer, AccessError) == (by != user)
+        if isinstance(answer, list):
+            assert id not in self.state.bookings
+
+    def user_of(self, booking: str) -> str:
+        state = self.state
+        if booking in state.bookings:
+            return state.bookings[booking].user
+        return state.leases[state._lease_of[booking]].user
+
+    @rule(seconds=st.sampled_from([None, 50.0]), name=st.sampled_from(["idle", "max-time"]))
+    def limit(self, seconds: float | None, name: str) -> None:
+        answer = self.do(ev.LimitChanged(name=name, seconds=seconds, by="root", admin=True))
+        assert isinstance(answer, list)
+        assert isinstance(
+            self.do(ev.LimitChanged(name=name, seconds=seconds, by="ana")), AccessError
+        )
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number, idle=st.booleans(), ago=st.sampled_from([0.0, 50.0, -10.0]))
+    def find_idle_or_busy(self, index: int, idle: bool, ago: float) -> None:
+        id = self.pick(self.state.leases, index).id
+        if idle:
+            self.do(ev.FoundIdle(lease=id, since=self.now - ago))
+        else:
+            self.do(ev.FoundBusy(lease=id))
+            assert self.state.leases[id].state is LeaseState.ENDING or (
+                self.state.leases[id].idle_since is None
+            )
 
     # --- nodes
 
@@ -526,6 +656,13 @@ class Broker(RuleBasedStateMachine):
         for lease in self.state.leases.values():
             if lease.state is LeaseState.ACTIVE:
                 assert lease.expires is None or lease.expires > self.now
+                assert lease.idle_ends is None or lease.idle_ends > self.now
+                if lease.expires is not None and not lease.warned:
+                    assert lease.expires - self.now > WARN_BEFORE or (
+                        lease.expires - self.now > 0.1 * (lease.expires - lease.granted)
+                    )
+        for booking in self.state.bookings.values():
+            assert booking.end > self.now
         for session, since in list(self.lost_at.items()):
             if OWNERS[session].keep is Keep.CONNECTION and self.now - since >= OWNER_GRACE:
                 assert session not in self.state.sessions
@@ -551,6 +688,7 @@ class Broker(RuleBasedStateMachine):
             if node in self.connected or node in self.down_at:
                 self.down_at[node] = self.now
         self.connected.clear()
+        self.unseen = True
         self.ticked = self.now
         records = [(kind, id, record) for (kind, id), record in self.journal.items()]
         actions = self.state.restore(records, self.now)
@@ -633,7 +771,8 @@ class Broker(RuleBasedStateMachine):
     def nobody_holds_anything_without_a_session(self) -> None:
         """Promise 5."""
         for lease in self.state.leases.values():
-            if lease.state is LeaseState.ACTIVE and lease.scope is not Scope.DETACHED:
+            apart = lease.scope in (Scope.DETACHED, Scope.RESERVED)
+            if lease.state is LeaseState.ACTIVE and not apart:
                 assert lease.session in self.state.sessions
         for request in self.state.queue():
             assert request.session in self.state.sessions
@@ -662,10 +801,54 @@ class Broker(RuleBasedStateMachine):
                 for id in fitting
                 if not (id in state.holder or id in state.outside or id in state.fleet._blocked)
             ]
-            assert len(free) < request.count
+            kept = [id for id in free if self.promised(id, self.now, request.time)]
+            assert len(free) - len(kept) < request.count
+            if len(free) >= request.count:
+                assert self.keeps(reason, kept)
+                continue
             assert (reason == "NodeDown") == (len(fitting) < request.count)
             clear = [id for id in fitting if id not in state.outside]
             assert (reason == "Resources") == (len(clear) >= request.count)
+
+    def keeps(self, reason: str, kept: list[str]) -> bool:
+        """Whether a reason names a reservation that keeps one of these devices."""
+        booking = self.state.bookings[reason.removeprefix("Reservation(for ").rstrip(")")]
+        return not set(kept).isdisjoint(booking.devices)
+
+    @invariant()
+    def what_is_reserved_can_be_had(self) -> None:
+        """A device is given to who reserved it at the time: nobody holds it for longer."""
+        state = self.state
+        for booking in state.bookings.values():
+            assert len(set(booking.devices)) == booking.count
+            others = [b for b in state.bookings.values() if b.id != booking.id]
+            for other in others:
+                apart = other.end <= booking.start or booking.end <= other.start
+                assert apart or not set(other.devices) & set(booking.devices)
+            for device in booking.devices:
+                lease = state.leases.get(state.holder.get(device, ""))
+                if lease and lease.state is LeaseState.ACTIVE:
+                    assert lease.expires is not None
+                    assert lease.expires <= booking.start, f"held beyond {booking.start}"
+            if booking.start > self.now or booking.end <= self.now or self.unseen:
+                continue
+            pool = Pool(booking.pool)
+            free = {
+                device.id
+                for node in self.connected & state.nodes.keys()
+                for device in state.nodes[node].devices
+                if pool_of(device.kind) is pool
+                and device.memory >= booking.memory
+                and not (device.id in state.holder or device.id in state.outside)
+                and device.id not in state.fleet._blocked
+            }
+            spare = {
+                id
+                for id in free - set(booking.devices)
+                if not self.promised(id, self.now, booking.end - self.now)
+            }
+            assert not spare, "it could have another device"
+            assert not set(booking.devices) <= free, "it has begun and could start"
 
     @invariant()
     def who_waits_behind_knows_why(self) -> None:
@@ -683,9 +866,14 @@ class Broker(RuleBasedStateMachine):
                     and not (device.id in state.holder or device.id in state.outside)
                     and device.id not in state.fleet._blocked
                 ]
-                kept = len(free) >= request.count
-                why = f"Reservation(for {head.id})" if kept else "Priority"
-                assert state.reason(request.id) == why
+                reserved = [id for id in free if self.promised(id, self.now, request.time)]
+                reason = state.reason(request.id)
+                if len(free) < request.count:
+                    assert reason == "Priority"
+                elif len(free) - len(reserved) < request.count:
+                    assert self.keeps(reason, reserved)
+                else:
+                    assert reason == f"Reservation(for {head.id})"
 
     def teardown(self) -> None:
         """Once every node is back and has confirmed, nothing is left half ended."""
@@ -703,7 +891,8 @@ class Broker(RuleBasedStateMachine):
         for session in OWNERS:
             self.close_session(session)
         assert not state.queue()
-        assert all(lease.scope is Scope.DETACHED or lease.used for lease in state.leases.values())
+        apart = (Scope.DETACHED, Scope.RESERVED)
+        assert all(lease.scope in apart or lease.used for lease in state.leases.values())
 
 
 TestBroker = Broker.TestCase
