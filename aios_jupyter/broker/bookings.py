@@ -316,6 +316,8 @@ class Bookings(Leasing):
             raise AccessError(f"Reservation {id} belongs to {found.user}, not to you.")
         if session not in self.sessions:
             raise ConflictError(f"Session {session} is not open; connect again.")
+        if lease and lease.state is not LeaseState.ACTIVE:
+            raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
         if found.session == session:
             return
         if booking:
@@ -325,8 +327,6 @@ class Bookings(Leasing):
             self._hand_over(lease, session)
 
     def _hand_over(self, lease: Lease, session: str) -> None:
-        if lease.state is not LeaseState.ACTIVE:
-            raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
         request = self.requests[lease.request]
         discard(self._open, request.session, request.id)
         lease = replace(lease, session=session)

@@ -137,6 +137,7 @@ def lease_card(lease: Lease, now: float) -> Card:
             ("time", until),
             ("name", lease.label),
         ),
+        note=lease_notice(lease, now),
     )
 
 

@@ -169,7 +169,7 @@ class Broker(RuleBasedStateMachine):
                 case ev.Granted(lease=lease):
                     self.fence = lease.fence
                 case ev.Notice(session=session, text=text):
-                    assert session in self.state.sessions
+                    assert session in OWNERS
                     assert text
                 case ev.RequestEnded(request=request):
                     assert request.state is RequestState.ENDED
@@ -418,46 +418,82 @@ class Broker(RuleBasedStateMachine):
 
     # --- reservations and other times
 
-    @rule(
-        session=sessions,
-        want=st.sampled_from(Want),
-        count=st.integers(0, 3),
-        memory=st.sampled_from([0, 0, 16 * GB]),
-        ahead=st.sampled_from([1.0, 5.0, 60.0, 100.0, -1.0]),
-        time=st.sampled_from([10.0, 100.0, 300.0, 0.0, 1e9]),
-        admin=st.booleans(),
-    )
-    def reserve(
-        self,
-        session: str,
-        want: Want,
-        count: int,
-        memory: int,
-        ahead: float,
-        time: float,
-        admin: bool,
-    ) -> None:
+    def reserve(self, session: str, admin: bool = False, **wish: Any) -> Any:
+        """The reservation, or the error."""
         self.ensure_open(session)
+        # Which devices it gets is not the peer's to say.
         booking = Booking(
             id=self.new_name("b"),
             session=session,
             user=OWNERS[session].user,
-            want=want,
-            count=count,
-            memory=memory,
-            start=self.now + ahead,
-            time=time,
             devices=("n0-g0", "n0-g1"),
+            **wish,
         )
         answer = self.do(ev.Booked(booking=booking, admin=admin))
-        if count == 0 or ahead < 0 or time in (0.0, 1e9):
-            assert isinstance(answer, AiosError)
-        if isinstance(answer, list):
-            kept = self.state.bookings[booking.id]
-            assert len(set(kept.devices)) == count
-            assert self.do(ev.Booked(booking=booking)) == [], "a retry is the same reservation"
-            own = [b for b in self.state.bookings.values() if b.user == booking.user]
-            assert admin or sum(b.count * b.time for b in own) <= RESERVE_LIMIT
+        if isinstance(answer, AiosError):
+            return answer
+        kept = self.state.bookings[booking.id]
+        assert len(set(kept.devices)) == booking.count
+        again = booking.__replace__(start=1.0)
+        assert self.do(ev.Booked(booking=again)) == [], "a retry is the same reservation"
+        own = [b for b in self.state.bookings.values() if b.user == booking.user]
+        assert admin or sum(b.count * b.time for b in own) <= RESERVE_LIMIT
+        return kept
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from([Want.GPU, Want.GPU, Want.CPU]),
+        count=st.integers(1, 3),
+        ahead=st.sampled_from([1.0, 5.0, 60.0, 100.0]),
+        time=st.sampled_from([10.0, 100.0, 300.0, 700.0]),
+        memory=st.sampled_from([0, 0, 16 * GB]),
+        admin=st.booleans(),
+        asks=st.lists(
+            st.tuples(st.integers(1, 3), st.sampled_from([None, 1.0, 5.0, 100.0, 400.0])),
+            max_size=3,
+        ),
+    )
+    def reserve_and_ask(
+        self,
+        session: str,
+        ahead: float,
+        asks: list[tuple[int, float | None]],
+        **wish: Any,
+    ) -> None:
+        self.reserve(session, start=self.now + ahead, **wish)
+        for count, time in asks:
+            self.submit(session, want=wish["want"], count=count, time=time)
+
+    @rule(
+        session=sessions,
+        wrong=st.sampled_from(
+            [
+                {"count": 0},
+                {"count": -1},
+                {"count": 99},
+                {"memory": 99 * GB},
+                {"start": 999.0 - 1e6},
+                {"start": math.nan},
+                {"start": 1e12},
+                {"time": 0.0},
+                {"time": math.inf},
+                {"time": 1e9},
+            ]
+        ),
+    )
+    def reserve_nonsense(self, session: str, wrong: dict[str, Any]) -> None:
+        wish = {"want": Want.GPU, "count": 1, "start": self.now + 5.0, "time": 10.0}
+        assert isinstance(self.reserve(session, **{**wish, **wrong}), AiosError)
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(early=st.sampled_from([0.0, 0.0, 0.5]))
+    def wait_for_a_reservation(self, early: float) -> None:
+        """The clock goes to a reservation's start, by way of all that is due before."""
+        start = min(booking.start for booking in self.state.bookings.values()) - early
+        while (due := self.state.next_deadline()) is not None and due < start:
+            self.tick(max(0.0, due - self.now))
+        if start > self.now:
+            self.tick(start - self.now)
 
     @precondition(lambda self: self.state.bookings)
     @rule(index=number, by=users, session=sessions)
@@ -917,6 +953,22 @@ class Fair(Broker):
     policy = "fair"
 
 
+class Reserving(Broker):
+    """Healthy machines and few surprises, so that reservations and requests meet."""
+
+    session_comes_or_goes = submit_nonsense = submit_again = reserve_nonsense = limit = None
+    disconnect = use_outside = confirm_what_nobody_asked = create_a_wrong_run = report = None
+    stop_run = exit_rank = find_idle_or_busy = crash_before_anything_is_written = None
+
+    @rule()
+    def crash(self) -> None:
+        super().crash()
+        for node in MACHINES:
+            self.join(node, healthy=True, alive=True)
+
+
+TestReserving = Reserving.TestCase
+TestReserving.settings = settings(TestBroker.settings, max_examples=150)
 TestSjf, TestPriority, TestFair = Sjf.TestCase, Priority.TestCase, Fair.TestCase
 for other in (TestSjf, TestPriority, TestFair):
     other.settings = settings(TestBroker.settings, max_examples=60)
