@@ -51,10 +51,7 @@ export function request(id: string, rest: Partial<IRequest> = {}): IRequest {
   };
 }
 
-export function reservation(
-  id: string,
-  rest: Partial<IReservation> = {}
-): IReservation {
+export function reservation(id: string, rest: Partial<IReservation> = {}): IReservation {
   return {
     id,
     user: 'ada',

@@ -328,6 +328,12 @@ def test_backfill_goes_past_who_waits_for_a_reservation_without_delaying_them() 
     assert cluster.started[head] == 2 * HOUR
 
 
+def test_nobody_gets_a_lease_that_outlives_its_session_without_a_reservation() -> None:
+    cluster = Cluster("fifo")
+    with pytest.raises(UsageError, match="comes from a reservation"):
+        cluster.ask(1, scope=Scope.RESERVED)
+
+
 # --- how long a lease may last
 
 
