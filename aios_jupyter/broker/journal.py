@@ -21,6 +21,7 @@ from ..schema import Lease, Node, Owner, Request, Run
 from . import events as ev
 
 T = TypeVar("T")
+_json = msgspec.json.Encoder().encode
 
 VERSION = 1
 SYNC = ("OFF", "NORMAL", "FULL", "EXTRA")
@@ -116,7 +117,7 @@ class Journal:
                 case ev.Drop(kind=kind, id=id):
                     self._records[kind, id] = (True, None)
                 case ev.Audit(what=what, who=who, detail=detail):
-                    self._notes.append((now, what, who, json.dumps(detail)))
+                    self._notes.append((now, what, who, _json(detail).decode()))
 
     def commit(self) -> None:
         """Write all that was applied, in one transaction.

@@ -165,7 +165,8 @@ class People:
         _check_names(request.label)
         _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
-        self._hub.handle(ev.Submitted(request=request, admin=connection.role == "admin"))
+        event = ev.Submitted(request=request, admin=connection.role == "admin")
+        self._hub.handle(event, told=(request.id, connection))
         request = self._hub.state.requests[request.id]
         lease = self._hub.state.leases.get(request.lease)
         if lease is None or lease.state is not LeaseState.ACTIVE:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -75,7 +74,7 @@ class _Event(msgspec.Struct, tag="event", array_like=True, frozen=True):
 
 
 _decode_frame = msgspec.msgpack.Decoder(_Call | _Reply | _Fail | _Event).decode
-_encode = msgspec.msgpack.Encoder().encode
+_encode_into = msgspec.msgpack.Encoder().encode_into
 
 
 class Connection(asyncio.Protocol):
@@ -117,9 +116,10 @@ class Connection(asyncio.Protocol):
         self._admit = admit
         self._lost = LOST
         self._buffer = bytearray()
-        self._outbox: list[bytes] = []
+        self._outbox: list[bytearray] = []
         self._unwritten = 0
         self._flushing = False
+        self._later: asyncio.TimerHandle | None = None
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -209,20 +209,28 @@ class Connection(asyncio.Protocol):
         identity = self._next
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         self._waiting[identity] = future
-        self._send(_Call(identity, op, msgspec.Raw(_encode(body))))
+        timer = None
         try:
-            async with asyncio.timeout(timeout):
-                raw = await future
-        except TimeoutError:
-            raise ClusterError(f"The cluster did not answer {op!r} within {timeout:g} s.") from None
+            self._send(("call", identity, op, body))
+            if timeout is not None:
+                # Lighter than `asyncio.timeout`, of which every call would make one.
+                late = ClusterError(f"The cluster did not answer {op!r} within {timeout:g} s.")
+                timer = self._loop.call_later(timeout, _fail, future, late)
+            raw = await future
         finally:
+            if timer:
+                timer.cancel()
             self._waiting.pop(identity, None)
         return msgspec.msgpack.decode(raw, type=result)
 
-    def tell(self, topic: str, body: Any = None) -> None:
-        """Send an event; nothing waits for it."""
+    def tell(self, topic: str, body: Any = None, *, within: float = 0.0) -> None:
+        """Send an event; nothing waits for it.
+
+        With `within` (seconds) it may wait so long for others to leave in the same write; it never
+        comes after what is sent later.
+        """
         if not self.closed.is_set():
-            self._send(_Event(topic, msgspec.Raw(_encode(body))))
+            self._send(("event", topic, body), within)
 
     async def drain(self) -> None:
         """Wait until the other side has taken most of what was sent."""
@@ -249,26 +257,36 @@ class Connection(asyncio.Protocol):
         log.warning("closing a connection of %s (%s): %s", self.name, self.role, why)
         self._transport.abort()
 
-    def _send(self, message: msgspec.Struct) -> None:
-        data = _encode(message)
-        if len(data) > MAX_FRAME:
+    def _send(self, message: tuple[Any, ...], within: float = 0.0) -> None:
+        data = bytearray()
+        _encode_into(message, data, 4)
+        size = len(data) - 4
+        if size > MAX_FRAME:
             raise ProtocolError(
-                f"A message of {len(data)} bytes is over the limit of {MAX_FRAME}; send less."
+                f"A message of {size} bytes is over the limit of {MAX_FRAME}; send less."
             )
-        self._unwritten += len(data)
+        data[:4] = size.to_bytes(4, "big")
+        self._unwritten += size
         if self._server and self._unwritten > MAX_BACKLOG:
             # So many questions at once that the answers would fill the memory.
             self._outbox.clear()
             self.abort("it asks faster than it reads")
             return
-        self._outbox.append(len(data).to_bytes(4, "big"))
         self._outbox.append(data)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if self._flushing:
+            return
+        if within:
+            if self._later is None:
+                self._later = self._loop.call_later(within, self._flush)
+            return
+        self._flushing = True
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._before_write:
             self._before_write()
         if self._outbox and not self._transport.is_closing():
@@ -281,19 +299,22 @@ class Connection(asyncio.Protocol):
     # --- receiving
 
     def _dispatch(self, message: Any) -> None:
-        match message:
-            case _Reply(id=identity, body=body):
-                future = self._waiting.get(identity)
-                if future and not future.done():
-                    future.set_result(body)
-            case _Fail(id=identity, kind=kind, message=text):
-                future = self._waiting.get(identity)
-                if future and not future.done():
-                    future.set_exception(from_kind(kind, text))
-            case _Call(id=identity, op=op, body=body):
-                self._answer(identity, op, body)
-            case _Event(topic=topic, body=body):
-                self._hear(topic, body)
+        kind = type(message)
+        if kind is _Call:
+            self._answer(message.id, message.op, message.body)
+        elif kind is _Event:
+            self._hear(message.topic, message.body)
+        else:
+            self._settle(message)
+
+    def _settle(self, answer: _Reply | _Fail) -> None:
+        future = self._waiting.get(answer.id)
+        if future is None or future.done():
+            return
+        if isinstance(answer, _Reply):
+            future.set_result(answer.body)
+        else:
+            future.set_exception(from_kind(answer.kind, answer.message))
 
     def _answer(self, identity: int, op: str, body: msgspec.Raw) -> None:
         try:
@@ -309,17 +330,17 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(f"The call {op!r} has a wrong shape: {error}.") from None
             result = function(self, decoded)
         except AiosError as error:
-            self._send(_Fail(identity, error.kind, str(error)))
+            self._send(("fail", identity, error.kind, str(error)))
             if not self.greeted:
                 self.close()
             return
         except Exception as error:  # noqa: BLE001  # logged there
             self._broken(identity, op, error)
             return
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             self._spawn(self._answer_later(identity, op, result))
         else:
-            self._send(_Reply(identity, msgspec.Raw(_encode(result))))
+            self._send(("reply", identity, result))
 
     def _greet(self, op: str, body: msgspec.Raw) -> None:
         if not op.endswith("hello"):
@@ -341,17 +362,17 @@ class Connection(asyncio.Protocol):
         try:
             value = await result
         except AiosError as error:
-            self._send(_Fail(identity, error.kind, str(error)))
+            self._send(("fail", identity, error.kind, str(error)))
         except Exception as error:  # noqa: BLE001  # logged there
             self._broken(identity, op, error)
         else:
-            self._send(_Reply(identity, msgspec.Raw(_encode(value))))
+            self._send(("reply", identity, value))
 
     def _broken(self, identity: int, op: str, error: Exception) -> None:
         """A mistake of ours ends this call alone: the connection, and all others, go on."""
         log.error("the call %r failed", op, exc_info=error)
         text = f"{op} failed within the cluster ({error!r}); its log has the details."
-        self._send(_Fail(identity, AiosError.kind, text))
+        self._send(("fail", identity, AiosError.kind, text))
 
     def _hear(self, topic: str, body: msgspec.Raw) -> None:
         handler = self.handlers.get(topic)
@@ -368,7 +389,7 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("the event %r failed", topic)
             return
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             self._spawn(result)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -380,6 +401,11 @@ class Connection(asyncio.Protocol):
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             log.error("a handler failed", exc_info=task.exception())
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def connect(

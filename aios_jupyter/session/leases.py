@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice
+from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Request, Scope, Want
 from ..units import parse_duration, parse_size
@@ -95,7 +95,7 @@ class LeaseVerbs(Link):
             if not pending.granted.done():
                 self.cancel(request.id)
             raise
-        return self._loop.run(_granted(pending)).lease
+        return pending.granted.result().lease
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -247,10 +247,6 @@ def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Wa
 
 async def _settle(pending: Pending, timeout: float) -> None:
     await asyncio.wait([pending.granted], timeout=timeout)
-
-
-async def _granted(pending: Pending) -> Grant:
-    return await pending.granted
 
 
 def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
