@@ -19,6 +19,7 @@ from ..schema import Lease, Owner, Request, Usage
 from . import events as ev
 from . import messages as msg
 from .journal import Journal
+from .ledger import nodes_of
 from .outlook import Outlook
 from .protocol import Connection
 from .state import State
@@ -28,6 +29,8 @@ SOON = 0.005
 # Refusals of one user that are each noted, a second; more are counted.
 NOTED_REFUSALS = 10
 LONGEST = 200
+# Most actions are for the journal alone.
+_RECORDED = (ev.Put, ev.Drop, ev.Audit)
 
 
 class SessionLink:
@@ -117,6 +120,8 @@ class Hub:
         self.journal.apply(actions, time.time())
         self.changed = self.changed or bool(actions)
         for action in actions:
+            if isinstance(action, _RECORDED):
+                continue
             match action:
                 case ev.Granted(request=request, lease=lease):
                     self._announce(request, lease, told)
@@ -127,8 +132,7 @@ class Hub:
                     self.tell_nodes(nodes, "lease.end", end)
                 case ev.LeaseEnded(lease=lease):
                     end = msg.LeaseEnd(lease=lease.id, reason=lease.reason, confirm=False)
-                    nodes = {slot.node for slot in lease.slots}
-                    self.tell_nodes(nodes, "lease.end", end, within=SOON)
+                    self.tell_nodes(nodes_of(lease), "lease.end", end, within=SOON)
                     self._tell_session(lease.session, "lease.ended", lease)
                 case ev.StopRun(run=run, nodes=nodes, reason=reason):
                     self.tell_nodes(nodes, "run.stop", msg.RunStop(run=run.id, reason=reason))
@@ -166,9 +170,7 @@ class Hub:
         owner = self.state.sessions.get(lease.session)
         return msg.Grant(lease=lease, token=self.token(lease), owner=owner)
 
-    def tell_nodes(
-        self, nodes: Iterable[str], topic: str, body: Any, within: float = 0.0
-    ) -> None:
+    def tell_nodes(self, nodes: Iterable[str], topic: str, body: Any, within: float = 0.0) -> None:
         """An event to the agents of these nodes, those that are connected."""
         for node in nodes:
             if node in self.agents:
@@ -177,8 +179,8 @@ class Hub:
     def _announce(
         self, request: Request, lease: Lease, told: tuple[str, Connection] | None
     ) -> None:
-        nodes = {slot.node for slot in lease.slots}
-        self.tell_nodes(nodes, "lease.granted", self.grant_for_agent(lease), within=SOON)
+        grant = self.grant_for_agent(lease)
+        self.tell_nodes(nodes_of(lease), "lease.granted", grant, within=SOON)
         by_answer = told[1] if told and told[0] == request.id else None
         others = [c for c in self.sessions.get(request.session, ()) if c is not by_answer]
         if others:

@@ -82,6 +82,9 @@ class People:
                     raise AccessError(f"A session must say hello before {op!r}.")
                 if connection.role == "viewer" and op not in READ_ONLY:
                     raise AccessError(f"{connection.name} may look but not {op}; ask an admin.")
+                if self._hub.journal.failure and op not in READ_ONLY:
+                    # Nothing could be promised.
+                    raise self._hub.journal.failure
                 result = function(connection, body)
             except AccessError as error:
                 about = getattr(body, "id", "") or getattr(body, "lease", "")
@@ -92,6 +95,12 @@ class People:
             return result
 
         return guarded
+
+    def kept_back(self, connection: Connection, op: str, body: Any) -> None:
+        """The answer to a call could not be made durable: a new request is taken back."""
+        if op == "submit" and not self._hub.journal.durable("request", body.id):
+            reason = "the broker's journal could not be written"
+            self._hub.handle(ev.Cancelled(request=body.id, by=reason, admin=True))
 
     def look_for_lost(self) -> None:
         """End sessions whose processes are gone; called once a second."""

@@ -17,7 +17,8 @@ more than a frame and `MAX_BACKLOG` bytes for him.
 
 Writes are coalesced: everything that one turn of the event loop produced leaves in one write.
 `before_write` runs ahead of that write; the broker commits its journal there, so that nothing is
-seen before it is durable, at one commit for all connections of a turn.
+seen before it is durable, at one commit for all connections of a turn. Where that fails, answers
+become refusals with its sentence, and events wait until it succeeds.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Connection(asyncio.Protocol):
     on_close
         Called once with the connection when it is gone.
     before_write
-        Called ahead of each write.
+        Called ahead of each write; an `AiosError` that it raises keeps all but that sentence back.
+    on_kept
+        Called with each call (its op and body) whose answer was kept back.
     admit
         Called with the connection ahead of its hello; raises an `AiosError` to refuse it.
     server
@@ -101,6 +104,7 @@ class Connection(asyncio.Protocol):
         *,
         on_close: Callable[[Connection], None] | None = None,
         before_write: Callable[[], None] | None = None,
+        on_kept: Callable[[Connection, str, Any], None] | None = None,
         admit: Callable[[Connection], None] | None = None,
         server: bool = False,
     ) -> None:
@@ -113,6 +117,9 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._on_close = on_close
         self._before_write = before_write
+        self._on_kept = on_kept
+        # Answers since the last write: place in the outbox, id, op ("" for refusals) and body.
+        self._answered: list[tuple[int, int, str, Any]] = []
         self._admit = admit
         self._lost = LOST
         self._buffer = bytearray()
@@ -258,15 +265,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _send(self, message: tuple[Any, ...], within: float = 0.0) -> None:
-        data = bytearray()
-        _encode_into(message, data, 4)
-        size = len(data) - 4
-        if size > MAX_FRAME:
-            raise ProtocolError(
-                f"A message of {size} bytes is over the limit of {MAX_FRAME}; send less."
-            )
-        data[:4] = size.to_bytes(4, "big")
-        self._unwritten += size
+        data = _frame(message)
+        self._unwritten += len(data)
         if self._server and self._unwritten > MAX_BACKLOG:
             # So many questions at once that the answers would fill the memory.
             self._outbox.clear()
@@ -288,13 +288,36 @@ class Connection(asyncio.Protocol):
             self._later.cancel()
             self._later = None
         if self._before_write:
-            self._before_write()
+            try:
+                self._before_write()
+            except AiosError as error:
+                self._keep_back(error)
+                return
+        self._answered.clear()
         if self._outbox and not self._transport.is_closing():
             self._transport.write(b"".join(self._outbox))
             if self._server and self._transport.get_write_buffer_size() > MAX_BACKLOG:
                 self.abort("it does not read what it is told")
         self._outbox.clear()
         self._unwritten = 0
+
+    def flush(self) -> None:
+        """Write what was kept back, if that can be written now."""
+        if self._outbox and not self.closed.is_set():
+            self._flush()
+
+    def _keep_back(self, error: AiosError) -> None:
+        """Nothing may be seen of what is not durable; whoever asked is told why."""
+        kept, self._answered = self._answered, []
+        places = {place for place, *_ in kept}
+        self._outbox = [data for place, data in enumerate(self._outbox) if place not in places]
+        self._unwritten = sum(map(len, self._outbox))
+        if not self._transport.is_closing():
+            fails = (_frame(("fail", id, error.kind, str(error))) for _, id, _, _ in kept)
+            self._transport.write(b"".join(fails))
+        for _, _, op, body in kept:
+            if self._on_kept and op:
+                self._on_kept(self, op, body)
 
     # --- receiving
 
@@ -330,7 +353,7 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(f"The call {op!r} has a wrong shape: {error}.") from None
             result = function(self, decoded)
         except AiosError as error:
-            self._send(("fail", identity, error.kind, str(error)))
+            self._refuse(identity, error)
             if not self.greeted:
                 self.close()
             return
@@ -340,7 +363,12 @@ class Connection(asyncio.Protocol):
         if hasattr(result, "__await__"):
             self._spawn(self._answer_later(identity, op, result))
         else:
+            self._answered.append((len(self._outbox), identity, op, decoded))
             self._send(("reply", identity, result))
+
+    def _refuse(self, identity: int, error: AiosError) -> None:
+        self._answered.append((len(self._outbox), identity, "", None))
+        self._send(("fail", identity, error.kind, str(error)))
 
     def _greet(self, op: str, body: msgspec.Raw) -> None:
         if not op.endswith("hello"):
@@ -362,7 +390,7 @@ class Connection(asyncio.Protocol):
         try:
             value = await result
         except AiosError as error:
-            self._send(("fail", identity, error.kind, str(error)))
+            self._refuse(identity, error)
         except Exception as error:  # noqa: BLE001  # logged there
             self._broken(identity, op, error)
         else:
@@ -406,6 +434,18 @@ class Connection(asyncio.Protocol):
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _frame(message: tuple[Any, ...]) -> bytearray:
+    data = bytearray()
+    _encode_into(message, data, 4)
+    size = len(data) - 4
+    if size > MAX_FRAME:
+        raise ProtocolError(
+            f"A message of {size} bytes is over the limit of {MAX_FRAME}; send less."
+        )
+    data[:4] = size.to_bytes(4, "big")
+    return data
 
 
 async def connect(
