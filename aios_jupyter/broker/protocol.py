@@ -280,7 +280,11 @@ class Connection(asyncio.Protocol):
                 self._later = self._loop.call_later(within, self._flush)
             return
         self._flushing = True
-        self._loop.call_soon(self._flush)
+        if self._server:
+            # What has arrived meanwhile is taken in first: one commit for more of them.
+            self._loop.call_soon(self._loop.call_soon, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
