@@ -8,6 +8,7 @@ beside it (`snapshots.py`), to go on from where the file was damaged.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -110,6 +111,7 @@ class Journal:
         self._encode = msgspec.msgpack.Encoder().encode
         self._copying = threading.Lock()
         self._check_log()
+        self._guarded(self._inspect)
         self._database = self._guarded(lambda: self._connect(sync.upper()))
         self._rows: dict[str, dict[str, int]] = {kind: {} for kind in _TYPES}
         self._guarded(self._find_rows)
@@ -218,6 +220,17 @@ class Journal:
                 time.sleep(LOOK_AGAIN)
         raise self._damaged(how)
 
+    def _inspect(self) -> None:
+        """Refuse what is damaged or newer; read-only, as closing it would else empty its log."""
+        if not self._path.exists() or not self._path.stat().st_size:
+            return
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, timeout=LOCK_WAIT, uri=True)) as database:
+            (report,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if report != "ok":
+                raise self._damaged(report.splitlines()[-1])
+            self._version(database)
+
     def _connect(self, sync: str) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         # A snapshot is taken by another thread; SQLite sees to it that the two take turns.
@@ -229,10 +242,9 @@ class Journal:
             database.execute(f"PRAGMA synchronous = {sync}")
             database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             database.execute("BEGIN IMMEDIATE")
-            (report,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if report != "ok":
-                raise self._damaged(report.splitlines()[-1])
-            self._check_version(database)
+            # Left by the inspection; who has the file to himself uses none.
+            self._path.with_name(f"{self._path.name}-shm").unlink(missing_ok=True)
+            self._migrate(database)
             database.execute(
                 "DELETE FROM audit WHERE rowid <= (SELECT MAX(rowid) FROM audit) - ?", (AUDIT_KEPT,)
             )
@@ -244,12 +256,11 @@ class Journal:
             raise
         return database
 
-    def _check_version(self, database: sqlite3.Connection) -> None:
+    def _version(self, database: sqlite3.Connection) -> int:
+        """The format of the file, 0 for one that is new."""
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if not tables:
-            for statement in _SCHEMA:
-                database.execute(statement)
-            return
+            return 0
         if "meta" not in tables:
             raise self._damaged("it is not a journal")
         row = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
@@ -262,12 +273,16 @@ class Journal:
                 f"(format {version}, this one reads {VERSION}); upgrade aios-jupyter, or move the "
                 "file away to start anew."
             )
-        # In the transaction of the check: it is migrated as a whole, or left as it was.
-        for older in range(version, VERSION):
-            if older not in _MIGRATIONS:
-                raise self._damaged(f"there never was a format {older}")
-            for statement in _MIGRATIONS[older]:
-                database.execute(statement)
+        if version < min(_MIGRATIONS, default=VERSION):
+            raise self._damaged(f"there never was a format {version}")
+        return version
+
+    def _migrate(self, database: sqlite3.Connection) -> None:
+        """Bring the file to this format: within the open transaction, as a whole or not at all."""
+        version = self._version(database)
+        steps = [_MIGRATIONS[older] for older in range(version, VERSION)] if version else [_SCHEMA]
+        for statement in (statement for step in steps for statement in step):
+            database.execute(statement)
         database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(VERSION),))
 
     def _find_rows(self) -> None:

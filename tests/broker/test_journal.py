@@ -406,6 +406,31 @@ def test_a_log_cut_off_anywhere_keeps_whole_commits(path: Path, tmp_path: Path, 
     assert len(found) == {5000: 1, -1: 19, -4097: 19}.get(left, 0)
 
 
+def test_a_damaged_file_with_a_log_is_left_alone_too(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.sqlite"
+    log = crashed(path, copy, 300)
+    copy.write_bytes(b"\xa5" * copy.stat().st_size * 3)
+    before = copy.read_bytes(), log.read_bytes()
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="damaged"):
+            Journal(copy)
+        assert (copy.read_bytes(), log.read_bytes()) == before
+
+
+def test_a_newer_file_with_a_log_is_left_alone_too(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path)
+    journal._database.execute("UPDATE meta SET value = '99'")
+    copy = tmp_path / "copy.sqlite"
+    log = Path(f"{copy}-wal")
+    copy.write_bytes(path.read_bytes())
+    log.write_bytes(Path(f"{path}-wal").read_bytes())
+    journal.close()
+    before = copy.read_bytes(), log.read_bytes()
+    with pytest.raises(ClusterError, match="newer version"):
+        Journal(copy)
+    assert (copy.read_bytes(), log.read_bytes()) == before
+
+
 def test_a_log_that_was_begun_anew_is_whole(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
