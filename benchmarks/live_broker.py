@@ -54,7 +54,9 @@ def restart_seconds(queued: int = 10_000, leases: int = 1_000) -> float:
         create(paths.tls)
         load = Load("fifo", queued, leases, now=time.time() - queued / 100)
         journal = Journal(paths.state / "journal.sqlite")
-        puts = (ev.Put(kind=kind, id=id, record=record) for kind, id, record in load.state.records())
+        puts = (
+            ev.Put(kind=kind, id=id, record=record) for kind, id, record in load.state.records()
+        )
         journal.apply(puts, load.now)
         journal.commit()
         journal.close()
