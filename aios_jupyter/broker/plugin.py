@@ -82,7 +82,8 @@ def _exit(error: Exception) -> NoReturn:
     if not isinstance(error, AiosError):
         traceback.print_exception(error)
     # The last line of the log: whoever waits for this process shows it.
-    print(error, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
     os._exit(1)
 
 

@@ -1,16 +1,9 @@
 """The wire between kernels, broker and node agents: typed msgpack frames over TLS, no pickle.
 
-A frame is a 4-byte big-endian length and one msgpack array, tagged by its first element:
-
-    ["call",  id, op, body]        asks; answered by "reply" or "fail" with the same id
-    ["reply", id, body]
-    ["fail",  id, kind, message]   `kind` names a class of `errors.py`
-    ["event", topic, body]         told, never answered
-
-The first call on a connection is an op that ends in "hello" and carries `version`; anything else
-closes the connection. Bodies are structs of `schema.py` and `messages.py`, checked for types when
-decoded: a malformed body is a `fail`, a malformed frame ends the connection. Payloads (pickled
-cells) are opaque bytes within a body.
+Frames are those of `frames.py`. The first call on a connection is an op that ends in "hello" and
+carries `version`; anything else closes the connection. Bodies are structs of `schema.py` and
+`messages.py`, checked for types when decoded: a malformed body is a `fail`, a malformed frame ends
+the connection. Payloads (pickled cells) are opaque bytes within a body.
 
 A server does not read from a peer that does not take its answers, so that nobody can make it keep
 more than a frame and `MAX_BACKLOG` bytes for him.
@@ -34,10 +27,10 @@ import msgspec
 
 from ..errors import AiosError, ClusterError, ProtocolError, from_kind
 from ..tls import SERVER_ROLES, peer
-from . import messages
+from . import frames, messages
+from .frames import MAX_FRAME
 
 VERSION = 1
-MAX_FRAME = 64 * 1024 * 1024
 CHUNK = 4 * 1024 * 1024
 HIGH_WATER = 8 * 1024 * 1024
 MAX_BACKLOG = 4 * MAX_FRAME
@@ -50,32 +43,6 @@ REFUSED = (
 log = logging.getLogger("aios.protocol")
 
 Handler = tuple[Any, Callable[["Connection", Any], Any]]
-
-
-class _Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
-    id: int
-    op: str
-    body: msgspec.Raw
-
-
-class _Reply(msgspec.Struct, tag="reply", array_like=True, frozen=True):
-    id: int
-    body: msgspec.Raw
-
-
-class _Fail(msgspec.Struct, tag="fail", array_like=True, frozen=True):
-    id: int
-    kind: str
-    message: str
-
-
-class _Event(msgspec.Struct, tag="event", array_like=True, frozen=True):
-    topic: str
-    body: msgspec.Raw
-
-
-_decode_frame = msgspec.msgpack.Decoder(_Call | _Reply | _Fail | _Event).decode
-_encode_into = msgspec.msgpack.Encoder().encode_into
 
 
 class Connection(asyncio.Protocol):
@@ -164,7 +131,7 @@ class Connection(asyncio.Protocol):
             frame = bytes(buffer[start + 4 : start + 4 + size])
             start += 4 + size
             try:
-                message = _decode_frame(frame)
+                message = frames.decode(frame)
             except (msgspec.MsgspecError, RecursionError) as error:
                 self.abort(f"a malformed frame ({error})")
                 return
@@ -265,7 +232,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _send(self, message: tuple[Any, ...], within: float = 0.0) -> None:
-        data = _frame(message)
+        data = frames.encode(message)
         self._unwritten += len(data)
         if self._server and self._unwritten > MAX_BACKLOG:
             # So many questions at once that the answers would fill the memory.
@@ -317,7 +284,7 @@ class Connection(asyncio.Protocol):
         self._outbox = [data for place, data in enumerate(self._outbox) if place not in places]
         self._unwritten = sum(map(len, self._outbox))
         if not self._transport.is_closing():
-            fails = (_frame(("fail", id, error.kind, str(error))) for _, id, _, _ in kept)
+            fails = (frames.encode(("fail", id, error.kind, str(error))) for _, id, _, _ in kept)
             self._transport.write(b"".join(fails))
         for _, _, op, body in kept:
             if self._on_kept and op:
@@ -327,18 +294,18 @@ class Connection(asyncio.Protocol):
 
     def _dispatch(self, message: Any) -> None:
         kind = type(message)
-        if kind is _Call:
+        if kind is frames.Call:
             self._answer(message.id, message.op, message.body)
-        elif kind is _Event:
+        elif kind is frames.Event:
             self._hear(message.topic, message.body)
         else:
             self._settle(message)
 
-    def _settle(self, answer: _Reply | _Fail) -> None:
+    def _settle(self, answer: frames.Reply | frames.Fail) -> None:
         future = self._waiting.get(answer.id)
         if future is None or future.done():
             return
-        if isinstance(answer, _Reply):
+        if isinstance(answer, frames.Reply):
             future.set_result(answer.body)
         else:
             future.set_exception(from_kind(answer.kind, answer.message))
@@ -438,18 +405,6 @@ class Connection(asyncio.Protocol):
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _frame(message: tuple[Any, ...]) -> bytearray:
-    data = bytearray()
-    _encode_into(message, data, 4)
-    size = len(data) - 4
-    if size > MAX_FRAME:
-        raise ProtocolError(
-            f"A message of {size} bytes is over the limit of {MAX_FRAME}; send less."
-        )
-    data[:4] = size.to_bytes(4, "big")
-    return data
 
 
 async def connect(
