@@ -502,6 +502,7 @@ IMPERSONATIONS: list[tuple[str, Any]] = [
     ("node.gone", {"id": "LEASE"}),
     ("node.exit", {"run": "r-alice", "exit": {"rank": 0, "code": 0, "time": 1.0}}),
     ("node.run", {"run": "r-alice", "state": "succeeded"}),
+    ("node.met", {"run": "r-alice", "attempt": 1, "address": "a", "port": 1}),
     ("user.changed", {"what": "revoked", "name": "alice"}),
     ("shutdown", None),
     ("audit", None),
