@@ -188,8 +188,9 @@ class Connection(asyncio.Protocol):
             self._send(("call", identity, op, body))
             if timeout is not None:
                 # Lighter than `asyncio.timeout`, of which every call would make one.
-                late = ClusterError(f"The cluster did not answer {op!r} within {timeout:g} s.")
-                timer = self._loop.call_later(timeout, _fail, future, late)
+                late = f"The cluster did not answer {op!r} within {timeout:g} s."
+                fail = frames.Fail(identity, ClusterError.kind, late)
+                timer = self._loop.call_later(timeout, self._settle, fail)
             raw = await future
         finally:
             if timer:
@@ -400,11 +401,6 @@ class Connection(asyncio.Protocol):
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             log.error("a handler failed", exc_info=task.exception())
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 async def connect(
