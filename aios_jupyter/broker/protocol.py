@@ -179,8 +179,7 @@ class Connection(asyncio.Protocol):
         """
         if self.closed.is_set():
             raise ClusterError(self._lost)
-        self._next += 1
-        identity = self._next
+        identity = self._next = self._next + 1
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         self._waiting[identity] = future
         timer = None
@@ -281,8 +280,8 @@ class Connection(asyncio.Protocol):
     def _keep_back(self, error: AiosError) -> None:
         """Nothing may be seen of what is not durable; whoever asked is told why."""
         kept, self._answered = self._answered, []
-        places = {place for place, *_ in kept}
-        self._outbox = [data for place, data in enumerate(self._outbox) if place not in places]
+        for place, *_ in reversed(kept):
+            del self._outbox[place]
         self._unwritten = sum(map(len, self._outbox))
         if not self._transport.is_closing():
             fails = (frames.encode(("fail", id, error.kind, str(error))) for _, id, _, _ in kept)

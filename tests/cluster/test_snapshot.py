@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from clusters import pid_of, until
+from clusters import free, pid_of, until
 
 from aios_jupyter.broker import snapshots
 from aios_jupyter.cluster import embedded
@@ -43,6 +43,7 @@ def test_a_damaged_journal_is_refused_until_its_snapshot_is_asked_for(no_cluster
         main(["up", "--from-snapshot"])
     assert not ended.value.code
     with connect(label="test") as session:
+        until(lambda: len(free(session)) == 2, "the agent is back")
         after = session.alloc(gpus=2)
         # What was granted since the snapshot is not granted again under the same name.
         assert after.fence > before.fence
