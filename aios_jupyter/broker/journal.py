@@ -29,7 +29,10 @@ LOCK_WAIT = 5.0
 
 _TYPES: dict[str, type[Any]] = {
     "counter": int,
+    "demand": ev.Demand,
+    "foretold": ev.Foretold,
     "history": ev.Lasted,
+    "hits": ev.Hits,
     "lease": Lease,
     "node": Node,
     "request": Request,

@@ -14,15 +14,15 @@ from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
 from . import events as ev
 from . import gang, history
+from .demand import Measuring
 from .events import replace
-from .leasing import Leasing
 from .ledger import nodes_of
 from .policy import Pool, refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Leasing):
+class State(Measuring):
     """All that the broker knows and decides.
 
     Parameters
@@ -70,6 +70,7 @@ class State(Leasing):
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
+            ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
 
@@ -180,6 +181,7 @@ class State(Leasing):
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
+        self._note_arrival(request, pool)
         self._enqueue(request, pool)
         self._deadlines.arm("age", request.id)
 

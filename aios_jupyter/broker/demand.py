@@ -1,0 +1,180 @@
+"""What has been asked of the devices lately, hour by hour, and how well forecasts came true.
+
+`Measuring` is the ledger's last layer: it looks at records as they change, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from ..schema import Lease, Request, RequestState
+from . import events as ev
+from .events import replace
+from .history import quantile
+from .leasing import Leasing
+from .policy import Pool
+
+HOUR = 3600.0
+# Hours that are kept.
+WINDOW = 7 * 24
+# Forecasts kept of each kind of request, and kinds of requests.
+SCORED = 100
+KINDS = 500
+# Fewer say little; then those of all requests for the pool are taken.
+ENOUGH = 5
+# Ends of leases are acted on once a second and times are told in whole ones: no miss is so small.
+EXACT = 2.0
+
+
+class Measuring(Leasing):
+    """The rules, with what is noted of their use; the parameters are those of `State`."""
+
+    def __init__(
+        self,
+        owner_grace: float,
+        node_grace: float,
+        unused_grace: float,
+        node_memory: float,
+        policy: str,
+    ) -> None:
+        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
+        self._demand: dict[str, ev.Demand] = {}
+        self._foretold: dict[str, ev.Foretold] = {}
+        self._hits: dict[str, ev.Hits] = {}
+        self._tables |= {"demand": self._demand, "foretold": self._foretold, "hits": self._hits}
+
+    # --- read side
+
+    def foretold(self, request: str) -> ev.Foretold | None:
+        """What a request that waits was first told of its start; None: nothing yet."""
+        return self._foretold.get(request)
+
+    def hits(self, pool: Pool, request: Request | None = None) -> ev.Hits:
+        """How forecasts came true: for requests like this one where there were enough, or for all
+        of the pool.
+        """
+        like = self._hits.get(_kind(pool, request.user, request.count)) if request else None
+        if like and len(like.hits) >= ENOUGH:
+            return like
+        return self._hits.get(pool.value, ev.Hits())
+
+    def demand(self, pool: Pool) -> list[ev.Demand]:
+        """The hours of the last week in which something was asked of a pool, the oldest first."""
+        found = [record for record in self._demand.values() if record.pool == pool.value]
+        return sorted((r for r in found if r.first <= self._now), key=lambda record: record.first)
+
+    # --- what is noted
+
+    def _put(self, kind: str, id: str, record: ev.Record) -> None:
+        if isinstance(record, Lease) and id not in self.leases:
+            waited = max(0.0, self._now - self.requests[record.request].submitted)
+            hour = self._hour(self.fleet.pool_of_slot(record.slots[0]))
+            self._note(replace(hour, started=hour.started + 1, waited=hour.waited + waited))
+        elif isinstance(record, Request) and record.state is not RequestState.QUEUED:
+            self._score(record)
+        super()._put(kind, id, record)
+
+    def _drop(self, kind: str, id: str) -> None:
+        if kind == "lease":
+            self._note_end_of(self.leases[id])
+        super()._drop(kind, id)
+
+    def _note_arrival(self, request: Request, pool: Pool) -> None:
+        """Somebody has asked."""
+        hour = self._hour(pool)
+        self._note(replace(hour, requests=hour.requests + 1, devices=hour.devices + request.count))
+
+    def _note_end_of(self, lease: Lease) -> None:
+        hour = self._hour(self.fleet.pool_of_slot(lease.slots[0]))
+        count, length = len(lease.slots), max(0.0, self._now - lease.granted)
+        # One that goes on later is the same demand: its request arrived once.
+        request = self.requests.get(lease.request)
+        over = request is None or request.state is RequestState.ENDED
+        self._note(
+            replace(
+                hour,
+                leases=hour.leases + over,
+                seconds=hour.seconds + length,
+                device_seconds=hour.device_seconds + count * length,
+                gang_seconds=hour.gang_seconds + count * count * length,
+            )
+        )
+
+    def _hour(self, pool: Pool) -> ev.Demand:
+        """What is known of this hour so far."""
+        known = self._demand.get(f"{pool.value}@{int(self._now // HOUR)}")
+        return known or ev.Demand(pool=pool.value, first=self._now)
+
+    def _note(self, hour: ev.Demand) -> None:
+        now = int(self._now // HOUR)
+        id = f"{hour.pool}@{now}"
+        if id not in self._demand:
+            for old in [old for old, r in self._demand.items() if r.first // HOUR <= now - WINDOW]:
+                self._drop("demand", old)
+        self._put("demand", id, hour)
+
+    # --- forecasts and what became of them
+
+    def _forecast_told(self, event: ev.ForecastTold) -> None:
+        """The first forecast that a request is told counts; later ones know more."""
+        if event.request in self._queue and event.request not in self._foretold:
+            told = ev.Foretold(
+                pool=self._queue.pool(event.request).value,
+                made=self._now,
+                eta=event.eta,
+                earliest=event.earliest,
+                latest=event.latest,
+            )
+            self._put("foretold", event.request, told)
+
+    def _score(self, request: Request) -> None:
+        """A request no longer waits: hold what it was told against what happened."""
+        told = self._foretold.get(request.id)
+        if told is None:
+            return
+        self._drop("foretold", request.id)
+        if request.state is not RequestState.GRANTED:
+            return
+        after = self._now - told.earliest >= -EXACT
+        before = told.latest is None or self._now - told.latest <= EXACT
+        hit = ev.Hit(
+            ahead=max(0.0, told.eta - told.made),
+            error=self._now - told.eta,
+            inside=after and before,
+        )
+        pool = Pool(told.pool)
+        for kind in (pool.value, _kind(pool, request.user, request.count)):
+            known = self._hits.pop(kind, ev.Hits())
+            self._put("hits", kind, ev.Hits(hits=(*known.hits, hit)[-SCORED:]))
+        while len(self._hits) > KINDS:
+            self._drop("hits", next(iter(self._hits)))
+
+    def _clock_back(self) -> None:
+        super()._clock_back()
+        for request, told in list(self._foretold.items()):
+            if told.made > self._now:
+                self._drop("foretold", request)
+
+
+def accuracy(hits: ev.Hits) -> dict[str, float | int] | None:
+    """How far off forecasts were; None when none has been held against what happened.
+
+    Returns
+    -------
+    dict
+        `count`; medians over them, in seconds: `off` (either way), `late` (positive: requests
+        started later than told) and `ahead` (how long before); `inside`: the share of starts that
+        were in the range told.
+    """
+    found = hits.hits
+    if not found:
+        return None
+    return {
+        "count": len(found),
+        "off": quantile(tuple(abs(hit.error) for hit in found), 0.5),
+        "late": quantile(tuple(hit.error for hit in found), 0.5),
+        "ahead": quantile(tuple(hit.ahead for hit in found), 0.5),
+        "inside": sum(hit.inside for hit in found) / len(found),
+    }
+
+
+def _kind(pool: Pool, user: str, count: int) -> str:
+    return f"{pool.value}\x1f{user}\x1f{count}"
