@@ -112,7 +112,7 @@ def erlang_b(servers: float, offered: float) -> float:
 
 
 def _erlang_b_below_one(servers: float, offered: float) -> float:
-    """1/B = a ∫ e^(-at) (1+t)^c dt = e^a a^(-c) Γ(1+c, a), for 0 < c < 1 (Jagerman 1974, eq. 8)."""
+    """1/B = a ∫ e^(-at) (1+t)^c dt = e^a a^(-c) Γ(1+c, a), for 0 < c < 1 (Jagerman 1974)."""
     shape = 1 + servers
     if offered > shape + 1:
         # Γ(s, x) = e^(-x) x^s / (x+1-s- 1(1-s)/(x+3-s- …)): Lentz's method.
@@ -246,12 +246,18 @@ def _load(rate: float, seconds: float, used: float, gang: float) -> Load:
 
 
 def around(load: Load, devices: int, aim: int | None) -> list[Wait]:
-    """The waits with about as many devices as there are, and as it takes (`aim`)."""
+    """The waits with about as many devices as there are, and as it takes (`aim`).
+
+    Of numbers with which the queue grows for ever only the largest is given, and today's.
+    """
     step = max(1, round(devices / 20))
     counts = {devices + step * i for i in range(-3, 4)}
     if aim is not None:
-        counts |= {aim - 1, aim, aim + 1}
-    return [wait(load, count) for count in sorted(counts) if 1 <= count <= MOST_DEVICES]
+        counts |= {aim + i for i in range(-2, 3)}
+    found = [wait(load, count) for count in sorted(counts) if 1 <= count <= MOST_DEVICES]
+    growing = [one.devices for one in found if math.isinf(one.mean)]
+    left_out = set(growing[:-1]) - {devices}
+    return [one for one in found if one.devices not in left_out]
 
 
 @dataclass(frozen=True)

@@ -192,3 +192,13 @@ def test_little_data_is_no_load_or_a_guess() -> None:
     few = observed([hour(0, requests=3, leases=3, seconds=30.0, device_seconds=30.0,
                          gang_seconds=30.0)], 60.0)  # fmt: skip
     assert few.load is not None and not few.enough and few.busiest is None
+
+
+def test_the_table_has_today_and_what_it_takes_and_few_hopeless_rows() -> None:
+    load = load_of(40 / 3600, 1200)
+    aim = needed(load, 120.0, "p95")
+    assert aim is not None
+    found = capacity.around(load, 8, aim)
+    assert [one.devices for one in found if math.isinf(one.mean)] == [8, 11]
+    assert {aim - 1, aim, aim + 1} <= {one.devices for one in found}
+    assert [one.devices for one in capacity.around(load, 100, None)][:2] == [85, 90]
