@@ -89,12 +89,11 @@ class Users:
         """A user asks for a device."""
 
         def act() -> None:
+            self.number += 1
             id = f"q{self.number}"
             self.asked[id] = self.now
             scope = Scope.CELL if self.cells_per_lease == 1 else Scope.SESSION
-            request = Request(
-                id=id, session=user, user=user, want=Want.GPU, count=1, scope=scope
-            )
+            request = Request(id=id, session=user, user=user, want=Want.GPU, count=1, scope=scope)
             self.tell(ev.Submitted(request=request))
 
         return act
@@ -136,8 +135,7 @@ def compare(users: int, cells: int) -> dict[str, float]:
     """One population's figures; prints its line of the table."""
     one = Users(users, exponential, cells=1).until(cells)
     same = Users(users, fixed, cells=1).until(cells)
-    # A session's cells are few and its waits long: one number of cells gives fewer of them.
-    session = Users(users, exponential, cells=CELLS_PER_SESSION).until(cells)
+    session = Users(users, exponential, cells=CELLS_PER_SESSION).until(cells // 2)
     formula = machine_repair(users, GPUS, CELL, THINKING)
     wait, longer = statistics.fmean(one.waits), statistics.fmean(w > 1 for w in one.waits)
     session_wait = statistics.fmean(session.waits)

@@ -37,7 +37,7 @@ def test_the_waits_of_mm8_are_those_that_were_simulated() -> None:
 def test_one_server_is_mm1() -> None:
     one = wait(load_of(0.5 / 60, 60), 1)
     assert (one.delayed, one.mean) == (pytest.approx(0.5), pytest.approx(60))
-    # P(W > t) = ρ e^(-(μ - λ) t)
+    # In M/M/1 a wait is over t with probability a e^(-(1-a) t/s).
     assert one.p95 == pytest.approx(120 * math.log(0.5 / 0.05))
 
 
