@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .events import Demand
+from .events import Hour
 
 # More than these are not looked at: the recursion takes a step for each.
 MOST_DEVICES = 100_000
@@ -222,7 +222,7 @@ class Observed:
         return self.leases >= ENOUGH_LEASES and self.span >= ENOUGH_TIME
 
 
-def observed(hours: Sequence[Demand], now: float) -> Observed:
+def observed(hours: Sequence[Hour], now: float) -> Observed:
     """What the hours of a pool, the oldest first, say of the load on it."""
     started = sum(hour.started for hour in hours)
     requests, leases = (sum(getattr(h, name) for h in hours) for name in ("requests", "leases"))

@@ -243,7 +243,7 @@ class Choice(Struct):
     number: float | None = None
 
 
-class Demand(Struct):
+class Hour(Struct):
     """One hour of a pool: what was asked for, what started and how long it had waited, what ended.
 
     `first` is when something was first noted in it. Of leases that ended: `seconds` that they
@@ -298,7 +298,7 @@ Record: TypeAlias = (
     | Lasted
     | Used
     | Choice
-    | Demand
+    | Hour
     | Foretold
     | Hits
     | int

@@ -29,7 +29,7 @@ LOCK_WAIT = 5.0
 
 _TYPES: dict[str, type[Any]] = {
     "counter": int,
-    "demand": ev.Demand,
+    "hour": ev.Hour,
     "foretold": ev.Foretold,
     "history": ev.Lasted,
     "hits": ev.Hits,

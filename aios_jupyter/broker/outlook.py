@@ -9,8 +9,8 @@ from ..errors import NotFoundError
 from ..schema import Lease, LeaseState, Request, RequestState
 from . import events as ev
 from . import history
-from .demand import accuracy
 from .forecast import Held, Waiting, starts
+from .measures import accuracy
 from .policy import Pool
 from .state import State
 

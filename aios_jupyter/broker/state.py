@@ -14,15 +14,16 @@ from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
 from . import events as ev
 from . import gang, history
-from .demand import Measuring
 from .events import replace
+from .leasing import Leasing
 from .ledger import nodes_of
+from .measures import Measuring
 from .policy import Pool, refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Measuring):
+class State(Measuring, Leasing):
     """All that the broker knows and decides.
 
     Parameters
@@ -124,6 +125,7 @@ class State(Measuring):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._keep_counts()
 
     # --- sessions
 

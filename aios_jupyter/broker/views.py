@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
-from .demand import accuracy
+from .measures import accuracy
 from .policy import POLICIES, Pool
 from .state import State
 
@@ -99,12 +99,12 @@ def policy_view(state: State) -> dict[str, Any]:
     }
 
 
-def demand_view(state: State) -> dict[str, Any]:
+def load_view(state: State) -> dict[str, Any]:
     """Of each pool: its devices, what was asked of it by the hour, and how forecasts came true."""
     return {
         pool.value: {
             "devices": state.fleet.capacity(pool),
-            "hours": msgspec.to_builtins(state.demand(pool)),
+            "hours": msgspec.to_builtins(state.hours(pool)),
             "accuracy": accuracy(state.hits(pool)),
         }
         for pool in Pool

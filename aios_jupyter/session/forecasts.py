@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..broker import capacity
-from ..broker.events import Demand
+from ..broker.events import Hour
 from ..errors import UsageError
 from ..units import format_duration, parse_duration
 from .link import Link
@@ -65,13 +65,13 @@ class ForecastVerbs(Link):
             A number makes no sense, or no lease has ended yet and none were described.
         """
         target = parse_duration(target_wait)
-        pools = self._call("demand")
+        pools = self._call("load")
         name = "cpu" if cpus or not pools["accelerator"]["devices"] else "accelerator"
         found = pools[name]
         count = found["devices"] if devices is None else devices
         if count < 1:
             raise UsageError(f"{count} is not a number of devices; give --devices N, at least 1.")
-        seen = capacity.observed(msgspec.convert(found["hours"], list[Demand]), clock.time())
+        seen = capacity.observed(msgspec.convert(found["hours"], list[Hour]), clock.time())
         load = _load(seen, arrivals, None if length is None else parse_duration(length))
         aim = capacity.needed(load, target, quantile)
         busiest = seen.busiest if arrivals is None and length is None else None
@@ -103,7 +103,7 @@ class ForecastVerbs(Link):
         """How times that requests for accelerators (or slots, where there are none) were told
         came true; None before the first.
         """
-        pools: dict[str, Any] = self._call("demand")
+        pools: dict[str, Any] = self._call("load")
         for pool in pools.values():
             if pool["accuracy"]:
                 return dict(pool["accuracy"])

@@ -19,7 +19,7 @@ from aios_jupyter.broker.capacity import (
     observed,
     wait,
 )
-from aios_jupyter.broker.events import Demand
+from aios_jupyter.broker.events import Hour
 from aios_jupyter.errors import UsageError
 
 
@@ -165,8 +165,8 @@ def test_with_as_many_devices_as_users_nobody_waits() -> None:
     assert found.busy == pytest.approx(60 / 360)
 
 
-def hour(at: int, **values: float) -> Demand:
-    return Demand(pool="accelerator", first=3600.0 * at, **values)  # type: ignore[arg-type]
+def hour(at: int, **values: float) -> Hour:
+    return Hour(pool="accelerator", first=3600.0 * at, **values)  # type: ignore[arg-type]
 
 
 def test_the_load_is_what_the_hours_say() -> None:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..schema import Lease, Request, RequestState
 from . import events as ev
-from .events import replace
 from .history import quantile
 from .leasing import Leasing
 from .policy import Pool
@@ -22,24 +23,36 @@ KINDS = 500
 ENOUGH = 5
 # Ends of leases are acted on once a second and times are told in whole ones: no miss is so small.
 EXACT = 2.0
+FIELDS = ev.Hour.__struct_fields__
+
+
+class _Tally:
+    """An hour that is being counted: the fields of `ev.Hour`, and whether any has changed."""
+
+    def __init__(self, hour: int, record: ev.Hour) -> None:
+        self.hour = hour
+        self.changed = False
+        self.counts: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
+
+    def record(self) -> ev.Hour:
+        return ev.Hour(**self.counts)
 
 
 class Measuring(Leasing):
-    """The rules, with what is noted of their use; the parameters are those of `State`."""
+    """The rules, with what is noted of their use.
 
-    def __init__(
-        self,
-        owner_grace: float,
-        node_grace: float,
-        unused_grace: float,
-        node_memory: float,
-        policy: str,
-    ) -> None:
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
-        self._demand: dict[str, ev.Demand] = {}
+    It stands before every other base of `State`, whose parameters it hands on.
+    """
+
+    def __init__(self, *parameters: Any, **more: Any) -> None:
+        super().__init__(*parameters, **more)
+        # Counted here at every event, and put among the records once a second: a crash costs the
+        # counts of the last second, and a grant no record more.
+        self._tallies: dict[Pool, _Tally] = {}
+        self._hours: dict[str, ev.Hour] = {}
         self._foretold: dict[str, ev.Foretold] = {}
         self._hits: dict[str, ev.Hits] = {}
-        self._tables |= {"demand": self._demand, "foretold": self._foretold, "hits": self._hits}
+        self._tables |= {"hour": self._hours, "foretold": self._foretold, "hits": self._hits}
 
     # --- read side
 
@@ -56,18 +69,23 @@ class Measuring(Leasing):
             return like
         return self._hits.get(pool.value, ev.Hits())
 
-    def demand(self, pool: Pool) -> list[ev.Demand]:
+    def hours(self, pool: Pool) -> list[ev.Hour]:
         """The hours of the last week in which something was asked of a pool, the oldest first."""
-        found = [record for record in self._demand.values() if record.pool == pool.value]
-        return sorted((r for r in found if r.first <= self._now), key=lambda record: record.first)
+        found = {id: record for id, record in self._hours.items() if record.pool == pool.value}
+        tally = self._tallies.get(pool)
+        if tally:
+            found[_id(pool, tally.hour)] = tally.record()
+        last = self._now // HOUR
+        records = (r for r in found.values() if last - WINDOW < r.first // HOUR <= last)
+        return sorted(records, key=lambda record: record.first)
 
     # --- what is noted
 
     def _put(self, kind: str, id: str, record: ev.Record) -> None:
         if isinstance(record, Lease) and id not in self.leases:
-            waited = max(0.0, self._now - self.requests[record.request].submitted)
-            hour = self._hour(self.fleet.pool_of_slot(record.slots[0]))
-            self._note(replace(hour, started=hour.started + 1, waited=hour.waited + waited))
+            counts = self._counts(self.fleet.pool_of_slot(record.slots[0]))
+            counts["started"] += 1
+            counts["waited"] += max(0.0, self._now - self.requests[record.request].submitted)
         elif isinstance(record, Request) and record.state is not RequestState.QUEUED:
             self._score(record)
         super()._put(kind, id, record)
@@ -79,37 +97,45 @@ class Measuring(Leasing):
 
     def _note_arrival(self, request: Request, pool: Pool) -> None:
         """Somebody has asked."""
-        hour = self._hour(pool)
-        self._note(replace(hour, requests=hour.requests + 1, devices=hour.devices + request.count))
+        counts = self._counts(pool)
+        counts["requests"] += 1
+        counts["devices"] += request.count
 
     def _note_end_of(self, lease: Lease) -> None:
-        hour = self._hour(self.fleet.pool_of_slot(lease.slots[0]))
-        count, length = len(lease.slots), max(0.0, self._now - lease.granted)
-        # One that goes on later is the same demand: its request arrived once.
+        counts = self._counts(self.fleet.pool_of_slot(lease.slots[0]))
+        number, length = len(lease.slots), max(0.0, self._now - lease.granted)
         request = self.requests.get(lease.request)
-        over = request is None or request.state is RequestState.ENDED
-        self._note(
-            replace(
-                hour,
-                leases=hour.leases + over,
-                seconds=hour.seconds + length,
-                device_seconds=hour.device_seconds + count * length,
-                gang_seconds=hour.gang_seconds + count * count * length,
-            )
-        )
+        if request is None or request.state is RequestState.ENDED:
+            # One that goes on later is the same demand: its request arrived once.
+            counts["leases"] += 1
+        counts["seconds"] += length
+        counts["device_seconds"] += number * length
+        counts["gang_seconds"] += number * number * length
 
-    def _hour(self, pool: Pool) -> ev.Demand:
-        """What is known of this hour so far."""
-        known = self._demand.get(f"{pool.value}@{int(self._now // HOUR)}")
-        return known or ev.Demand(pool=pool.value, first=self._now)
+    def _counts(self, pool: Pool) -> dict[str, Any]:
+        """What is counted of this hour, to be added to."""
+        hour = int(self._now // HOUR)
+        tally = self._tallies.get(pool)
+        if tally is None or tally.hour != hour:
+            self._keep_counts()
+            known = self._hours.get(_id(pool, hour))
+            tally = _Tally(hour, known or ev.Hour(pool=pool.value, first=self._now))
+            self._tallies[pool] = tally
+        tally.changed = True
+        return tally.counts
 
-    def _note(self, hour: ev.Demand) -> None:
-        now = int(self._now // HOUR)
-        id = f"{hour.pool}@{now}"
-        if id not in self._demand:
-            for old in [old for old, r in self._demand.items() if r.first // HOUR <= now - WINDOW]:
-                self._drop("demand", old)
-        self._put("demand", id, hour)
+    def _keep_counts(self) -> None:
+        """Put what was counted since the last time among the records."""
+        for pool, tally in self._tallies.items():
+            if not tally.changed:
+                continue
+            tally.changed = False
+            id = _id(pool, tally.hour)
+            if id not in self._hours:
+                oldest = tally.hour - WINDOW
+                for old in [o for o, r in self._hours.items() if r.first // HOUR <= oldest]:
+                    self._drop("hour", old)
+            self._put("hour", id, tally.record())
 
     # --- forecasts and what became of them
 
@@ -174,6 +200,10 @@ def accuracy(hits: ev.Hits) -> dict[str, float | int] | None:
         "ahead": quantile(tuple(hit.ahead for hit in found), 0.5),
         "inside": sum(hit.inside for hit in found) / len(found),
     }
+
+
+def _id(pool: Pool, hour: int) -> str:
+    return f"{pool.value}@{hour}"
 
 
 def _kind(pool: Pool, user: str, count: int) -> str:
