@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from fake_session import FakeSession
+from IPython.core.interactiveshell import InteractiveShell
 
 import aios_jupyter.session
 from aios_jupyter.commands import main
 from aios_jupyter.commands.charts import WIDTH, Bar, Bars, Panel
 from aios_jupyter.commands.forecasts import accuracy_text, forecast_panel
 from aios_jupyter.commands.leases import queue_table
-from aios_jupyter.notebook import charts
+from aios_jupyter.notebook import charts, display
+from aios_jupyter.notebook.widgets import Slot
 
 ACCURACY = {"count": 24, "off": 40.0, "late": 5.0, "ahead": 300.0, "inside": 0.83}
 
@@ -119,3 +121,19 @@ def test_the_queue_says_how_good_its_forecasts_are() -> None:
     assert "forecasts so far: off by 40 s" in queue_table([waiting], 0.0, ACCURACY).text()
     assert "forecasts" not in queue_table([waiting], 0.0, None).text()
     assert accuracy_text(None) == ""
+
+
+def test_a_notebook_shows_a_panel_as_html_with_its_text_beside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[tuple[str, str]] = []
+    monkeypatch.setattr(Slot, "show", lambda self, text, markup: shown.append((text, markup)))
+    monkeypatch.setattr(display, "rich", lambda shell: True)
+    shell_ = InteractiveShell.instance()
+    host = display.NotebookHost(shell_)
+    panel = forecast_panel(FOUND)
+    assert host.show(panel, FOUND) is FOUND
+    assert host.was_shown(FOUND)
+    ((text, markup),) = shown
+    assert text == panel.text()
+    assert "<svg" in markup and "<table" in markup
