@@ -75,7 +75,7 @@ class Hub:
             node_grace=settings.reap_after,
             policy=settings.policy,
         )
-        self.outlook = Outlook(self.state)
+        self.outlook = Outlook(self.state, self.handle)
         self.sessions: dict[str, set[Connection]] = {}
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}

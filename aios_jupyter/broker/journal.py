@@ -39,7 +39,10 @@ LOOKS, LOOK_AGAIN = 3, 0.05
 
 _TYPES: dict[str, type[Any]] = {
     "counter": int,
+    "hour": ev.Hour,
+    "foretold": ev.Foretold,
     "history": ev.Lasted,
+    "hits": ev.Hits,
     "lease": Lease,
     "node": Node,
     "request": Request,

@@ -20,7 +20,7 @@ from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
 from .protocol import Connection, Handler
-from .views import policy_view, queue_row
+from .views import load_view, policy_view, queue_row
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -31,6 +31,7 @@ READ_ONLY = frozenset(
         "subscribe",
         "queue.row",
         "explain",
+        "load",
         "lease.get",
         "run.get",
         "policy.get",
@@ -63,6 +64,7 @@ class People:
             "extend": (msg.ExtendBy, self._extend),
             "queue.row": (msg.ById, self._queue_row),
             "explain": (msg.ById, self._explain),
+            "load": (None, self._load),
             "policy.get": (None, self._policy),
             "policy.set": (msg.PolicyChoice, self._choose_policy),
             "lease.get": (msg.ById, self._lease),
@@ -193,6 +195,9 @@ class People:
 
     def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
         return self._hub.outlook.explain(body.id, time.time())
+
+    def _load(self, connection: Connection, _: None) -> dict[str, Any]:
+        return load_view(self._hub.state)
 
     def _policy(self, connection: Connection, _: None) -> dict[str, Any]:
         return policy_view(self._hub.state)

@@ -12,6 +12,7 @@ from ..errors import NotFoundError, UsageError
 from ..units import format_duration
 from .base import DURATION, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
+from .forecasts import accuracy_text
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -212,14 +213,18 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
 @click.pass_obj
 def queue(host: Host, json_: bool) -> Any:
     """List waiting requests in their order."""
-    rows = host.session(start=False).queue()
+    session = host.session(start=False)
+    rows = session.queue()
     if json_:
         return echo_json(rows)
-    return host.show(queue_table(rows, time.time()), rows)
+    accuracy = session.forecast_accuracy() if rows else None
+    return host.show(queue_table(rows, time.time(), accuracy), rows)
 
 
-def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
-    """Requests, one a line."""
+def queue_table(
+    rows: Sequence[dict[str, Any]], now: float, accuracy: dict[str, Any] | None = None
+) -> Table:
+    """Requests, one a line, and how good such forecasts have been."""
     shown = [
         {
             **row,
@@ -229,7 +234,8 @@ def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
         }
         for row in rows
     ]
-    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.")
+    title = f"forecasts so far: {accuracy_text(accuracy)}" if accuracy else ""
+    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.", title=title)
 
 
 def about(when: float | None, now: float) -> str:
@@ -274,6 +280,7 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
             ("wants", what),
             ("position", f"{found['position']} of {found['waiting']}"),
             ("starts in", starts),
+            ("forecasts", accuracy_text(found.get("accuracy"))),
             ("first in line", first),
             ("may last", format_duration(found["time"]) if found["time"] else ""),
             ("will last", predicted),
