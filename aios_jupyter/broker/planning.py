@@ -156,8 +156,8 @@ class Planning(Ledger):
                 continue
             if self._delays_nobody(pool, head, id, slots):
                 return request, slots
-            fewer = max(shape.demand.least, self._reservation(pool, head).spare)
-            if fewer < len(slots):
+            if shape.demand.least < len(slots):
+                fewer = max(shape.demand.least, self._reservation(pool, head).spare)
                 slots = self._place(pool, replace(request, count=fewer))
                 if slots is not None and self._delays_nobody(pool, head, id, slots):
                     return request, slots
@@ -174,7 +174,7 @@ class Planning(Ledger):
         length = self._queue.shape(request).length
         if length is not None and self._now + length <= reservation.when:
             return True
-        demand = demand_of(head)
+        demand = self._queue.shape(head.id).demand
         if reservation.then is None or reservation.when == -math.inf:
             return self.fleet.suiting(slots, demand.each) <= reservation.spare
         then = reservation.then.branch()
@@ -183,20 +183,19 @@ class Planning(Ledger):
 
     def _reservation(self, pool: Pool, head: Request) -> Reservation:
         """What is kept for the first request of a line, which does not fit now."""
-        state = (head.id, self.fleet.version, self._ends_version, self._countable(pool, head))
+        demand = self._queue.shape(head.id).demand
+        countable = not (
+            self.fleet.special() or self._queue.special(pool) or demand.placement is Placement.NODE
+        )
+        state = (head.id, self.fleet.version, self._ends_version, countable)
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
-        reserve = self._reserve_by_count if state[-1] else self._reserve_by_trial
-        reservation = reserve(pool, head.id, demand_of(head))
+        # Where all that is asked for and held are whole devices, to count them is enough.
+        reserve = self._reserve_by_count if countable else self._reserve_by_trial
+        reservation = reserve(pool, head.id, demand)
         self._reserved[pool] = (state, reservation)
         return reservation
-
-    def _countable(self, pool: Pool, head: Request) -> bool:
-        """Whether it is enough to count devices to know when a request fits."""
-        demand = demand_of(head)
-        special = self.fleet.special() or self._queue.special(pool)
-        return not special and demand.placement is not Placement.NODE
 
     def _reserve_by_count(self, pool: Pool, head: str, demand: Demand) -> Reservation:
         missing = demand.least - self.fleet.free(pool, demand.each)
