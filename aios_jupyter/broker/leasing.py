@@ -51,11 +51,16 @@ class Leasing(Planning):
 
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
-        for pool in Pool:
-            while found := self._next(pool):
-                request, slots = found
-                self._queue.remove(request.id)
-                self._grant_to(request, slots)
+        again = True
+        while again:
+            # What the last line was granted may have changed whose turn it is in the first.
+            for pool in Pool:
+                again = False
+                while found := self._next(pool):
+                    again = True
+                    request, slots = found
+                    self._queue.remove(request.id)
+                    self._grant_to(request, slots)
 
     def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
         fence = self._next_fence()
