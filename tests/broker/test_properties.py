@@ -97,7 +97,8 @@ EXTRAS: tuple[dict[str, Any], ...] = (
     {"cpus": 1},
     {"cpus": 2},
     {"cpus": 3, "memory": 4 * GB, "share": True},
-    {"host_memory": 16 * GB},
+    {"host_memory": 12 * GB},
+    {"host_memory": 20 * GB},
 )
 OWNERS = {
     owner.id: owner
