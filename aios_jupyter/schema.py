@@ -239,23 +239,28 @@ class RunKind(StrEnum):
 
 
 class RunState(StrEnum):
-    """STARTING and RUNNING are live; STOPPING has been told to end; the others are ends."""
+    """STARTING, RUNNING and RESTARTING are live; STOPPING has been told to end; the others are ends.
+
+    RESTARTING: a rank has failed, and when the others are gone all are started again.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
+    RESTARTING = "restarting"
     STOPPING = "stopping"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
-LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.STOPPING})
+LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.RESTARTING, RunState.STOPPING})
 
 
 class RankExit(Struct, frozen=True, kw_only=True):
     """How a rank ended: exit `code`, or negative signal number as `subprocess` gives it.
 
-    `reason` is one sentence ("rank 1 was killed by SIGKILL"), `traceback` the rank's own.
+    `reason` is one sentence ("rank 1 was killed by SIGKILL"), `traceback` the rank's own. `attempt`
+    is the run's that the rank belonged to.
     """
 
     rank: int
@@ -263,6 +268,7 @@ class RankExit(Struct, frozen=True, kw_only=True):
     time: float
     reason: str = ""
     traceback: str = ""
+    attempt: int = 0
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -275,7 +281,10 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """Code running, or that ran, on the devices of a lease: one rank per slot."""
+    """Code running, or that ran, on the devices of a lease: one rank per slot.
+
+    `attempt` rises from 0 with each restart after a failure, up to `max_restarts`.
+    """
 
     id: str
     lease: str
@@ -295,3 +304,5 @@ class Run(Struct, frozen=True, kw_only=True):
     exits: tuple[RankExit, ...] = ()
     reason: str = ""
     detail: dict[str, Any] = {}
+    attempt: int = 0
+    max_restarts: int = 0

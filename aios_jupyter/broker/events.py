@@ -127,10 +127,20 @@ class RunReported(Struct):
 
 
 class RankExited(Struct):
-    """A rank has ended."""
+    """A rank has ended; `final`: it cannot be started again, as its agent knows it no more."""
 
     run: str
     exit: RankExit
+    final: bool = False
+
+
+class Met(Struct):
+    """A run's first node has a port at which the ranks of an attempt will meet."""
+
+    run: str
+    attempt: int
+    address: str
+    port: int
 
 
 class StopRequested(Struct):
@@ -185,6 +195,7 @@ Event: TypeAlias = (
     | RunCreated
     | RunReported
     | RankExited
+    | Met
     | StopRequested
     | RanksGone
     | PolicyChanged
@@ -297,6 +308,21 @@ class StopRun(Struct):
     reason: str
 
 
+class MeetAgain(Struct):
+    """Tell the run's first agent to open a port for its next attempt, and to answer with Met."""
+
+    run: Run
+    node: str
+
+
+class StartAgain(Struct):
+    """Tell these agents to start the ranks of the run's attempt, which meet at that port."""
+
+    run: Run
+    address: str
+    port: int
+
+
 class RunEnded(Struct):
     """Tell the session that a run has ended; `run` has the end state and the reason."""
 
@@ -304,5 +330,15 @@ class RunEnded(Struct):
 
 
 Action: TypeAlias = (
-    Put | Drop | Audit | Granted | RequestEnded | EndLease | LeaseEnded | StopRun | RunEnded
+    Put
+    | Drop
+    | Audit
+    | Granted
+    | RequestEnded
+    | EndLease
+    | LeaseEnded
+    | StopRun
+    | MeetAgain
+    | StartAgain
+    | RunEnded
 )

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..schema import Lease, Owner, Usage
+from ..schema import Lease, Owner, Run, RunState, Usage
 from . import events as ev
+from . import gang
 from . import messages as msg
 from .journal import Journal
 from .outlook import Outlook
@@ -122,8 +123,20 @@ class Hub:
                     self.tell_nodes({slot.node for slot in lease.slots}, "lease.end", end)
                     self._tell_session(lease.session, "lease.ended", lease)
                 case ev.StopRun(run=run, nodes=nodes, reason=reason):
-                    self.tell_nodes(nodes, "run.stop", msg.RunStop(run=run.id, reason=reason))
+                    stop = msg.RunStop(
+                        run=run.id,
+                        reason=reason,
+                        attempt=run.attempt,
+                        restart=run.state is RunState.RESTARTING,
+                    )
+                    self.tell_nodes(nodes, "run.stop", stop)
+                case ev.MeetAgain(run=run, node=node):
+                    self.tell_nodes((node,), "run.again", _again(run))
+                case ev.StartAgain(run=run, address=address, port=port):
+                    self.tell_nodes(run.nodes, "run.again", _again(run, address, port))
                 case ev.RunEnded(run=run):
+                    if run.max_restarts:
+                        self.tell_nodes(run.nodes, "run.over", msg.ById(id=run.id))
                     self._tell_session(run.session, "run.ended", run)
 
     def audit(self, what: str, who: str, **detail: Any) -> None:
@@ -171,6 +184,16 @@ class Hub:
     def _tell_session(self, session: str, topic: str, body: Any) -> None:
         for connection in self.sessions.get(session, ()):
             connection.tell(topic, body)
+
+
+def _again(run: Run, address: str = "", port: int = 0) -> msg.RunAgain:
+    return msg.RunAgain(
+        run=run.id,
+        attempt=run.attempt,
+        reason=gang.last_failure(run),
+        address=address,
+        port=port,
+    )
 
 
 def _secret(path: Path) -> bytes:

@@ -145,6 +145,15 @@ class RankReport(Struct, frozen=True, kw_only=True):
     exit: RankExit
 
 
+class RunMet(Struct, frozen=True, kw_only=True):
+    """The run's first node has a port where the ranks of that attempt will meet."""
+
+    run: str
+    attempt: int
+    address: str
+    port: int
+
+
 class Refused(Struct, frozen=True, kw_only=True):
     """An agent has refused somebody something."""
 
@@ -176,10 +185,22 @@ class LeaseEnd(Struct, frozen=True, kw_only=True):
 
 
 class RunStop(Struct, frozen=True, kw_only=True):
-    """To an agent: end the ranks of this run."""
+    """To an agent: end the ranks of this run; `restart`: those of this attempt alone."""
 
     run: str
     reason: str = ""
+    attempt: int = 0
+    restart: bool = False
+
+
+class RunAgain(Struct, frozen=True, kw_only=True):
+    """To an agent: start the ranks again, to meet at that port; without one, open it and tell."""
+
+    run: str
+    attempt: int
+    reason: str = ""
+    address: str = ""
+    port: int = 0
 
 
 class RunCreated(Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ READ_ONLY = frozenset(
 # What a peer may name things: an id is also a directory's name on the nodes.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LONGEST_NAME = 300
+MOST_RESTARTS = 1000
 MOST_RECORDS = 10_000
 LONGEST_TIME = 100 * 365 * 86400.0
 
@@ -255,6 +256,10 @@ class People:
             raise kind(f"Run {run.id} is there already; give yours another id.")
         if run.world_size < 1:
             raise UsageError(f"{run.world_size} is not a number of ranks; ask for at least one.")
+        if not 0 <= run.max_restarts <= MOST_RESTARTS:
+            raise UsageError(
+                f"A run may be restarted 0 to {MOST_RESTARTS} times, not {run.max_restarts}."
+            )
         lease = self._owned_lease(connection, run.lease)
         slots = lease.slots[: run.world_size]
         run = replace(

@@ -68,6 +68,7 @@ class State(Leasing):
             ev.RunCreated: self._run_created,
             ev.RunReported: self._run_reported,
             ev.RankExited: self._rank_exited,
+            ev.Met: self._met,
             ev.StopRequested: self._stop_requested,
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
@@ -246,8 +247,11 @@ class State(Leasing):
                 self._meet(lease, node, lease.id in held)
         self._block_stale(node, held)
         for run in self._live_runs_on(node.id):
-            if run.state is RunState.STOPPING and run.lease in held:
+            ending = run.state in (RunState.STOPPING, RunState.RESTARTING)
+            if ending and run.lease in held:
                 self._out.append(ev.StopRun(run=run, nodes=(node.id,), reason=run.reason))
+            elif run.state is RunState.STARTING and run.attempt and run.nodes[0] == node.id:
+                self._out.append(ev.MeetAgain(run=run, node=node.id))
         if before is None or before.devices != node.devices or len(changed) > 1:
             self._review_queue()
 
@@ -349,14 +353,29 @@ class State(Leasing):
         rank = event.exit.rank
         if run is None or not gang.live(run) or not 0 <= rank < run.world_size:
             return
-        if any(exit.rank == rank for exit in run.exits):
+        if event.exit.attempt != run.attempt or any(exit.rank == rank for exit in run.exits):
             return
-        changed = gang.exited(run, event.exit)
+        changed = gang.exited(run, event.exit, final=event.final)
         self._put("run", run.id, changed)
-        if gang.is_over(changed):
+        if gang.is_over(changed) and changed.state is RunState.RESTARTING:
+            self._restart(changed)
+        elif gang.is_over(changed):
             self._end_run(changed)
         elif changed.state is not run.state:
             self._stop_ranks(changed)
+
+    def _restart(self, run: Run) -> None:
+        self._audit(
+            "run restarted", run.user, run=run.id, attempt=run.attempt + 1, reason=run.reason
+        )
+        run = gang.again(run)
+        self._put("run", run.id, run)
+        self._out.append(ev.MeetAgain(run=run, node=run.nodes[0]))
+
+    def _met(self, event: ev.Met) -> None:
+        run = self.runs.get(event.run)
+        if run and run.state is RunState.STARTING and run.attempt == event.attempt:
+            self._out.append(ev.StartAgain(run=run, address=event.address, port=event.port))
 
     def _stop_requested(self, event: ev.StopRequested) -> None:
         run = self.runs.get(event.run)

@@ -143,7 +143,9 @@ class Agent:
                 msg.RunCreated,
                 lambda _, made: self.runs.announced(made.run, made.ranks),
             ),
-            "run.stop": (msg.RunStop, lambda _, stop: self.runs.stop(stop.run, stop.reason)),
+            "run.stop": (msg.RunStop, self._stop_run),
+            "run.again": (msg.RunAgain, lambda _, again: self.runs.again(again)),
+            "run.over": (msg.ById, lambda _, body: self.runs.over(body.id)),
             "shutdown": (Any, lambda _, body: self.stopping.set()),
         }
         connection = await connect(facts["address"], self._bundle.client_context(), handlers)
@@ -164,6 +166,7 @@ class Agent:
         for topic, body in self._unsent:
             connection.tell(topic, body)
         self._unsent.clear()
+        self.runs.repeat()
         self._worker.follow(welcome.dask or facts.get("dask", ""))
         self._write_file()
 
@@ -194,6 +197,12 @@ class Agent:
 
     def _granted(self, grant: msg.Grant) -> None:
         self._grants[grant.lease.id] = grant
+
+    async def _stop_run(self, _: Connection, stop: msg.RunStop) -> None:
+        if stop.restart:
+            await self.runs.end_attempt(stop.run, stop.attempt)
+        else:
+            await self.runs.stop(stop.run, stop.reason, stop.attempt)
 
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         self._grants.pop(end.lease, None)

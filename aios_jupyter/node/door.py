@@ -154,6 +154,8 @@ class Door:
             (rank, *_device(slot)) for rank, slot in expected
         ]:
             raise AccessError(f"Lease {lease.id} has other devices on this node than you name.")
+        if body.spec.resume:
+            self._only_owner(connection, self._runs.owner(body.spec.resume), body.spec.resume)
         if any(set(rank.devices) - set(here) for rank in asked):
             raise AccessError(f"Lease {lease.id} has other devices on this node than you show.")
         await self._runs.start(hosted, body)

@@ -252,6 +252,9 @@ class LiveRun:
                 self._exits.append(event)
             case "pulled":
                 self.pulled = event["path"]
+            case "restart":
+                self._exits.clear()
+                self.pulled = ""
         self.events.put(event)
 
     async def _verdict(self) -> Run:

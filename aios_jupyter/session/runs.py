@@ -44,6 +44,9 @@ class RunVerbs(LeaseVerbs):
         push: dict[str, Any] | None = None,
         explicit: Sequence[str] = (),
         pull: Sequence[str] = (),
+        max_restarts: int = 0,
+        checkpoints: str = "",
+        resume: str = "",
         name: str = "",
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
@@ -68,6 +71,13 @@ class RunVerbs(LeaseVerbs):
             Names and values for the cell. `explicit` are those that the user has named.
         pull
             Names to bring back from rank 0.
+        max_restarts
+            How often all ranks are started again when one has failed; `train.restore` in the code
+            goes on from the last checkpoint.
+        checkpoints
+            Where checkpoints go: a folder, or a URL of fsspec that all nodes can write to.
+        resume
+            A run of this user whose checkpoints this one goes on with.
 
         Raises
         ------
@@ -114,6 +124,9 @@ class RunVerbs(LeaseVerbs):
             pull=(cells.RESULT,) if entry is Entry.FUNCTION else tuple(pull),
             world_size=min(world, len(held.slots)),
             grace=settings().stop_grace,
+            max_restarts=max_restarts,
+            checkpoints=_place(checkpoints),
+            resume=resume,
         )
         try:
             return self._launch(held, spec, payload)
@@ -122,7 +135,9 @@ class RunVerbs(LeaseVerbs):
             with contextlib.suppress(AiosError):
                 self.stop(spec.id)
             if held.scope is not Scope.SESSION:
-                self.release(held.id)
+                # It may have ended with the run already.
+                with contextlib.suppress(NotFoundError):
+                    self.release(held.id)
             raise
 
     def _launch(self, lease: Lease, spec: RunSpec, payload: bytes | None) -> RunHandle:
@@ -137,6 +152,7 @@ class RunVerbs(LeaseVerbs):
             nodes=(),
             label=self.label,
             framework=spec.framework,
+            max_restarts=spec.max_restarts,
         )
 
         client, launcher = self.client, self._launcher
@@ -217,6 +233,13 @@ def _name(entry: Entry, target: Any, source: str) -> str:
     if entry is Entry.CELL:
         return "cell"
     return Path(source).name
+
+
+def _place(checkpoints: str) -> str:
+    """A folder without a scheme is one of this process's, wherever the ranks are."""
+    if not checkpoints or "://" in checkpoints:
+        return checkpoints
+    return str(Path(checkpoints).expanduser().absolute())
 
 
 def _environment(extra: dict[str, str]) -> dict[str, str]:

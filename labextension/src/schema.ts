@@ -7,7 +7,7 @@
 export type Role = 'admin' | 'user' | 'viewer';
 export type DeviceKind = 'gpu' | 'mig' | 'simulated' | 'cpu';
 export type RunState =
-  'starting' | 'running' | 'stopping' | 'succeeded' | 'failed' | 'stopped';
+  'starting' | 'running' | 'restarting' | 'stopping' | 'succeeded' | 'failed' | 'stopped';
 
 export interface ICluster {
   name: string;
@@ -153,7 +153,7 @@ export interface IClusterEvent {
 /** The event schema under which the server emits an `IClusterEvent`. */
 export const EVENT_SCHEMA = 'https://events.aios-jupyter.org/cluster/v1';
 
-const LIVE: ReadonlySet<RunState> = new Set(['starting', 'running', 'stopping']);
+const LIVE: ReadonlySet<RunState> = new Set(['starting', 'running', 'restarting', 'stopping']);
 
 /** Whether a run has not ended. */
 export function isLive(run: IRun): boolean {

@@ -140,6 +140,9 @@ def cores_for(request: Request, line: Pool) -> int:
     return max(1, request.cpus) if line is Pool.CPU else request.cpus
 
 
+_ENDING = (RunState.STOPPING, RunState.FAILED, RunState.STOPPED)
+
+
 class Broker(RuleBasedStateMachine):
     policy = "fifo"
 
@@ -604,11 +607,11 @@ class Broker(RuleBasedStateMachine):
                 self.processes[slot.node].setdefault(lease.id, set()).add(slot.device)
 
     @precondition(lambda self: self.state.leases)
-    @rule(index=number)
-    def create_run(self, index: int) -> None:
+    @rule(index=number, restarts=st.sampled_from([0, 0, 1, 2]))
+    def create_run(self, index: int, restarts: int) -> None:
         lease: Lease = self.pick(self.state.leases, index)
         if lease.state is LeaseState.ACTIVE:
-            self.start(self.new_run(lease))
+            self.start(self.new_run(lease).__replace__(max_restarts=restarts))
         else:
             assert isinstance(self.do(ev.RunCreated(run=self.new_run(lease))), AiosError)
 
@@ -632,19 +635,49 @@ class Broker(RuleBasedStateMachine):
         assert (self.state.runs[run.id].state in LIVE) == (run.state in LIVE)
 
     @precondition(lambda self: self.state.runs)
-    @rule(index=number, rank=st.integers(0, 3), code=st.sampled_from([0, 0, 1, -9]))
-    def exit_rank(self, index: int, rank: int, code: int) -> None:
+    @rule(
+        index=number,
+        rank=st.integers(0, 3),
+        code=st.sampled_from([0, 0, 1, -9]),
+        stale=st.sampled_from([False, False, True]),
+        final=st.sampled_from([False, False, True]),
+    )
+    def exit_rank(self, index: int, rank: int, code: int, stale: bool, final: bool) -> None:
         run: Run = self.pick(self.state.runs, index)
-        exit = RankExit(rank=rank, code=code, time=self.now)
-        actions = self.do(ev.RankExited(run=run.id, exit=exit))
+        exit = RankExit(rank=rank, code=code, time=self.now, attempt=run.attempt - stale)
+        actions = self.do(ev.RankExited(run=run.id, exit=exit, final=final))
         assert isinstance(actions, list)
-        new = rank < run.world_size and rank not in {known.rank for known in run.exits}
         after = self.state.runs[run.id]
-        if new and code and run.state in (RunState.STARTING, RunState.RUNNING):
-            assert f"rank {rank}" in after.reason
-            assert after.state in (RunState.STOPPING, RunState.FAILED)
+        if stale:
+            assert after == run, "an exit of an earlier attempt changes nothing"
+            return
+        new = rank < run.world_size and rank not in {known.rank for known in run.exits}
+        counted = new and run.state in LIVE
+        again = run.attempt < run.max_restarts and not final
+        if counted and code and run.state in (RunState.STARTING, RunState.RUNNING):
+            why = after.detail["failures"][-1]["reason"] if again else after.reason
+            assert f"rank {rank}" in why
+            states = (RunState.RESTARTING, RunState.STARTING) if again else _ENDING
+            assert after.state in states
+        if counted and final and code:
+            assert after.state in _ENDING
         if run.state in LIVE:
-            assert (after.state in LIVE) == (len(after.exits) < run.world_size)
+            over = len(run.exits) + counted >= run.world_size
+            restarted = after.attempt == run.attempt + 1
+            assert restarted == any(isinstance(a, ev.MeetAgain) for a in actions)
+            assert (after.state in LIVE) == (not over or restarted)
+            assert not restarted or (over and after.state is RunState.STARTING)
+        assert after.attempt <= after.max_restarts
+
+    @precondition(lambda self: self.state.runs)
+    @rule(index=number, stale=st.booleans())
+    def meet(self, index: int, stale: bool) -> None:
+        run: Run = self.pick(self.state.runs, index)
+        met = ev.Met(run=run.id, attempt=run.attempt - stale, address="n", port=1)
+        actions = self.do(met)
+        assert isinstance(actions, list)
+        started = any(isinstance(action, ev.StartAgain) for action in actions)
+        assert started == (run.state is RunState.STARTING and not stale)
 
     @precondition(lambda self: self.state.runs)
     @rule(index=number, by=users)
