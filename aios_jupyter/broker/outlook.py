@@ -9,6 +9,7 @@ from ..errors import NotFoundError
 from ..schema import Lease, LeaseState, Request, RequestState
 from . import events as ev
 from . import history
+from .demand import demand_of
 from .forecast import Held, Waiting, starts
 from .measures import accuracy
 from .policy import Pool
@@ -83,6 +84,13 @@ class Outlook:
             "label": found.label,
             "want": found.want.value,
             "count": found.count,
+            "least": found.least or found.count,
+            "memory": found.memory,
+            "share": found.share,
+            "model": found.model,
+            "placement": found.placement.value,
+            "cpus": found.cpus,
+            "host_memory": found.host_memory,
             "time": found.time,
             "priority": found.priority,
             "state": found.state.value,
@@ -145,15 +153,14 @@ def foresee(
     line = state.queue(pool)[:first]
     if not line:
         return {}
+    fleet = state.fleet
     held = [
-        Held(_end(state, lease, now, share), _kept(lease, now), memories)
+        Held(_end(state, lease, now, share), _kept(lease, now), lease.slots)
         for lease in state.leases.values()
-        if (memories := state.fleet.memories_of(lease.slots, pool))
+        if fleet.special() or fleet.pool_of_slot(lease.slots[0]) is pool
     ]
-    waiting = [
-        Waiting(r.id, r.count, r.memory, _length(state, r, 0.0, share), r.time) for r in line
-    ]
-    return starts(now, state.fleet.free_memories(pool), held, waiting)
+    waiting = [Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), r.time) for r in line]
+    return starts(now, pool, fleet.branch(), held, waiting)
 
 
 def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
@@ -199,5 +206,8 @@ def _why(state: State, request: Request, pool: Pool, place: int) -> str:
             return f"Process {about}, which holds no lease, is on a device that it needs."
         case "NodeDown":
             return "A node with devices that it needs is down; 'aios status' shows which."
-    free = state.fleet.free(pool, request.memory)
-    return f"It is next; {free} of the {request.count} it needs are free."
+    demand = demand_of(request)
+    free = state.fleet.free(pool, demand.each)
+    if free >= demand.least:
+        return f"It is next; {free} are free, but no node has the {demand.least} that it needs."
+    return f"It is next; {free} of the {demand.least} it needs are free."

@@ -14,11 +14,13 @@ from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
 from . import events as ev
 from . import gang, history
+from .demand import demand_of
 from .events import replace
 from .leasing import Leasing
 from .ledger import nodes_of
 from .measures import Measuring
-from .policy import Pool, refusal
+from .policy import Pool
+from .refusal import refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
@@ -192,15 +194,7 @@ class State(Measuring, Leasing):
         fleet, want = self.fleet, request.want
         accelerated = want is Want.DEVICE and fleet.capacity(Pool.ACCELERATOR) > 0
         pool = Pool.ACCELERATOR if want is Want.GPU or accelerated else Pool.CPU
-        error = refusal(
-            want,
-            pool,
-            count=request.count,
-            memory=request.memory,
-            capacity=fleet.capacity(pool, request.memory),
-            total=fleet.capacity(pool),
-            largest_memory=fleet.largest_memory(pool) if request.memory else 0,
-        )
+        error = refusal(want, pool, demand_of(request), fleet.hardware)
         if error:
             raise error
         return pool

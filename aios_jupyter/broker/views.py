@@ -58,7 +58,8 @@ def snapshot(
                 **_device(device, usage.get(device.id)),
                 "node": node.id,
                 "host": node.host,
-                "holder": _holder(state, device.id, runs_of),
+                "holder": _holder(state, state.holder.get(device.id, ""), runs_of),
+                "shares": _shares(state, device.id, runs_of),
                 "outside": msgspec.to_builtins(state.outside.get(device.id, ())),
             }
             for node in nodes
@@ -140,8 +141,17 @@ def _device(device: Device, usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _holder(state: State, device: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
-    lease = state.leases.get(state.holder.get(device, ""))
+def _shares(state: State, device: str, runs_of: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Who shares a device and how much of its memory each has; nobody where it is held whole."""
+    return [
+        {**holder, "memory": memory}
+        for lease, memory in state.fleet.shares(device).items()
+        if memory and (holder := _holder(state, lease, runs_of))
+    ]
+
+
+def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
+    lease = state.leases.get(id)
     if lease is None:
         return None
     return {
@@ -159,6 +169,7 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
         "label": request.label,
         "want": request.want.value,
         "count": request.count,
+        "least": request.least or request.count,
         "submitted": request.submitted,
         "position": position,
         "reason": reason,
@@ -177,6 +188,7 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "state": LeaseState(lease.state).value,
         "used": lease.used,
         "scope": lease.scope.value,
+        "share": lease.slots[0].share,
     }
 
 

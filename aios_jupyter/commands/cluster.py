@@ -140,14 +140,20 @@ def device_row(device: dict[str, Any]) -> dict[str, Any]:
 def holder_text(device: dict[str, Any]) -> str:
     """Who holds a device: a lease, a process outside any lease, or "free"."""
     holder, outside = device["holder"], device["outside"]
+    if shares := device.get("shares"):
+        return "; ".join(f"{_who(one)} {format_size(one['memory'])}" for one in shares)
     if holder:
-        who = f"{holder['user']} · {holder['label']}" if holder["label"] else holder["user"]
-        return f"{who} ({holder['run'] or holder['lease']})"
+        return _who(holder)
     if outside:
         process = outside[0]
         more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
         return f"outside any lease: {process['name'] or 'a process'} {process['pid']}{more}"
     return "free"
+
+
+def _who(holder: dict[str, Any]) -> str:
+    who = f"{holder['user']} · {holder['label']}" if holder["label"] else holder["user"]
+    return f"{who} ({holder['run'] or holder['lease']})"
 
 
 @click.command()
