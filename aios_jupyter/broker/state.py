@@ -18,13 +18,14 @@ from .demand import demand_of
 from .events import replace
 from .leasing import Leasing
 from .ledger import nodes_of
+from .measures import Measuring
 from .policy import Pool
 from .refusal import refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Leasing):
+class State(Measuring, Leasing):
     """All that the broker knows and decides.
 
     Parameters
@@ -73,6 +74,7 @@ class State(Leasing):
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
+            ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
 
@@ -126,6 +128,7 @@ class State(Leasing):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._keep_counts()
 
     # --- sessions
 
@@ -183,6 +186,7 @@ class State(Leasing):
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
+        self._note_arrival(request, pool)
         self._enqueue(request, pool)
         self._deadlines.arm("age", request.id)
 

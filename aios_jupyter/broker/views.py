@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
-from .policy import POLICIES
+from .measures import accuracy
+from .policy import POLICIES, Pool
 from .state import State
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
@@ -96,6 +97,18 @@ def policy_view(state: State) -> dict[str, Any]:
             for policy in POLICIES.values()
         ],
         "weights": dict(sorted(state.weights().items())),
+    }
+
+
+def load_view(state: State) -> dict[str, Any]:
+    """Of each pool: its devices, what was asked of it by the hour, and how forecasts came true."""
+    return {
+        pool.value: {
+            "devices": state.fleet.capacity(pool),
+            "hours": msgspec.to_builtins(state.hours(pool)),
+            "accuracy": accuracy(state.hits(pool)),
+        }
+        for pool in Pool
     }
 
 

@@ -32,16 +32,21 @@ DEVICE_COLUMNS = (
     metavar="N",
     help="Offer N simulated GPUs on a machine without real ones.",
 )
+@click.option(
+    "--from-snapshot",
+    is_flag=True,
+    help="Go on from the last snapshot of a journal that is refused as damaged.",
+)
 @click.pass_obj
-def up(host: Host, simulate_gpus: int | None) -> None:
+def up(host: Host, simulate_gpus: int | None, from_snapshot: bool) -> None:
     """Start your cluster, or find the one that runs.
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
     """
-    if simulate_gpus is not None:
+    if simulate_gpus is not None or from_snapshot:
         from ..cluster.embedded import ensure
 
-        ensure(start=True, simulate_gpus=simulate_gpus)
+        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot)
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 

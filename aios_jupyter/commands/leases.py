@@ -13,6 +13,7 @@ from ..schema import Placement
 from ..units import format_duration, format_size, parse_count
 from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
+from .forecasts import accuracy_text
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -251,14 +252,18 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
 @click.pass_obj
 def queue(host: Host, json_: bool) -> Any:
     """List waiting requests in their order."""
-    rows = host.session(start=False).queue()
+    session = host.session(start=False)
+    rows = session.queue()
     if json_:
         return echo_json(rows)
-    return host.show(queue_table(rows, time.time()), rows)
+    accuracy = session.forecast_accuracy() if rows else None
+    return host.show(queue_table(rows, time.time(), accuracy), rows)
 
 
-def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
-    """Requests, one a line."""
+def queue_table(
+    rows: Sequence[dict[str, Any]], now: float, accuracy: dict[str, Any] | None = None
+) -> Table:
+    """Requests, one a line, and how good such forecasts have been."""
     shown = [
         {
             **row,
@@ -268,7 +273,8 @@ def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
         }
         for row in rows
     ]
-    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.")
+    title = f"forecasts so far: {accuracy_text(accuracy)}" if accuracy else ""
+    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.", title=title)
 
 
 def wish_text(row: Mapping[str, Any]) -> str:
@@ -328,6 +334,7 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
             ("wants", what),
             ("position", f"{found['position']} of {found['waiting']}"),
             ("starts in", starts),
+            ("forecasts", accuracy_text(found.get("accuracy"))),
             ("first in line", first),
             ("may last", format_duration(found["time"]) if found["time"] else ""),
             ("will last", predicted),

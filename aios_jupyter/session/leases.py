@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice
+from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Placement, Request, Scope, Want
 from ..units import MOST_DEVICES, parse_count, parse_duration, parse_size
@@ -117,7 +117,7 @@ class LeaseVerbs(Link):
             if not pending.granted.done():
                 self.cancel(request.id)
             raise
-        return self._loop.run(_granted(pending)).lease
+        return pending.granted.result().lease
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -288,10 +288,6 @@ def _per_device(cpus: int) -> int:
 
 async def _settle(pending: Pending, timeout: float) -> None:
     await asyncio.wait([pending.granted], timeout=timeout)
-
-
-async def _granted(pending: Pending) -> Grant:
-    return await pending.granted
 
 
 def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:

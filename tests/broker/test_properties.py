@@ -517,6 +517,13 @@ class Broker(RuleBasedStateMachine):
         answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
         assert isinstance(answer, AccessError) == (by != lease.user)
 
+    @precondition(lambda self: self.state.requests)
+    @rule(index=number, ahead=st.sampled_from([0.0, 60.0, 3600.0]))
+    def tell_a_forecast(self, index: int, ahead: float) -> None:
+        request = self.pick(self.state.requests, index)
+        eta = self.now + ahead
+        self.do(ev.ForecastTold(request=request.id, eta=eta, earliest=self.now, latest=eta))
+
     # --- nodes
 
     @rule(node=nodes, healthy=st.sampled_from([True, True, True, False]), alive=st.booleans())
@@ -822,6 +829,14 @@ class Broker(RuleBasedStateMachine):
             granted = self.state.requests[lease.request].state is RequestState.GRANTED
             assert granted == (lease.state is LeaseState.ACTIVE)
             assert granted or lease.reason
+
+    @invariant()
+    def forecasts_are_of_those_who_wait(self) -> None:
+        queue = {request.id for request in self.state.queue()}
+        assert self.state._foretold.keys() <= queue
+        for pool in Pool:
+            for hit in self.state.hits(pool).hits:
+                assert hit.ahead >= 0
 
     @invariant()
     def nobody_holds_anything_without_a_session(self) -> None:
