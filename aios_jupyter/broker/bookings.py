@@ -8,16 +8,18 @@ that nobody holds, and those of leases that end in time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..errors import AccessError, AllocationError, ConflictError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Request, Scope, Slot
 from ..units import format_duration
 from . import events as ev
+from .demand import Demand, demand_of
 from .events import replace
 from .leasing import Leasing
 from .ledger import discard
-from .policy import Pool, pack
+from .policy import Pool
+from .stock import Stock
 
 # Reservations are made for at most this long (s), and begin at most this far ahead.
 FARTHEST = 366 * 86400.0
@@ -63,16 +65,16 @@ class Bookings(Leasing):
         """The lease of a reservation that has started; "": there is none."""
         return self._lease_of.get(booking, "")
 
-    def reserved_slots(self) -> Iterator[tuple[float, Slot]]:
+    def reserved_slots(self) -> Iterator[tuple[Slot, float]]:
         """Devices that are reserved, and when the last reservation of each ends."""
         for device in self._calendar.devices():
-            if device in self.fleet:
-                yield self._calendar.last_end(device), self.fleet.slot(device)
+            until = self._calendar.last_end(device)
+            if device in self.fleet and until is not None:
+                yield self.fleet.slot(device), until
 
-    def unreserved(self, slots: Iterable[Slot]) -> tuple[Slot, ...]:
-        """Those of some devices that nobody has reserved."""
-        reserved = set(self._calendar.devices())
-        return tuple(slot for slot in slots if slot.device not in reserved)
+    def reserved_until(self, slot: Slot) -> float | None:
+        """When the last reservation of a device ends; None: it has none."""
+        return self._calendar.last_end(slot.device)
 
     # --- making one
 
@@ -97,9 +99,9 @@ class Bookings(Leasing):
         pool = self._pool_or_refuse(request)
         if not event.admin:
             self._check_share(booking)
-        places = self._places(pool, booking, booking.start)
+        places = self._places(pool, request, booking.start)
         if places is None:
-            raise AllocationError(self._why_not(pool, booking))
+            raise AllocationError(self._why_not(pool, request, booking))
         self._book(replace(booking, pool=pool.value, devices=places))
         self._deadlines.arm("booking", booking.id)
         self._deadlines.arm("booking-over", booking.id)
@@ -135,68 +137,50 @@ class Bookings(Leasing):
                 f"of which {left:.3g} are left; reserve fewer devices or less time, or ask an admin."
             )
 
-    def _promisable(
-        self, pool: Pool, memory: int, start: float, end: float
-    ) -> Iterable[tuple[str, str]]:
-        """Nodes and devices that are sure to be free for a time, as far as the broker knows."""
-        for node, device in self.fleet.suitable(pool, memory):
-            if not self._calendar.clashes(device.id, start, end) and self._free_by(
-                device.id, start
-            ):
-                yield node, device.id
+    def _free_at(self, start: float, end: float, but: str = "") -> Stock:
+        """What nobody holds at a time, or was promised until another, as far as is known now.
 
-    def _free_by(self, device: str, when: float) -> bool:
-        lease = self.leases.get(self.fleet.holder.get(device, ""))
-        if lease is None:
-            return self.fleet.grantable(device)
-        if device in self.fleet.outside:
-            return False
-        over = self._now if lease.state is LeaseState.ENDING else lease.expires
-        return over is not None and over <= when
+        `but` is a reservation that is left out of it.
+        """
+        then = self.fleet.branch()
+        for lease in self.leases.values():
+            over = self._now if lease.state is LeaseState.ENDING else lease.expires
+            if over is not None and over <= start:
+                then.give(lease.slots)
+        self._set_aside(then, self._calendar.within(start, end, but))
+        return then
 
-    def _places(self, pool: Pool, booking: Booking, start: float) -> tuple[str, ...] | None:
-        """Devices for a reservation, on as few nodes as may be; None: too few can be promised."""
-        by_node: dict[str, list[str]] = {}
-        for node, device in self._promisable(pool, booking.memory, start, start + booking.time):
-            by_node.setdefault(node, []).append(device)
-        if sum(map(len, by_node.values())) < booking.count:
-            return None
-        sizes: dict[int, list[str]] = {}
-        for node, devices in by_node.items():
-            sizes.setdefault(len(devices), []).append(node)
-        holder = self.fleet.holder
-        return tuple(
-            device
-            for node, count in pack(sizes, booking.count)
-            # Whose lease ends in time first: nobody else can be granted those in the meantime.
-            for device in sorted(by_node[node], key=lambda device: device not in holder)[:count]
-        )
+    def _places(self, pool: Pool, request: Request, start: float) -> tuple[str, ...] | None:
+        """Devices for a reservation; None: too few can be promised."""
+        then = self._free_at(start, start + (request.time or 0.0))
+        slots = then.pick(pool, demand_of(request))
+        return None if slots is None else tuple(slot.device for slot in slots)
 
-    def _why_not(self, pool: Pool, booking: Booking) -> str:
-        length = booking.time
-        found = list(self._promisable(pool, booking.memory, booking.start, booking.end))
+    def _why_not(self, pool: Pool, request: Request, booking: Booking) -> str:
+        each = demand_of(request).each
+        found = self._free_at(booking.start, booking.end).free(pool, each)
         endless = sum(
-            lease is not None and lease.state is LeaseState.ACTIVE and lease.expires is None
-            for _, device in self.fleet.suitable(pool, booking.memory)
-            for lease in (self.leases.get(self.fleet.holder.get(device.id, "")),)
+            self.fleet.suiting(lease.slots, each)
+            for lease in self.leases.values()
+            if lease.state is LeaseState.ACTIVE and lease.expires is None
         )
-        why = f"Only {len(found)} of {booking.count} can be promised from then on"
+        why = f"Only {found} of {booking.count} can be promised from then on"
         why += f", as leases without an end hold {endless}" if endless else ""
-        when = self._next_time(pool, booking)
-        advice = f"reserve {len(found)}" if found else ""
+        when = self._next_time(pool, request, booking.start)
+        advice = f"reserve {found}" if found else ""
         if when is not None:
             later = f"begin {format_duration(when - booking.start)} later"
             advice = f"{advice}, or {later}" if advice else later
         if not advice:
             advice = "ask for them with 'alloc', which waits until they are free"
-        return f"{why} for {format_duration(length)}: {advice}."
+        return f"{why} for {format_duration(booking.time)}: {advice}."
 
-    def _next_time(self, pool: Pool, booking: Booking) -> float | None:
+    def _next_time(self, pool: Pool, request: Request, start: float) -> float | None:
         """The first time after that asked for at which a reservation would be possible."""
         ends = {b.end for b in self.bookings.values()}
         ends |= {lease.expires for lease in self.leases.values() if lease.expires is not None}
-        for when in sorted(end for end in ends if end > booking.start)[:TRIES]:
-            if self._places(pool, booking, when) is not None:
+        for when in sorted(end for end in ends if end > start)[:TRIES]:
+            if self._places(pool, request, when) is not None:
                 return when
         return None
 
@@ -268,9 +252,11 @@ class Bookings(Leasing):
     def _start(self, booking: Booking) -> None:
         if self._short.get(booking.id) == (self.fleet.version, self._ends_version):
             return
-        if not all(map(self.fleet.grantable, booking.devices)):
-            booking = self._with_others(booking)
-        if not all(map(self.fleet.grantable, booking.devices)):
+        missing = self._missing(booking)
+        if missing:
+            booking = self._with_others(booking, missing)
+            missing = self._missing(booking)
+        if missing:
             self._short[booking.id] = (self.fleet.version, self._ends_version)
             return
         slots = tuple(self.fleet.slot(device) for device in booking.devices)
@@ -279,23 +265,34 @@ class Bookings(Leasing):
         request = _request(booking, f"{booking.id}@{self._fence + 1}", booking.end - self._now)
         session = self._session_for(booking)
         request = replace(request, session=session, submitted=self._now)
+        self._put("request", request.id, request)
         self._open.setdefault(session, {})[request.id] = None
         lease = self._grant_to(request, slots, booking)
         text = f"Reservation {booking.id} has begun; its lease is {lease.id}."
         self._tell(session, booking.id, text)
 
-    def _with_others(self, booking: Booking) -> Booking:
+    def _missing(self, booking: Booking) -> list[str]:
+        """Those of its devices that cannot be granted now."""
+        stock, missing = self.fleet.branch(), []
+        for device in booking.devices:
+            if device in self.fleet and stock.has(slot := self.fleet.slot(device)):
+                stock.take((slot,))
+            else:
+                missing.append(device)
+        return missing
+
+    def _with_others(self, booking: Booking, missing: list[str]) -> Booking:
         """A reservation with free devices in place of those that it cannot have."""
-        free = (
-            device.id
-            for _, device in self.fleet.suitable(Pool(booking.pool), booking.memory)
-            if self.fleet.grantable(device.id)
-            and not self._calendar.clashes(device.id, self._now, booking.end)
-        )
-        have = self.fleet.grantable
-        devices = tuple(d if have(d) else next(free, d) for d in booking.devices)
-        if devices != booking.devices:
-            booking = replace(booking, devices=devices)
+        stock = self.fleet.branch()
+        self._set_aside(stock, self._calendar.within(self._now, booking.end))
+        demand = _one(booking)
+        devices = list(booking.devices)
+        for device in missing:
+            if other := stock.pick(Pool(booking.pool), demand):
+                stock.take(other)
+                devices[devices.index(device)] = other[0].device
+        if tuple(devices) != booking.devices:
+            booking = replace(booking, devices=tuple(devices))
             self._book(booking)
         return booking
 
@@ -364,9 +361,10 @@ class Bookings(Leasing):
 
     def _instead(self, booking: Booking, but: set[str]) -> str | None:
         """A device that a reservation may have in place of one that it has."""
-        start = max(booking.start, self._now)
-        found = self._promisable(Pool(booking.pool), booking.memory, start, booking.end)
-        return next((device for _, device in found if device not in but), None)
+        then = self._free_at(max(booking.start, self._now), booking.end)
+        self._set_aside(then, but)
+        found = then.pick(Pool(booking.pool), _one(booking))
+        return found[0].device if found else None
 
     def _tell(self, session: str, about: str, text: str) -> None:
         if session in self.sessions:
@@ -405,6 +403,11 @@ def _request(booking: Booking, id: str, time: float) -> Request:
         label=booking.label,
         scope=Scope.RESERVED,
     )
+
+
+def _one(booking: Booking) -> Demand:
+    """One device of a reservation."""
+    return demand_of(_request(booking, booking.id, booking.time))._replace(most=1, least=1)
 
 
 def _check_window(booking: Booking, now: float) -> None:

@@ -74,6 +74,10 @@ class Calendar:
             for device in booking.devices:
                 yield device, booking.id
 
+    def within(self, start: float, end: float, but: str = "") -> list[str]:
+        """Devices that are promised at any time between two to others than `but`."""
+        return [device for device in self._windows if self.clashes(device, start, end, but)]
+
     def clashes(self, device: str, start: float, end: float, but: str = "") -> list[str]:
         """Reservations other than `but` of a device within a time."""
         return [
@@ -82,9 +86,9 @@ class Calendar:
             if begins < end and ends > start and id != but
         ]
 
-    def last_end(self, device: str) -> float:
-        """When the last reservation of a device that has one ends."""
-        return max(end for _, end, _ in self._windows[device])
+    def last_end(self, device: str) -> float | None:
+        """When the last reservation of a device ends; None: it has none."""
+        return max((end for _, end, _ in self._windows.get(device, ())), default=None)
 
     def ends(self) -> list[float]:
         """When reservations end, in order."""

@@ -38,9 +38,8 @@ class Activity:
     def sampled(self, state: State, usage: Iterable[Usage], now: float) -> None:
         """A node has sampled its devices."""
         for sample in usage:
-            lease = state.holder.get(sample.device)
-            if lease and (sample.utilization is None or sample.utilization > BUSY):
-                self._seen[lease] = now
+            if sample.utilization is None or sample.utilization > BUSY:
+                self._seen |= dict.fromkeys(state.fleet.shares(sample.device), now)
 
     def findings(self, state: State, now: float) -> Iterator[ev.FoundIdle | ev.FoundBusy]:
         """Leases that were idle for as long as their limit says, and those that no longer are.

@@ -196,13 +196,14 @@ class Records(Struct, frozen=True, kw_only=True):
 
 
 class LeaseEnd(Struct, frozen=True, kw_only=True):
-    """To an agent: end all processes of this lease and answer `node.gone`.
+    """To an agent: end all processes of this lease and, where asked to `confirm`, say `node.gone`.
 
     `grace` (s) is between SIGTERM and SIGKILL, None the agent's own `stop_grace`.
     """
 
     lease: str
     reason: str = ""
+    confirm: bool = True
     grace: float | None = None
 
 

@@ -16,22 +16,27 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
-from ..schema import Lease, LeaseState, Request, RequestState, Slot
+from ..schema import Lease, LeaseState, Placement, Request, RequestState, Slot
 from . import events as ev
 from . import history
 from .calendar import Calendar
 from .deadlines import Deadlines
+from .demand import Demand, demand_of
 from .events import replace
+from .fleet import Fleet
 from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
 from .shares import Shares
 from .sortedlist import SortedList
+from .stock import Stock
 from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
 # Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
 SCORED_FOR = 1.0
+# At how many times it is tried whether reservations leave the first of a line enough.
+AROUND = 50
 
 
 class Reservation(NamedTuple):
@@ -45,11 +50,14 @@ class Reservation(NamedTuple):
         The time at which it can start, seconds since the epoch; -inf when no end is known.
     spare
         How many devices that would suit it are left over then.
+    then
+        What can be granted then, where to count devices is not enough.
     """
 
     request: str
     when: float
     spare: int
+    then: Stock | None = None
 
 
 class Planning(Ledger):
@@ -131,7 +139,8 @@ class Planning(Ledger):
             if slots is not None:
                 return request, slots
             free = self.fleet.free(pool)
-            candidates = self._queue.candidates(pool, free) if free else ()
+            any_free = free or self.fleet.shared(pool)
+            candidates = self._queue.candidates(pool, free) if any_free else ()
             found = self._backfill(pool, request, candidates)
         if found is None:
             self._in_vain[pool] = attempt
@@ -151,17 +160,37 @@ class Planning(Ledger):
             refused.add(shape)
             request = self.requests[id]
             slots = self._place(pool, request)
-            if slots is not None and self._delays_nobody(pool, head, id, slots):
+            if slots is None:
+                continue
+            if self._delays_nobody(pool, head, id, slots):
                 return request, slots
+            if shape.demand.least < len(slots):
+                fewer = max(shape.demand.least, self._reservation(pool, head).spare)
+                slots = self._place(pool, replace(request, count=fewer))
+                if slots is not None and self._delays_nobody(pool, head, id, slots):
+                    return request, slots
         return None
 
     def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
         """Devices on which a request could start now; None when there are not enough."""
+        return self._beside_bookings(request).pick(pool, demand_of(request))
+
+    def _beside_bookings(self, request: Request) -> Fleet | Stock:
+        """What a request can have now: all that is free but for what is promised to others."""
         kept = self._kept_from(request)
         if not kept:
-            return self.fleet.pick(pool, request.count, request.memory)
-        with self.fleet.without(kept):
-            return self.fleet.pick(pool, request.count, request.memory)
+            return self.fleet
+        stock = self.fleet.branch()
+        self._set_aside(stock, kept)
+        return stock
+
+    def _set_aside(self, stock: Stock, devices: Iterable[str]) -> None:
+        """In a branch: nothing of these devices is to be had."""
+        for device in devices:
+            slot = self.fleet.slot(device) if device in self.fleet else None
+            # The core of a CPU slot that is held is with its lease, and not to be taken again.
+            if slot and (not slot.cpus or stock.has(slot)):
+                stock.take((slot,))
 
     def _kept_from(self, request: Request) -> dict[str, str]:
         """Devices that a request cannot have now for a reservation, which is named."""
@@ -174,9 +203,16 @@ class Planning(Ledger):
 
     def _kept_for(self, pool: Pool, request: Request) -> str:
         """The reservation without which a request that would fit could start; "": there is none."""
-        for device, booking in self._kept_from(request).items():
-            if self.fleet.grantable(device) and self._suits(pool, request, self.fleet.slot(device)):
-                return "" if self._place(pool, request) else booking
+        kept = self._kept_from(request)
+        if not kept or self._place(pool, request):
+            return ""
+        demand = demand_of(request)
+        stock = self.fleet.branch()
+        most = stock.free(pool, demand.each)
+        for device, booking in kept.items():
+            self._set_aside(stock, (device,))
+            if stock.free(pool, demand.each) < most:
+                return booking
         return ""
 
     def _delays_nobody(
@@ -186,65 +222,81 @@ class Planning(Ledger):
         length = self._queue.shape(request).length
         if length is not None and self._now + length <= reservation.when:
             return True
-        kept = self._kept_from(head)
-        slots = tuple(slot for slot in slots if slot.device not in kept)
-        return self.fleet.suiting(slots, head.memory) <= reservation.spare
+        demand = self._queue.shape(head.id).demand
+        if reservation.then is None or reservation.when == -math.inf:
+            kept = self._kept_from(head)
+            slots = tuple(slot for slot in slots if slot.device not in kept)
+            return self.fleet.suiting(slots, demand.each) <= reservation.spare
+        then = reservation.then.branch()
+        then.take(slots)
+        return then.fits(pool, demand)
 
     def _reservation(self, pool: Pool, head: Request) -> Reservation:
         """What is kept for the first request of a line, which does not fit now."""
-        state = (head.id, self.fleet.version, self._ends_version)
+        demand = self._queue.shape(head.id).demand
+        countable = not (
+            self.fleet.special() or self._queue.special(pool) or demand.placement is Placement.NODE
+        )
+        state = (head.id, self.fleet.version, self._ends_version, countable)
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
         if self._calendar:
-            reservation = self._around_bookings(pool, head)
+            reservation = self._reserve_around(pool, head, demand)
             self._reserved[pool] = (state, reservation)
             return reservation
-        missing = head.count - self.fleet.free(pool, head.memory)
+        # Where all that is asked for and held are whole devices, to count them is enough.
+        reserve = self._reserve_by_count if countable else self._reserve_by_trial
+        reservation = reserve(pool, head.id, demand)
+        self._reserved[pool] = (state, reservation)
+        return reservation
+
+    def _reserve_by_count(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        missing = demand.least - self.fleet.free(pool, demand.each)
         when = -math.inf
         for end, id in self._ends[pool]:
             if missing <= 0 and end > when:
                 break
-            missing -= self.fleet.suiting(self.leases[id].slots, head.memory)
+            missing -= self.fleet.suiting(self.leases[id].slots, demand.each)
             if missing <= 0:
                 when = max(end, self._now)
-        spare = -missing if missing <= 0 else 0
-        reservation = Reservation(head.id, when, spare)
-        self._reserved[pool] = (state, reservation)
-        return reservation
+        return Reservation(head, when, max(0, -missing))
 
-    def _around_bookings(self, pool: Pool, head: Request) -> Reservation:
-        """The same where devices are promised to others from some time on."""
-        fleet, calendar = self.fleet, self._calendar
+    def _reserve_by_trial(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        """The same by giving back one lease after the other, where some are of parts of devices."""
+        then = self.fleet.branch()
+        when = -math.inf
+        for end, id in heapq.merge(*self._ends.values()):
+            if when > -math.inf and end > when:
+                break
+            then.give(self.leases[id].slots)
+            if when == -math.inf and then.fits(pool, demand):
+                when = max(end, self._now)
+        return Reservation(head, when, 0, then)
+
+    def _reserve_around(self, pool: Pool, head: Request, demand: Demand) -> Reservation:
+        """The same where devices are promised to others from some time on.
+
+        After `AROUND` times at which they would do but for that, it is as if none were known.
+        """
         length = math.inf if head.time is None else head.time
-        count = fleet.free(pool, head.memory)
-        # Those of `count` that have windows: at each time it is asked whether they can be had.
-        free = (fleet.slot(id) for id in calendar.devices() if fleet.grantable(id))
-        windowed = {slot.device for slot in free if self._suits(pool, head, slot)}
-
-        def available(when: float) -> int:
-            if count < head.count:
-                return 0
-            return count - sum(bool(calendar.clashes(d, when, when + length)) for d in windowed)
-
-        if (now := available(self._now)) >= head.count:
-            return Reservation(head.id, -math.inf, now - head.count)
-        for when, leases in self._openings(pool):
+        then, tries = self.fleet.branch(), 0
+        for when, leases in self._openings():
             for lease in leases:
-                slots = self.leases[lease].slots
-                count += fleet.suiting(slots, head.memory)
-                windowed |= {slot.device for slot in slots if self._suits(pool, head, slot)}
-            if (then := available(when)) >= head.count:
-                return Reservation(head.id, when, then - head.count)
+                then.give(self.leases[lease].slots)
+            if not then.fits(pool, demand):
+                continue
+            beside = then.branch()
+            self._set_aside(beside, self._calendar.within(when, when + length))
+            if beside.fits(pool, demand):
+                return Reservation(head.id, when, 0, beside)
+            if (tries := tries + 1) == AROUND:
+                break
         return Reservation(head.id, -math.inf, 0)
 
-    def _suits(self, pool: Pool, request: Request, slot: Slot) -> bool:
-        suits = self.fleet.suiting((slot,), request.memory)
-        return self.fleet.pool_of_slot(slot) is pool and suits > 0
-
-    def _openings(self, pool: Pool) -> Iterator[tuple[float, list[str]]]:
+    def _openings(self) -> Iterator[tuple[float, list[str]]]:
         """When devices come free, by leases that end then or reservations that do (`[]`)."""
-        leases = ((max(end, self._now), id) for end, id in self._ends[pool])
+        leases = ((max(end, self._now), id) for end, id in heapq.merge(*self._ends.values()))
         bookings = ((end, "") for end in self._calendar.ends() if end > self._now)
         for when, group in groupby(heapq.merge(leases, bookings), key=itemgetter(0)):
             yield when, [id for _, id in group if id]
@@ -383,7 +435,7 @@ class Planning(Ledger):
             )
         for request in self.requests.values():
             if request.state is RequestState.QUEUED:
-                pool = self.fleet.pool_for(request.want, request.count, request.memory)
+                pool = self.fleet.pool_for(request.want, demand_of(request))
                 # One that no pool can grant any more is ended by the review that follows.
                 self._enqueue(request, pool or Pool.CPU)
         for lease in self.leases.values():

@@ -25,15 +25,18 @@ from ..schema import (
 )
 from . import events as ev
 from . import gang, history
+from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
-from .policy import Pool, refusal
+from .measures import Measuring
+from .policy import Pool
+from .refusal import refusal
 from .timing import Timing
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Timing):
+class State(Measuring, Timing):
     """All that the broker knows and decides.
 
     Parameters
@@ -103,6 +106,7 @@ class State(Timing):
             ev.Claimed: self._claimed,
             ev.FoundIdle: self._found_idle,
             ev.FoundBusy: self._found_busy,
+            ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
 
@@ -157,6 +161,7 @@ class State(Timing):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._keep_counts()
 
     # --- sessions
 
@@ -219,6 +224,7 @@ class State(Timing):
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
+        self._note_arrival(request, pool)
         self._enqueue(request, pool)
         self._deadlines.arm("age", request.id)
 
@@ -226,15 +232,7 @@ class State(Timing):
         fleet, want = self.fleet, request.want
         accelerated = want is Want.DEVICE and fleet.capacity(Pool.ACCELERATOR) > 0
         pool = Pool.ACCELERATOR if want is Want.GPU or accelerated else Pool.CPU
-        error = refusal(
-            want,
-            pool,
-            count=request.count,
-            memory=request.memory,
-            capacity=fleet.capacity(pool, request.memory),
-            total=fleet.capacity(pool),
-            largest_memory=fleet.largest_memory(pool) if request.memory else 0,
-        )
+        error = refusal(want, pool, demand_of(request), fleet.hardware)
         if error:
             raise error
         return pool

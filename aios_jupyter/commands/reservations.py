@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..units import format_duration
-from .base import DURATION, SIZE, as_json, echo_json, labelled
+from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled
 from .host import Host
 from .leases import KINDS, devices_wanted, gpus_wanted, wanted
 from .views import Card, Column, Table, plural
@@ -28,7 +28,7 @@ COLUMNS = (
 @click.command()
 @devices_wanted
 @gpus_wanted
-@click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="N CPU slots.")
+@click.option("--cpus", type=COUNT, metavar="N", help="N CPU slots.")
 @click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB.")
 @click.option("--at", required=True, metavar="WHEN", help="22:00, 2026-03-01T08:30 or +30m.")
 @click.option("--time", "time_", type=DURATION, required=True, metavar="TIME", help="How long.")
@@ -37,9 +37,9 @@ COLUMNS = (
 @click.pass_obj
 def reserve(
     host: Host,
-    devices: int | None,
-    gpus: int | None,
-    cpus: int | None,
+    devices: int | str | None,
+    gpus: int | str | None,
+    cpus: int | str | None,
     gpu_memory: int | None,
     at: str,
     time_: float,

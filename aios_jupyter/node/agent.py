@@ -208,7 +208,8 @@ class Agent:
         self._grants.pop(end.lease, None)
         grace = settings().stop_grace if end.grace is None else end.grace
         await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
-        self._report("node.gone", msg.ById(id=end.lease), durable=True)
+        if end.confirm:
+            self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
     # --- telemetry
 
