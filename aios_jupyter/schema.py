@@ -124,12 +124,25 @@ class Scope(StrEnum):
     """What a lease lasts for, apart from its time.
 
     SESSION: until its session ends. CELL: until its last run has ended, or its session. DETACHED:
-    until its last run has ended, whatever becomes of the session (endpoints).
+    until its last run has ended, whatever becomes of the session (endpoints). RESERVED: until its
+    time is over, whatever becomes of runs and sessions; each session of its user may take it up.
     """
 
     SESSION = "session"
     CELL = "cell"
     DETACHED = "detached"
+    RESERVED = "reserved"
+
+
+class Placement(StrEnum):
+    """How a gang is laid out.
+
+    PACK: on the fewest nodes. SPREAD: on as many nodes as there are, in turns. NODE: on one node.
+    """
+
+    PACK = "pack"
+    SPREAD = "spread"
+    NODE = "node"
 
 
 class RequestState(StrEnum):
@@ -150,6 +163,10 @@ class Request(Struct, frozen=True, kw_only=True):
     taken away, and its request then waits again: since `requeued`, having waited for `waited`
     seconds and run for `ran` before that. `attained` is what of that, in device-seconds, the
     policies `las` and `gittins` go by.
+
+    `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
+    `memory` is the least, or with `share` the part that is wanted; `model` is what its name
+    contains, in any case; `cpus` and `host_memory` (bytes) are what of its node comes with it.
     """
 
     id: str
@@ -165,6 +182,12 @@ class Request(Struct, frozen=True, kw_only=True):
     queue: str = ""
     preemptible: bool = False
     predicted: float | None = None
+    least: int = 0
+    model: str = ""
+    share: bool = False
+    placement: Placement = Placement.PACK
+    cpus: int = 0
+    host_memory: int = 0
     submitted: float = 0.0
     requeued: float | None = None
     waited: float = 0.0
@@ -176,13 +199,46 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Slot(Struct, frozen=True, kw_only=True):
-    """A device within a lease, and how to reach its node's agent."""
+    """A device within a lease, and how to reach its node's agent.
+
+    `share` is how much of the device's memory the lease has, bytes; 0: the whole device. `cpus` and
+    `host_memory` (bytes) are what it has of the node beside that.
+    """
 
     node: str
     device: str
     kind: DeviceKind
     index: int
     address: str
+    share: int = 0
+    cpus: int = 0
+    host_memory: int = 0
+
+
+class Booking(Struct, frozen=True, kw_only=True):
+    """A reservation: `count` devices for one user from `start` for `time` seconds.
+
+    `id` is made by the client: a retry is the same. `devices` are those that are promised, of the
+    pool `pool`: both the broker's to say. The lease is granted to `session` if it is open then. A reservation that has
+    started is a lease with the field `booking`.
+    """
+
+    id: str
+    session: str
+    user: str
+    want: Want
+    count: int
+    start: float
+    time: float
+    memory: int = 0
+    label: str = ""
+    pool: str = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> float:
+        """When it is over, seconds since the epoch."""
+        return self.start + self.time
 
 
 class LeaseState(StrEnum):
@@ -196,8 +252,11 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`,
-    `queue`, `preemptible`, `priority`, `ran` and `attained` are the request's. A lease that was
-    `preempted` is ending so that others can have its devices.
+    `queue`, `preemptible`, `priority`, `ran` and `attained` are the request's, `booking` is the
+    reservation that it comes from. A lease that was `preempted` is ending so that others can have
+    its devices. `warned`: its session has been told of its end. `idle_since` is set when it was
+    found idle, and it ends at `idle_ends` unless it computes again. `grace` is between SIGTERM and
+    SIGKILL for its ranks, None the usual one.
     """
 
     id: str
@@ -220,6 +279,11 @@ class Lease(Struct, frozen=True, kw_only=True):
     preempted: bool = False
     used: bool = False
     reason: str = ""
+    booking: str = ""
+    warned: bool = False
+    idle_since: float | None = None
+    idle_ends: float | None = None
+    grace: float | None = None
 
 
 class RunKind(StrEnum):
@@ -231,23 +295,28 @@ class RunKind(StrEnum):
 
 
 class RunState(StrEnum):
-    """STARTING and RUNNING are live; STOPPING has been told to end; the others are ends."""
+    """STARTING, RUNNING and RESTARTING are live; STOPPING has been told to end; the others are ends.
+
+    RESTARTING: a rank has failed, and when the others are gone all are started again.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
+    RESTARTING = "restarting"
     STOPPING = "stopping"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
-LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.STOPPING})
+LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.RESTARTING, RunState.STOPPING})
 
 
 class RankExit(Struct, frozen=True, kw_only=True):
     """How a rank ended: exit `code`, or negative signal number as `subprocess` gives it.
 
-    `reason` is one sentence ("rank 1 was killed by SIGKILL"), `traceback` the rank's own.
+    `reason` is one sentence ("rank 1 was killed by SIGKILL"), `traceback` the rank's own. `attempt`
+    is the run's that the rank belonged to.
     """
 
     rank: int
@@ -255,6 +324,7 @@ class RankExit(Struct, frozen=True, kw_only=True):
     time: float
     reason: str = ""
     traceback: str = ""
+    attempt: int = 0
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -267,7 +337,10 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """Code running, or that ran, on the devices of a lease: one rank per slot."""
+    """Code running, or that ran, on the devices of a lease: one rank per slot.
+
+    `attempt` rises from 0 with each restart after a failure, up to `max_restarts`.
+    """
 
     id: str
     lease: str
@@ -287,3 +360,5 @@ class Run(Struct, frozen=True, kw_only=True):
     exits: tuple[RankExit, ...] = ()
     reason: str = ""
     detail: dict[str, Any] = {}
+    attempt: int = 0
+    max_restarts: int = 0

@@ -13,7 +13,21 @@ from typing import Any
 from .errors import UsageError
 from .runs import events
 
-__all__ = ["device", "is_main", "log", "prepare", "progress", "rank", "world_size"]
+__all__ = [
+    "checkpoint",
+    "device",
+    "is_main",
+    "log",
+    "prepare",
+    "progress",
+    "rank",
+    "restore",
+    "should_stop",
+    "world_size",
+]
+
+# Where checkpoints go outside a run.
+FOLDER = "checkpoints"
 
 
 def rank() -> int:
@@ -97,6 +111,100 @@ def progress(done: float, total: float = 0.0, unit: str = "step", label: str = "
     if channel is not None:
         channel.counts_steps = False
         channel.progress(float(done), float(total), unit, label)
+
+
+def checkpoint(state: dict[str, Any], step: int, *, keep: int = 2) -> None:
+    """Keep what is needed to go on after this step; every rank calls it.
+
+    In a run it goes to the run's folder, or where `--checkpoints` says; else to `checkpoints/`.
+    Each rank writes its own part, and what a rank that dies meanwhile has left is no checkpoint.
+
+    Parameters
+    ----------
+    state
+        By name: models, optimizers and all else that has `state_dict` and `load_state_dict`,
+        and values that can be pickled, of which rank 0's are kept.
+    step
+        How many steps are done, from 1 on.
+    keep
+        How many checkpoints to keep, this one included.
+
+    Raises
+    ------
+    UsageError
+        It could not be written, or something in the state cannot be kept.
+    """
+    if step < 1 or keep < 1:
+        raise UsageError("A checkpoint has a step from 1 on, and keep is 1 or more.")
+    _checkpoints(state).save(state, step, _folder(), keep)
+
+
+def restore(state: dict[str, Any]) -> int:
+    """Go on from the last checkpoint; every rank calls it.
+
+        for step in range(train.restore(state), steps):
+            ...
+            if (step + 1) % 100 == 0:
+                train.checkpoint(state, step + 1)
+
+    Parameters
+    ----------
+    state
+        As it was given to `checkpoint`: models and the like are changed in place, plain values in
+        this dictionary.
+
+    Returns
+    -------
+    int
+        The step of the checkpoint; 0 where there is none, and nothing has changed.
+
+    Raises
+    ------
+    UsageError
+        It could not be read.
+    """
+    step: int = _checkpoints(state).restore(state, _folder())
+    return step
+
+
+def should_stop() -> bool:
+    """Whether this run is being stopped or preempted: time for a last checkpoint, and the end.
+
+    From its first call on, a stop does not interrupt the code, which has to end by itself within
+    the grace. All ranks get the same answer, so every rank calls it, once in each step.
+    """
+    from .runs import lifeline
+
+    told = False
+    if lifeline.watch is not None:
+        lifeline.watch.defer()
+        told = lifeline.watch.told
+    if sys.modules.get("torch.distributed") is None:
+        return told
+    from .runs.checkpoint import any_rank
+
+    return any_rank(told)
+
+
+def _checkpoints(state: dict[str, Any]) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(state, dict):
+        raise UsageError(
+            "Checkpoints are for torch code: give a dictionary with its model and optimizer."
+        )
+    from .runs import checkpoint
+
+    return checkpoint
+
+
+def _folder() -> str:
+    folder = os.environ.get("AIOS_CHECKPOINTS", FOLDER)
+    if not folder:
+        raise UsageError(
+            "The ranks are on several nodes, which have no folder in common; start the run with "
+            "--checkpoints URL."
+        )
+    return folder
 
 
 def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias, TypeVar
 
 from ..schema import (
+    Booking,
     Lease,
     Node,
     Owner,
@@ -127,10 +128,20 @@ class RunReported(Struct):
 
 
 class RankExited(Struct):
-    """A rank has ended."""
+    """A rank has ended; `final`: it cannot be started again, as its agent knows it no more."""
 
     run: str
     exit: RankExit
+    final: bool = False
+
+
+class Met(Struct):
+    """A run's first node has a port at which the ranks of an attempt will meet."""
+
+    run: str
+    attempt: int
+    address: str
+    port: int
 
 
 class StopRequested(Struct):
@@ -184,6 +195,59 @@ class QuotaRemoved(Struct):
     admin: bool = False
 
 
+class LimitChanged(Struct):
+    """From now on that limit holds, in seconds; None: there is none.
+
+    `name` is `max-time` (of leases), or `idle` (after which a lease is warned, then reclaimed);
+    `queue` the queue for which it holds, "" for all that have none of their own.
+    """
+
+    name: str
+    seconds: float | None
+    by: str
+    queue: str = ""
+    admin: bool = False
+
+
+class Booked(Struct):
+    """A user wants devices reserved."""
+
+    booking: Booking
+    admin: bool = False
+
+
+class Claimed(Struct):
+    """A session of the user takes up a reservation: its lease, or that which it will get."""
+
+    booking: str
+    session: str
+    by: str
+
+
+class FoundIdle(Struct):
+    """Nothing has been computed on a lease's devices since then, for as long as the limit says."""
+
+    lease: str
+    since: float
+
+
+class FoundBusy(Struct):
+    """Something is computed on the devices of a lease that was found idle."""
+
+    lease: str
+
+
+class ForecastTold(Struct):
+    """Somebody was told when a request will probably start: at `eta`, between `earliest` and
+    `latest` (seconds since the epoch; `latest` None: nobody knows).
+    """
+
+    request: str
+    eta: float
+    earliest: float
+    latest: float | None = None
+
+
 class Tick(Struct):
     """Time has passed."""
 
@@ -202,12 +266,19 @@ Event: TypeAlias = (
     | RunCreated
     | RunReported
     | RankExited
+    | Met
     | StopRequested
     | RanksGone
     | PolicyChanged
     | WeightChanged
     | QuotaSet
     | QuotaRemoved
+    | LimitChanged
+    | Booked
+    | Claimed
+    | FoundIdle
+    | FoundBusy
+    | ForecastTold
     | Tick
 )
 
@@ -264,8 +335,67 @@ class Choice(Struct):
     number: float | None = None
 
 
+class Hour(Struct):
+    """One hour of a pool: what was asked for, what started and how long it had waited, what ended.
+
+    `first` is when something was first noted in it. Of leases that ended: `seconds` that they
+    lasted, `device_seconds` the same times their devices, `gang_seconds` times their squares.
+    """
+
+    pool: str
+    first: float
+    requests: int = 0
+    devices: int = 0
+    started: int = 0
+    waited: float = 0.0
+    leases: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    gang_seconds: float = 0.0
+
+
+class Foretold(Struct):
+    """What a request that waits was first told of its start, and when (`made`)."""
+
+    pool: str
+    made: float
+    eta: float
+    earliest: float
+    latest: float | None = None
+
+
+class Hit(Struct):
+    """A forecast that was held against what happened: made `ahead` seconds before its time, and
+    `error` seconds too early (below 0: too late); whether the start was `inside` the range told.
+    """
+
+    ahead: float
+    error: float
+    inside: bool
+
+
+class Hits(Struct):
+    """The last forecasts of one kind of request."""
+
+    hits: tuple[Hit, ...] = ()
+
+
 Record: TypeAlias = (
-    Owner | Request | Lease | Run | Node | Unconfirmed | Lasted | Used | Quota | Choice | int
+    Owner
+    | Request
+    | Booking
+    | Lease
+    | Run
+    | Node
+    | Unconfirmed
+    | Lasted
+    | Used
+    | Quota
+    | Choice
+    | Hour
+    | Foretold
+    | Hits
+    | int
 )
 
 
@@ -309,13 +439,13 @@ class EndLease(Struct):
     """Tell these agents to end all processes of the lease and to answer with RanksGone.
 
     The lease is named by its id alone, as an agent may hold processes of one long forgotten.
-    `preempted`: they have the time that it takes to save a checkpoint.
+    `grace` (s) is between SIGTERM and SIGKILL, None the usual one.
     """
 
     lease: str
     nodes: tuple[str, ...]
     reason: str = ""
-    preempted: bool = False
+    grace: float | None = None
 
 
 class LeaseEnded(Struct):
@@ -332,12 +462,53 @@ class StopRun(Struct):
     reason: str
 
 
+class MeetAgain(Struct):
+    """Tell the run's first agent to open a port for its next attempt, and to answer with Met."""
+
+    run: Run
+    node: str
+
+
+class StartAgain(Struct):
+    """Tell these agents to start the ranks of the run's attempt, which meet at that port."""
+
+    run: Run
+    address: str
+    port: int
+
+
 class RunEnded(Struct):
     """Tell the session that a run has ended; `run` has the end state and the reason."""
 
     run: Run
 
 
+class Handed(Struct):
+    """Tell the lease's agents that another session of its user has taken it up."""
+
+    lease: Lease
+
+
+class Notice(Struct):
+    """Tell a session something that its user should know; `about` is the id of a lease or such."""
+
+    session: str
+    about: str
+    text: str
+
+
 Action: TypeAlias = (
-    Put | Drop | Audit | Granted | RequestEnded | EndLease | LeaseEnded | StopRun | RunEnded
+    Put
+    | Drop
+    | Audit
+    | Granted
+    | RequestEnded
+    | EndLease
+    | LeaseEnded
+    | StopRun
+    | MeetAgain
+    | StartAgain
+    | RunEnded
+    | Handed
+    | Notice
 )

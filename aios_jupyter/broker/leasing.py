@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 
-from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
+from ..schema import Booking, Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
 from . import events as ev
 from . import gang
 from .allotment import Allotting
-from .deadlines import Act, Deadlines, When
+from .deadlines import Deadlines
+from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
 from .policy import Pool
+
+# Leases that outlive their session.
+APART = (Scope.DETACHED, Scope.RESERVED)
 
 
 class Leasing(Allotting):
@@ -34,41 +38,50 @@ class Leasing(Allotting):
         self.owner_grace = owner_grace
         self.node_grace = node_grace
         self.unused_grace = unused_grace
+        self.end_grace: float | None = None
         self.node_memory = max(node_memory, node_grace)
-        self._deadlines = Deadlines(self._due())
-
-    def _due(self) -> dict[str, tuple[When, Act]]:
-        """Every kind of deadline: when it is due, and what happens then."""
-        return {
-            "expiry": (self._expiry, self._expired),
-            "owner": (self._owner_deadline, self._owner_overdue),
-            "unused": (self._unused_deadline, self._unused),
-            "node": (self._node_deadline, self._write_off),
-            "forget": (self._forget_deadline, self._forget),
-            "age": (self._age_deadline, self._aged),
-        }
+        self._deadlines = Deadlines(
+            {
+                "expiry": (self._expiry, self._expired),
+                "owner": (self._owner_deadline, self._owner_overdue),
+                "unused": (self._unused_deadline, self._unused),
+                "node": (self._node_deadline, self._write_off),
+                "forget": (self._forget_deadline, self._forget),
+                "age": (self._age_deadline, self._aged),
+            }
+        )
 
     # --- requests
 
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
-        for pool in Pool:
-            while True:
-                if found := self._next(pool):
-                    self._grant_to(*found)
-                elif not self._make_room(pool):
-                    break
+        again = True
+        while again:
+            # What the last line was granted may have changed whose turn it is in the first.
+            for pool in Pool:
+                again = False
+                while True:
+                    if found := self._next(pool):
+                        again = True
+                        self._grant_to(*found)
+                    elif not self._make_room(pool):
+                        break
 
     def _make_room(self, pool: Pool) -> bool:
         """Have leases end so that the first of a line can start; whether any now does."""
         return False
 
-    def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
+    def _grant_to(
+        self, request: Request, slots: tuple[Slot, ...], booking: Booking | None = None
+    ) -> Lease:
         if request.preemptible:
             self._arrived[request.id] = self._queue.arrival(request.id)
             request = replace(request, **self._waiting_done(request))
+        if not request.queue:  # of a reservation
+            request = replace(request, queue=self._quotas.queues_of(request.user)[0])
         self._queue.remove(request.id)
         fence = self._next_fence()
+        expires = None if request.time is None else self._now + request.time
         lease = Lease(
             id=f"L{fence}",
             request=request.id,
@@ -77,7 +90,7 @@ class Leasing(Allotting):
             slots=slots,
             fence=fence,
             granted=self._now,
-            expires=None if request.time is None else self._now + request.time,
+            expires=booking.end if booking else expires,
             predicted=request.predicted,
             label=request.label,
             scope=request.scope,
@@ -86,9 +99,10 @@ class Leasing(Allotting):
             priority=request.priority,
             ran=request.ran,
             attained=request.attained,
+            booking=booking.id if booking else "",
         )
         for slot in slots:
-            self.fleet.hold(slot.device, lease.id)
+            self.fleet.hold(slot, lease.id)
         request = replace(request, state=RequestState.GRANTED, lease=lease.id)
         self._put("lease", lease.id, lease)
         self._put("request", request.id, request)
@@ -96,6 +110,7 @@ class Leasing(Allotting):
         devices = [slot.device for slot in slots]
         self._audit("granted", lease.user, lease=lease.id, request=request.id, devices=devices)
         self._out.append(ev.Granted(request=request, lease=lease))
+        return lease
 
     def _waiting_done(self, request: Request) -> dict[str, float]:
         """What a request takes along from its wait, should its lease be preempted.
@@ -124,7 +139,7 @@ class Leasing(Allotting):
     def _review_queue(self) -> None:
         """The cluster has other devices than before: requests may have to wait for others."""
         for request in self.queue():
-            pool = self.fleet.pool_for(request.want, request.count, request.memory)
+            pool = self.fleet.pool_for(request.want, demand_of(request))
             if pool is None:
                 self._end_queued(request, "the cluster no longer has enough devices for it")
             else:
@@ -133,7 +148,13 @@ class Leasing(Allotting):
     # --- leases
 
     def _end(
-        self, lease: Lease, reason: str, lost_node: str = "", *, preempted: bool = False
+        self,
+        lease: Lease,
+        reason: str,
+        lost_node: str = "",
+        grace: float | None = None,
+        *,
+        preempted: bool = False,
     ) -> None:
         """Begin the end of a lease; it is over at once when no processes can be left.
 
@@ -155,7 +176,9 @@ class Leasing(Allotting):
             self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
             self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
-        lease = replace(lease, state=LeaseState.ENDING, reason=reason, preempted=preempted)
+        lease = replace(
+            lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
+        )
         self._put("lease", lease.id, lease)
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
         waiting = nodes_of(lease) - self._written_off if lease.used else set()
@@ -163,7 +186,7 @@ class Leasing(Allotting):
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:
             self._out.append(
-                ev.EndLease(lease=lease.id, nodes=connected, reason=reason, preempted=preempted)
+                ev.EndLease(lease=lease.id, nodes=connected, reason=reason, grace=grace)
             )
         if not waiting:
             self._finish(lease)
@@ -197,7 +220,7 @@ class Leasing(Allotting):
                     ev.Unconfirmed(node=node, lease=lease.id, devices=devices),
                 )
         for slot in lease.slots:
-            self.fleet.unhold(slot.device)
+            self.fleet.unhold(slot, lease.id)
         for id in list(self._live.get(lease.id, ())):
             self._end_run(self.runs[id])
         self._out.append(ev.LeaseEnded(lease=lease))
@@ -207,7 +230,7 @@ class Leasing(Allotting):
     def _requeue(self, request: Request) -> None:
         """A request waits again, at the place that its age gives it."""
         request = replace(request, state=RequestState.QUEUED, lease="", requeued=self._now)
-        pool = self.fleet.pool_for(request.want, request.count, request.memory)
+        pool = self.fleet.pool_for(request.want, demand_of(request))
         if pool is None:
             request = self._end_request(request, "the cluster no longer has enough devices for it")
             self._out.append(ev.RequestEnded(request=request))
@@ -221,7 +244,7 @@ class Leasing(Allotting):
         return found.expires if found and found.state is LeaseState.ACTIVE else None
 
     def _expired(self, lease: str) -> None:
-        self._end(self.leases[lease], "its time is over")
+        self._end(self.leases[lease], "its time is over", grace=self.end_grace)
 
     def _unused_deadline(self, lease: str) -> float | None:
         found = self.leases.get(lease)
@@ -248,7 +271,8 @@ class Leasing(Allotting):
         )
         self._out.append(ev.RunEnded(run=run))
         lease = self.leases.get(run.lease)
-        if lease and lease.scope is not Scope.SESSION and run.lease not in self._live:
+        whole = (Scope.SESSION, Scope.RESERVED)
+        if lease and lease.scope not in whole and run.lease not in self._live:
             self._end(lease, f"its run {run.id} has ended")
 
     # --- sessions
@@ -260,7 +284,7 @@ class Leasing(Allotting):
             request = self.requests[id]
             if request.state is RequestState.QUEUED:
                 self._end_queued(request, reason)
-            elif self.leases[request.lease].scope is not Scope.DETACHED:
+            elif self.leases[request.lease].scope not in APART:
                 self._end(self.leases[request.lease], reason)
             elif (self._unused_deadline(request.lease) or math.inf) <= self._now:
                 self._unused(request.lease)

@@ -24,6 +24,7 @@ from ..schema import (
 )
 from . import events as ev
 from . import gang
+from .demand import demand_of
 from .fleet import Fleet
 from .policy import Pool
 from .waiting import Queue
@@ -83,7 +84,7 @@ class Ledger:
 
     @property
     def holder(self) -> dict[str, str]:
-        """The lease that holds a device, by device."""
+        """The lease that holds a device, by device; of several that share it, the first."""
         return self.fleet.holder
 
     @property
@@ -118,11 +119,15 @@ class Ledger:
             return f"Quota({whose})"
         pool = self._queue.pool(request)
         head = self._queue.head(pool)
+        if self.fleet.fits(pool, demand_of(found)):
+            return f"Reservation(for {self._kept_for(pool, found) or head})"
         if head == request:
-            return self.fleet.shortage(pool, found.count, found.memory)
-        if self.fleet.pick(pool, found.count, found.memory):
-            return f"Reservation(for {head})"
+            return self.fleet.shortage(pool, demand_of(found))
         return "Priority"
+
+    def _kept_for(self, pool: Pool, request: Request) -> str:
+        """The reservation that keeps a request from starting; "": none does."""
+        raise NotImplementedError
 
     def records(self) -> Iterable[tuple[str, str, ev.Record]]:
         """What the journal has when every action so far has been applied to it."""
@@ -192,7 +197,7 @@ class Ledger:
         self._lost = dict.fromkeys(self.sessions, self._now)
         for lease in self.leases.values():
             for slot in lease.slots:
-                self.fleet.hold(slot.device, lease.id)
+                self.fleet.hold(slot, lease.id)
             if lease.state is LeaseState.ENDING:
                 self._waiting_for[lease.id] = nodes_of(lease)
         for request in self.requests.values():

@@ -26,6 +26,7 @@ class Nodes:
             "node.report": (msg.NodeReport, self._report),
             "node.run": (msg.RunReport, self._run),
             "node.exit": (msg.RankReport, self._exit),
+            "node.met": (msg.RunMet, self._met),
             "node.gone": (msg.ById, self._gone),
             "node.refused": (msg.Refused, self._refused),
         }
@@ -81,16 +82,15 @@ class Nodes:
             for rank, slot in enumerate(lease.slots[: run.world_size]):
                 if slot.node == node and rank not in exited:
                     reason = f"rank {rank} was lost when the agent of node {node} ended"
-                    self._hub.handle(
-                        ev.RankExited(
-                            run=run.id,
-                            exit=RankExit(rank=rank, code=-9, time=time.time(), reason=reason),
-                        )
+                    exit = RankExit(
+                        rank=rank, code=-9, time=time.time(), reason=reason, attempt=run.attempt
                     )
+                    self._hub.handle(ev.RankExited(run=run.id, exit=exit, final=True))
 
     def _report(self, connection: Connection, report: msg.NodeReport) -> None:
         for usage in report.usage:
             self._hub.usage[usage.device] = usage
+        self._hub.activity.sampled(self._hub.state, report.usage, time.time())
         node = connection.context.node
         if report.outside != {
             device.id: self._hub.state.outside[device.id]
@@ -101,7 +101,9 @@ class Nodes:
         self._hub.changed = True
 
     def _run(self, connection: Connection, report: msg.RunReport) -> None:
-        if report.run in self._hub.state.runs:
+        known = self._hub.state.runs.get(report.run)
+        if known:
+            self._hub.activity.note(known.lease, time.time())
             self._hub.handle(
                 ev.RunReported(
                     run=report.run,
@@ -115,6 +117,17 @@ class Nodes:
     def _exit(self, connection: Connection, report: msg.RankReport) -> None:
         if report.run in self._hub.state.runs:
             self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+        run = self._hub.state.runs.get(report.run)
+        if run is None or (run.max_restarts and run.state not in LIVE):
+            # It waits for a word that was lost with an earlier connection.
+            connection.tell("run.over", msg.ById(id=report.run))
+
+    def _met(self, connection: Connection, met: msg.RunMet) -> None:
+        run = self._hub.state.runs.get(met.run)
+        if run and run.nodes[0] == connection.context.node:
+            self._hub.handle(
+                ev.Met(run=met.run, attempt=met.attempt, address=met.address, port=met.port)
+            )
 
     def _refused(self, connection: Connection, report: msg.Refused) -> None:
         self._hub.refuse(report.op, report.who, report.about, report.why)

@@ -14,13 +14,13 @@ from typing import Any
 from .. import __version__
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..process import alive
-from ..schema import Keep, Lease, LeaseState, Owner, Request, RequestState, Run
+from ..schema import Booking, Keep, Lease, LeaseState, Owner, Request, RequestState, Run
 from . import events as ev
 from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
 from .protocol import Connection, Handler
-from .views import policy_view, queue_row
+from .views import load_view, policy_view, queue_row, reservation_rows
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -31,6 +31,7 @@ READ_ONLY = frozenset(
         "subscribe",
         "queue.row",
         "explain",
+        "load",
         "lease.get",
         "run.get",
         "policy.get",
@@ -40,6 +41,7 @@ READ_ONLY = frozenset(
 # What a peer may name things: an id is also a directory's name on the nodes.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LONGEST_NAME = 300
+MOST_RESTARTS = 1000
 MOST_RECORDS = 10_000
 LONGEST_TIME = 100 * 365 * 86400.0
 
@@ -61,8 +63,11 @@ class People:
             "cancel": (msg.ById, self._cancel),
             "release": (msg.ById, self._release),
             "extend": (msg.ExtendBy, self._extend),
+            "reserve": (Booking, self._reserve),
+            "claim": (msg.ById, self._claim),
             "queue.row": (msg.ById, self._queue_row),
             "explain": (msg.ById, self._explain),
+            "load": (None, self._load),
             "policy.get": (None, self._policy),
             "policy.set": (msg.PolicyChoice, self._choose_policy),
             "lease.get": (msg.ById, self._lease),
@@ -83,6 +88,9 @@ class People:
                     raise AccessError(f"A session must say hello before {op!r}.")
                 if connection.role == "viewer" and op not in READ_ONLY:
                     raise AccessError(f"{connection.name} may look but not {op}; ask an admin.")
+                if self._hub.journal.failure and op not in READ_ONLY:
+                    # Nothing could be promised.
+                    raise self._hub.journal.failure
                 result = function(connection, body)
             except AccessError as error:
                 about = getattr(body, "id", "") or getattr(body, "lease", "")
@@ -93,6 +101,12 @@ class People:
             return result
 
         return guarded
+
+    def kept_back(self, connection: Connection, op: str, body: Any) -> None:
+        """The answer to a call could not be made durable: a new request is taken back."""
+        if op == "submit" and not self._hub.journal.durable("request", body.id):
+            reason = "the broker's journal could not be written"
+            self._hub.handle(ev.Cancelled(request=body.id, by=reason, admin=True))
 
     def look_for_lost(self) -> None:
         """End sessions whose processes are gone; called once a second."""
@@ -166,7 +180,8 @@ class People:
         _check_names(request.label, request.queue)
         _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
-        self._hub.handle(ev.Submitted(request=request, admin=connection.role == "admin"))
+        event = ev.Submitted(request=request, admin=connection.role == "admin")
+        self._hub.handle(event, told=(request.id, connection))
         request = self._hub.state.requests[request.id]
         lease = self._hub.state.leases.get(request.lease)
         if lease is None or lease.state is not LeaseState.ACTIVE:
@@ -178,11 +193,32 @@ class People:
             ev.Cancelled(request=body.id, by=connection.name, admin=connection.role == "admin")
         )
 
+    def _reserve(self, connection: Connection, booking: Booking) -> dict[str, Any] | None:
+        owner = connection.context.owner
+        _check_id(booking.id)
+        _check_names(booking.label)
+        booking = replace(booking, session=owner.id, user=owner.user)
+        self._hub.handle(ev.Booked(booking=booking, admin=connection.role == "admin"))
+        return reservation_rows(self._hub.state).get(booking.id)
+
+    def _claim(self, connection: Connection, body: msg.ById) -> msg.Claim:
+        state, session = self._hub.state, connection.context.owner.id
+        self._hub.handle(ev.Claimed(booking=body.id, session=session, by=connection.name))
+        booking = state.bookings.get(body.id)
+        if booking:
+            return msg.Claim(start=booking.start)
+        lease = state.leases[state.lease_of(body.id)]
+        grant = msg.Grant(lease=lease, token=self._hub.token(lease))
+        return msg.Claim(start=lease.granted, grant=grant)
+
     def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
         return queue_row(self._hub.state, body.id, self._hub.outlook.etas(time.time()))
 
     def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
         return self._hub.outlook.explain(body.id, time.time())
+
+    def _load(self, connection: Connection, _: None) -> dict[str, Any]:
+        return load_view(self._hub.state)
 
     def _policy(self, connection: Connection, _: None) -> dict[str, Any]:
         return policy_view(self._hub.state)
@@ -194,6 +230,16 @@ class People:
         if body.name is not None or body.aging is not None:
             name = body.name or self._hub.state.policy.name
             self._hub.handle(ev.PolicyChanged(name=name, aging=body.aging, by=by, admin=admin))
+        limits = [("idle", queue, seconds) for queue, seconds in body.idle.items()]
+        if body.max_time is not None:
+            limits.append(("max-time", "", body.max_time))
+        for limit, queue, seconds in limits:
+            _check_names(queue)
+            self._hub.handle(
+                ev.LimitChanged(
+                    name=limit, queue=queue, seconds=seconds or None, by=by, admin=admin
+                )
+            )
         return policy_view(self._hub.state)
 
     def _release(self, connection: Connection, body: msg.ById) -> None:
@@ -256,6 +302,10 @@ class People:
             raise kind(f"Run {run.id} is there already; give yours another id.")
         if run.world_size < 1:
             raise UsageError(f"{run.world_size} is not a number of ranks; ask for at least one.")
+        if not 0 <= run.max_restarts <= MOST_RESTARTS:
+            raise UsageError(
+                f"A run may be restarted 0 to {MOST_RESTARTS} times, not {run.max_restarts}."
+            )
         lease = self._owned_lease(connection, run.lease)
         slots = lease.slots[: run.world_size]
         run = replace(
@@ -272,6 +322,7 @@ class People:
         if missing:
             raise ConflictError(f"Node {missing[0]} of lease {lease.id} is down; try again later.")
         self._hub.handle(ev.RunCreated(run=run))
+        self._hub.activity.note(lease.id, time.time())
         for node in run.nodes:
             ranks = tuple(rank for rank, slot in enumerate(slots) if slot.node == node)
             self._hub.agents[node].tell("run.created", msg.RunCreated(run=run, ranks=ranks))
@@ -312,6 +363,8 @@ class People:
                 self._hub.handle(ev.Released(lease=lease.id, by=user, admin=True, reason=reason))
             elif request.state is RequestState.QUEUED:
                 self._hub.handle(ev.Cancelled(request=request.id, by="an admin", admin=True))
+        for booking in [b for b in state.bookings.values() if b.user == user]:
+            self._hub.handle(ev.Cancelled(request=booking.id, by="an admin", admin=True))
 
 
 def _check_id(identity: str) -> None:

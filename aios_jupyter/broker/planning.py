@@ -8,27 +8,36 @@ time, and where there is none only devices that the first cannot use are granted
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
-from ..schema import DEFAULT_QUEUE, Lease, LeaseState, Request, RequestState, Slot
+from ..schema import DEFAULT_QUEUE, Lease, LeaseState, Placement, Request, RequestState, Slot
 from . import events as ev
 from . import history
+from .calendar import Calendar
 from .deadlines import Deadlines
+from .demand import Demand, demand_of
 from .events import replace
+from .fleet import Fleet
 from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
 from .quotas import Quotas
 from .shares import Shares
 from .sortedlist import SortedList
+from .stock import Stock
 from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
 # Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
 SCORED_FOR = 1.0
+# At how many times it is tried whether reservations leave the first of a line enough.
+AROUND = 50
 
 
 class Reservation(NamedTuple):
@@ -42,11 +51,14 @@ class Reservation(NamedTuple):
         The time at which it can start, seconds since the epoch; -inf when no end is known.
     spare
         How many devices that would suit it are left over then.
+    then
+        What can be granted then, where to count devices is not enough.
     """
 
     request: str
     when: float
     spare: int
+    then: Stock | None = None
 
 
 class Planning(Ledger):
@@ -64,10 +76,12 @@ class Planning(Ledger):
         self._history: dict[str, ev.Lasted] = {}
         self._settings: dict[str, ev.Choice] = {}
         self._shares = Shares()
+        self._calendar = Calendar()
         # Users' shares, and when and for which cluster they were worked out.
         self._scores: dict[str, float] = {}
         self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
         self._tables |= {
+            "booking": self._calendar.bookings,
             "history": self._history,
             "setting": self._settings,
             "usage": self._shares.used,
@@ -129,7 +143,8 @@ class Planning(Ledger):
             if slots is not None:
                 return request, slots
             free = self.fleet.free(pool)
-            candidates = self._queue.candidates(pool, free) if free else ()
+            any_free = free or self.fleet.shared(pool)
+            candidates = self._queue.candidates(pool, free) if any_free else ()
             found = self._backfill(pool, request, candidates)
         if found is None:
             self._in_vain[pool] = attempt
@@ -149,13 +164,68 @@ class Planning(Ledger):
             refused.add(shape)
             request = self.requests[id]
             slots = self._place(pool, request)
-            if slots is not None and self._delays_nobody(pool, head, id, slots):
+            if slots is None:
+                continue
+            if self._delays_nobody(pool, head, id, slots):
                 return request, slots
+            if shape.demand.least < len(slots):
+                fewer = max(shape.demand.least, self._reservation(pool, head).spare)
+                slots = self._place(pool, replace(request, count=fewer))
+                if slots is not None and self._delays_nobody(pool, head, id, slots):
+                    return request, slots
         return None
 
     def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
         """Devices on which a request could start now; None when there are not enough."""
-        return self.fleet.pick(pool, request.count, request.memory)
+        return self._beside_bookings(request).pick(pool, self._demand(request))
+
+    def _demand(self, request: Request) -> Demand:
+        """What a request can be given: no more than quotas leave to it."""
+        demand = demand_of(request)
+        if demand.least < demand.most and request.id in self._queue:
+            most = min(demand.most, self._queue.allowed(request.id))
+            demand = demand._replace(most=max(demand.least, int(most)))
+        return demand
+
+    def _beside_bookings(self, request: Request) -> Fleet | Stock:
+        """What a request can have now: all that is free but for what is promised to others."""
+        kept = self._kept_from(request)
+        if not kept:
+            return self.fleet
+        stock = self.fleet.branch()
+        self._set_aside(stock, kept)
+        return stock
+
+    def _set_aside(self, stock: Stock, devices: Iterable[str]) -> None:
+        """In a branch: nothing of these devices is to be had."""
+        for device in devices:
+            slot = self.fleet.slot(device) if device in self.fleet else None
+            # The core of a CPU slot that is held is with its lease, and not to be taken again.
+            if slot and (not slot.cpus or stock.has(slot)):
+                stock.take((slot,))
+
+    def _kept_from(self, request: Request) -> dict[str, str]:
+        """Devices that a request cannot have now for a reservation, which is named."""
+        if not self._calendar:
+            return {}
+        kept: dict[str, str] = {}
+        for device, booking in self._calendar.kept(self._now, request.time):
+            kept.setdefault(device, booking)
+        return kept
+
+    def _kept_for(self, pool: Pool, request: Request) -> str:
+        """The reservation without which a request that would fit could start; "": there is none."""
+        kept = self._kept_from(request)
+        if not kept or self._place(pool, request):
+            return ""
+        demand = demand_of(request)
+        stock = self.fleet.branch()
+        most = stock.free(pool, demand.each)
+        for device, booking in kept.items():
+            self._set_aside(stock, (device,))
+            if stock.free(pool, demand.each) < most:
+                return booking
+        return ""
 
     def _delays_nobody(
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
@@ -164,26 +234,86 @@ class Planning(Ledger):
         length = self._queue.shape(request).length
         if length is not None and self._now + length <= reservation.when:
             return True
-        return self.fleet.suiting(slots, head.memory) <= reservation.spare
+        demand = self._queue.shape(head.id).demand
+        if reservation.then is None or reservation.when == -math.inf:
+            kept = self._kept_from(head)
+            slots = tuple(slot for slot in slots if slot.device not in kept)
+            return self.fleet.suiting(slots, demand.each) <= reservation.spare
+        then = reservation.then.branch()
+        then.take(slots)
+        return then.fits(pool, demand)
 
     def _reservation(self, pool: Pool, head: Request) -> Reservation:
         """What is kept for the first request of a line, which does not fit now."""
-        state = (head.id, self.fleet.version, self._ends_version)
+        demand = self._queue.shape(head.id).demand
+        countable = self._countable(pool, demand)
+        state = (head.id, self.fleet.version, self._ends_version, countable)
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
-        missing = head.count - self.fleet.free(pool, head.memory)
+        if self._calendar:
+            reservation = self._reserve_around(pool, head, demand)
+            self._reserved[pool] = (state, reservation)
+            return reservation
+        reserve = self._reserve_by_count if countable else self._reserve_by_trial
+        reservation = reserve(pool, head.id, demand)
+        self._reserved[pool] = (state, reservation)
+        return reservation
+
+    def _countable(self, pool: Pool, demand: Demand) -> bool:
+        """Whether all that is asked for and held are whole devices, so that to count is enough."""
+        special = self.fleet.special() or self._queue.special(pool)
+        return not special and demand.placement is not Placement.NODE
+
+    def _reserve_by_count(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        missing = demand.least - self.fleet.free(pool, demand.each)
         when = -math.inf
         for end, id in self._ends[pool]:
             if missing <= 0 and end > when:
                 break
-            missing -= self.fleet.suiting(self.leases[id].slots, head.memory)
+            missing -= self.fleet.suiting(self.leases[id].slots, demand.each)
             if missing <= 0:
                 when = max(end, self._now)
-        spare = -missing if missing <= 0 else 0
-        reservation = Reservation(head.id, when, spare)
-        self._reserved[pool] = (state, reservation)
-        return reservation
+        return Reservation(head, when, max(0, -missing))
+
+    def _reserve_by_trial(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        """The same by giving back one lease after the other, where some are of parts of devices."""
+        then = self.fleet.branch()
+        when = -math.inf
+        for end, id in heapq.merge(*self._ends.values()):
+            if when > -math.inf and end > when:
+                break
+            then.give(self.leases[id].slots)
+            if when == -math.inf and then.fits(pool, demand):
+                when = max(end, self._now)
+        return Reservation(head, when, 0, then)
+
+    def _reserve_around(self, pool: Pool, head: Request, demand: Demand) -> Reservation:
+        """The same where devices are promised to others from some time on.
+
+        After `AROUND` times at which they would do but for that, it is as if none were known.
+        """
+        length = math.inf if head.time is None else head.time
+        then, tries = self.fleet.branch(), 0
+        for when, leases in self._openings():
+            for lease in leases:
+                then.give(self.leases[lease].slots)
+            if not then.fits(pool, demand):
+                continue
+            beside = then.branch()
+            self._set_aside(beside, self._calendar.within(when, when + length))
+            if beside.fits(pool, demand):
+                return Reservation(head.id, when, 0, beside)
+            if (tries := tries + 1) == AROUND:
+                break
+        return Reservation(head.id, -math.inf, 0)
+
+    def _openings(self) -> Iterator[tuple[float, list[str]]]:
+        """When devices come free, by leases that end then or reservations that do (`[]`)."""
+        leases = ((max(end, self._now), id) for end, id in heapq.merge(*self._ends.values()))
+        bookings = ((end, "") for end in self._calendar.ends() if end > self._now)
+        for when, group in groupby(heapq.merge(leases, bookings), key=itemgetter(0)):
+            yield when, [id for _, id in group if id]
 
     # --- the ends of leases
 
@@ -336,7 +466,7 @@ class Planning(Ledger):
                 self._put("request", id, replace(known, queue=DEFAULT_QUEUE))
         for request in self.requests.values():
             if request.state is RequestState.QUEUED:
-                pool = self.fleet.pool_for(request.want, request.count, request.memory)
+                pool = self.fleet.pool_for(request.want, demand_of(request))
                 # One that no pool can grant any more is ended by the review that follows.
                 self._enqueue(request, pool or Pool.CPU)
             elif request.state is RequestState.GRANTED and request.preemptible:

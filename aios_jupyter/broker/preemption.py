@@ -14,16 +14,19 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import islice
+from typing import Any
 
 from ..schema import Lease, LeaseState, Request, Scope
 from . import attained, history
 from . import events as ev
-from .deadlines import Act, When
-from .leasing import Leasing
+from .demand import Demand, demand_of
 from .policy import Policy, Pool
+from .timing import Timing
 from .victims import Victim, Victims, enough
 
+# Where to count devices is not enough, so many leases are tried, the best to take first.
+TRIED = 64
 # Of work of all kinds so many services are remembered, for kinds of which there are none.
 SERVICES = 500
 # Fewer than so many of a kind say little of the next one's chances.
@@ -32,25 +35,21 @@ LIKE = 10
 MARGIN = 1.0
 
 
-class Preempting(Leasing):
+class Preempting(Timing):
     """The rules of leasing, with preemption.
 
     Parameters
     ----------
     min_run
         Seconds for which the policies `las` and `gittins` let a lease run before they take it.
+    preempt_grace
+        Seconds between SIGTERM and SIGKILL for ranks of a lease that is taken: time for a
+        checkpoint.
     """
 
-    def __init__(
-        self,
-        owner_grace: float,
-        node_grace: float,
-        unused_grace: float,
-        node_memory: float,
-        policy: str,
-        min_run: float,
-    ) -> None:
+    def __init__(self, *parameters: Any, min_run: float, preempt_grace: float, **more: Any) -> None:
         self.min_run = min_run
+        self.preempt_grace = preempt_grace
         self._victims = Victims()
         # When a lease's standing changes by itself, and leases whose devices are about to be free.
         self._restands: dict[str, float] = {}
@@ -58,7 +57,10 @@ class Preempting(Leasing):
         self._no_room: dict[Pool, tuple[object, ...]] = {}
         self._indices = attained.Indices()
         self._services: deque[float] = deque(maxlen=SERVICES)
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
+        super().__init__(*parameters, **more)
+        self._deadlines.add(
+            "standing", self._restands.get, lambda lease: self._stand(self.leases[lease])
+        )
 
     # --- whose turn it is
 
@@ -85,39 +87,54 @@ class Preempting(Leasing):
 
     def _chosen(self, pool: Pool, request: Request) -> list[tuple[Lease, str]]:
         """The fewest leases without which the request could start; none where that is not enough."""
-        missing = request.count - self.fleet.free(pool, request.memory)
-        missing -= sum(self._frees(self.leases[id], request) for id in self._ending[pool])
+        demand = demand_of(request)
+        candidates = self._preemptible(pool, request)
+        if self._calendar or not self._countable(pool, demand):
+            return self._chosen_by_trial(pool, request, demand, candidates)
+        missing = demand.least - self.fleet.free(pool, demand.each)
+        for id in self._ending[pool]:
+            missing -= self.fleet.suiting(self.leases[id].slots, demand.each)
         if missing <= 0:
             return []  # what ends already will do
-        found = list(
-            enough(
-                (
-                    Victim(lease.id, standing, self._frees(lease, request), why)
-                    for lease, standing, why in self._preemptible(pool, request)
-                ),
-                missing,
-            )
+        victims = (
+            Victim(lease.id, standing, self.fleet.suiting(lease.slots, demand.each), why)
+            for lease, standing, why in candidates
         )
-        chosen = [(self.leases[one.lease], one.why) for one in found]
-        if chosen and not self._would_start(pool, request, (lease for lease, _ in chosen)):
+        return [(self.leases[victim.lease], victim.why) for victim in enough(victims, missing)]
+
+    def _chosen_by_trial(
+        self,
+        pool: Pool,
+        request: Request,
+        demand: Demand,
+        candidates: Iterable[tuple[Lease, float, str]],
+    ) -> list[tuple[Lease, str]]:
+        """The same by taking one after the other, where to count devices is not enough."""
+        ending = [self.leases[id] for ending in self._ending.values() for id in ending]
+
+        def starts(without: Iterable[Lease]) -> bool:
+            then = self.fleet.branch()
+            for lease in (*ending, *without):
+                then.give(lease.slots)
+            self._set_aside(then, self._kept_from(request))
+            return then.fits(pool, demand)
+
+        if starts(()):
             return []
-        return chosen
-
-    def _frees(self, lease: Lease, request: Request) -> int:
-        return self.fleet.suiting(lease.slots, request.memory)
-
-    def _would_start(self, pool: Pool, request: Request, leases: Iterable[Lease]) -> bool:
-        """Whether a request finds its place once these leases, and those that end now, are gone."""
-        ending = (self.leases[id] for id in self._ending[pool])
-        held = {s.device: lease.id for lease in chain(leases, ending) for s in lease.slots}
-        version = self.fleet.version
-        for device in held:
-            self.fleet.unhold(device)
-        starts = self._place(pool, request) is not None
-        for device, lease in held.items():
-            self.fleet.hold(device, lease)
-        self.fleet.version = version
-        return starts
+        taken: list[tuple[Lease, str]] = []
+        for lease, _, why in islice(candidates, TRIED):
+            if not self.fleet.suiting(lease.slots, demand.each):
+                continue
+            taken.append((lease, why))
+            if starts(one for one, _ in taken):
+                break
+        else:
+            return []
+        for one in reversed(taken[:-1]):
+            others = [other for other in taken if other is not one]
+            if starts(lease for lease, _ in others):
+                taken = others
+        return taken
 
     def _preemptible(self, pool: Pool, request: Request) -> Iterator[tuple[Lease, float, str]]:
         """Leases that may be taken for the first of a line, the best to take first.
@@ -170,7 +187,7 @@ class Preempting(Leasing):
         else:
             reason += "run it again to wait for devices anew"
         self._audit("preempted", lease.user, lease=lease.id, by=request.id, user=request.user)
-        self._end(lease, reason, preempted=True)
+        self._end(lease, reason, grace=self.preempt_grace, preempted=True)
 
     # --- standing: how far behind work is by the policy
 
@@ -238,12 +255,6 @@ class Preempting(Leasing):
         self._restands.pop(lease, None)
         for ending in self._ending.values():
             ending.pop(lease, None)
-
-    def _due(self) -> dict[str, tuple[When, Act]]:
-        return {
-            **super()._due(),
-            "standing": (self._restands.get, lambda lease: self._stand(self.leases[lease])),
-        }
 
     # --- with each change of a lease
 

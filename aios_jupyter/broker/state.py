@@ -11,18 +11,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
+from ..schema import (
+    Lease,
+    LeaseState,
+    Node,
+    Request,
+    RequestState,
+    Run,
+    RunState,
+    Scope,
+    Slot,
+    Want,
+)
 from . import events as ev
 from . import gang, history
+from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
-from .policy import Pool, refusal
+from .measures import Measuring
+from .policy import Pool
 from .preemption import Preempting
+from .refusal import refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Preempting):
+class State(Measuring, Preempting):
     """All that the broker knows and decides.
 
     Parameters
@@ -39,8 +53,10 @@ class State(Preempting):
         have granted end.
     policy
         What orders the queue until an admin chooses another.
-    min_run
-        Seconds for which the policies `las` and `gittins` let a lease run before they take it.
+    min_run, preempt_grace
+        Those of `Preempting`.
+    warn_before, end_grace, idle_grace, reserve_limit
+        Those of `Timing` and `Bookings`.
     """
 
     def __init__(
@@ -52,8 +68,25 @@ class State(Preempting):
         node_memory: float = 900.0,
         policy: str = "fifo",
         min_run: float = 60.0,
+        preempt_grace: float = 30.0,
+        warn_before: float = 300.0,
+        end_grace: float = 30.0,
+        idle_grace: float = 300.0,
+        reserve_limit: float = 64 * 3600.0,
     ) -> None:
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy, min_run)
+        super().__init__(
+            owner_grace,
+            node_grace,
+            unused_grace,
+            node_memory,
+            policy,
+            reserve_limit,
+            min_run=min_run,
+            preempt_grace=preempt_grace,
+            warn_before=warn_before,
+            end_grace=end_grace,
+            idle_grace=idle_grace,
+        )
         self._latest = -math.inf
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.SessionOpened: self._session_opened,
@@ -69,12 +102,19 @@ class State(Preempting):
             ev.RunCreated: self._run_created,
             ev.RunReported: self._run_reported,
             ev.RankExited: self._rank_exited,
+            ev.Met: self._met,
             ev.StopRequested: self._stop_requested,
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
             ev.QuotaSet: self._quota_set,
             ev.QuotaRemoved: self._quota_removed,
+            ev.LimitChanged: self._limit_changed,
+            ev.Booked: self._booked,
+            ev.Claimed: self._claimed,
+            ev.FoundIdle: self._found_idle,
+            ev.FoundBusy: self._found_busy,
+            ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
 
@@ -114,6 +154,7 @@ class State(Preempting):
         out = self._begin()
         self._load(records)
         self._load_plans()
+        self._load_times()
         self._review_queue()
         self._clock_back()
         self._deadlines.fire(now)
@@ -128,6 +169,7 @@ class State(Preempting):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._keep_counts()
 
     # --- sessions
 
@@ -158,6 +200,8 @@ class State(Preempting):
     def _submitted(self, event: ev.Submitted) -> None:
         request = event.request
         known = self.requests.get(request.id)
+        if request.id in self.bookings:
+            raise ConflictError(f"{request.id} is the id of a reservation; use a new one.")
         if known:
             if known.session != request.session:
                 raise AccessError(f"Request {request.id} belongs to another session; use a new id.")
@@ -168,14 +212,17 @@ class State(Preempting):
         if owner.user != request.user:
             raise AccessError(f"Session {owner.id} belongs to {owner.user}; ask in your own.")
         _check_time(request.time)
+        if request.scope is Scope.RESERVED:
+            raise UsageError("Such a lease comes from a reservation; make one with 'reserve'.")
         if request.priority > 0 and not event.admin:
             raise AccessError(
                 f"{request.user} may not ask with priority {request.priority}; leave --priority "
                 "out, give a number below 0, or ask an admin."
             )
         queue = self._quotas.queue_for(request)
+        request = self._within_limits(request, event.admin)
         pool = self._pool_or_refuse(request)
-        error = self._quotas.refusal(queue, pool, request.count)
+        error = self._quotas.refusal(queue, pool, request.least or request.count)
         if error:
             raise error
         # The peer made the record: what is the broker's to say is said here.
@@ -194,6 +241,7 @@ class State(Preempting):
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
+        self._note_arrival(request, pool)
         self._enqueue(request, pool)
         self._deadlines.arm("age", request.id)
 
@@ -201,21 +249,15 @@ class State(Preempting):
         fleet, want = self.fleet, request.want
         accelerated = want is Want.DEVICE and fleet.capacity(Pool.ACCELERATOR) > 0
         pool = Pool.ACCELERATOR if want is Want.GPU or accelerated else Pool.CPU
-        error = refusal(
-            want,
-            pool,
-            count=request.count,
-            memory=request.memory,
-            capacity=fleet.capacity(pool, request.memory),
-            total=fleet.capacity(pool),
-            largest_memory=fleet.largest_memory(pool) if request.memory else 0,
-        )
+        error = refusal(want, pool, demand_of(request), fleet.hardware)
         if error:
             raise error
         return pool
 
     def _cancelled(self, event: ev.Cancelled) -> None:
         request = self.requests.get(event.request)
+        if request is None and self._cancel_booking(event.request, event):
+            return
         if request is None:
             raise NotFoundError(
                 f"There is no request {event.request!r}; 'aios queue' lists those that wait."
@@ -237,8 +279,10 @@ class State(Preempting):
         _check_active(lease)
         _check_time(event.time)
         expires = None if event.time is None else self._now + event.time
-        self._put("lease", lease.id, replace(lease, expires=expires))
+        self._check_extension(lease, expires, event.admin)
+        self._put("lease", lease.id, replace(lease, expires=expires, warned=False))
         self._deadlines.arm("expiry", lease.id)
+        self._deadlines.arm("warning", lease.id)
         self._audit("extended", event.by, lease=lease.id, expires=expires)
 
     def _lease_for(self, event: ev.Released | ev.Extended) -> Lease:
@@ -266,8 +310,11 @@ class State(Preempting):
                 self._meet(lease, node, lease.id in held)
         self._block_stale(node, held)
         for run in self._live_runs_on(node.id):
-            if run.state is RunState.STOPPING and run.lease in held:
+            ending = run.state in (RunState.STOPPING, RunState.RESTARTING)
+            if ending and run.lease in held:
                 self._out.append(ev.StopRun(run=run, nodes=(node.id,), reason=run.reason))
+            elif run.state is RunState.STARTING and run.attempt and run.nodes[0] == node.id:
+                self._out.append(ev.MeetAgain(run=run, node=node.id))
         if before is None or before.devices != node.devices or len(changed) > 1:
             self._review_queue()
 
@@ -278,10 +325,7 @@ class State(Preempting):
                 self._waiting_for[lease.id].add(node.id)
                 self._out.append(
                     ev.EndLease(
-                        lease=lease.id,
-                        nodes=(node.id,),
-                        reason=lease.reason,
-                        preempted=lease.preempted,
+                        lease=lease.id, nodes=(node.id,), reason=lease.reason, grace=lease.grace
                     )
                 )
             else:
@@ -376,14 +420,29 @@ class State(Preempting):
         rank = event.exit.rank
         if run is None or not gang.live(run) or not 0 <= rank < run.world_size:
             return
-        if any(exit.rank == rank for exit in run.exits):
+        if event.exit.attempt != run.attempt or any(exit.rank == rank for exit in run.exits):
             return
-        changed = gang.exited(run, event.exit)
+        changed = gang.exited(run, event.exit, final=event.final)
         self._put("run", run.id, changed)
-        if gang.is_over(changed):
+        if gang.is_over(changed) and changed.state is RunState.RESTARTING:
+            self._restart(changed)
+        elif gang.is_over(changed):
             self._end_run(changed)
         elif changed.state is not run.state:
             self._stop_ranks(changed)
+
+    def _restart(self, run: Run) -> None:
+        self._audit(
+            "run restarted", run.user, run=run.id, attempt=run.attempt + 1, reason=run.reason
+        )
+        run = gang.again(run)
+        self._put("run", run.id, run)
+        self._out.append(ev.MeetAgain(run=run, node=run.nodes[0]))
+
+    def _met(self, event: ev.Met) -> None:
+        run = self.runs.get(event.run)
+        if run and run.state is RunState.STARTING and run.attempt == event.attempt:
+            self._out.append(ev.StartAgain(run=run, address=event.address, port=event.port))
 
     def _stop_requested(self, event: ev.StopRequested) -> None:
         run = self.runs.get(event.run)

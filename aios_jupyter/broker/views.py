@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
-from .policy import POLICIES
+from .measures import accuracy
+from .policy import POLICIES, Pool
 from .state import State
 
-SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
+SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 Snapshot = dict[str, Any]
 
 
@@ -57,7 +58,8 @@ def snapshot(
                 **_device(device, usage.get(device.id)),
                 "node": node.id,
                 "host": node.host,
-                "holder": _holder(state, device.id, runs_of),
+                "holder": _holder(state, state.holder.get(device.id, ""), runs_of),
+                "shares": _shares(state, device.id, runs_of),
                 "outside": msgspec.to_builtins(state.outside.get(device.id, ())),
             }
             for node in nodes
@@ -68,6 +70,7 @@ def snapshot(
             for position, request in enumerate(state.queue(), 1)
         },
         "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "reservations": reservation_rows(state),
         "runs": {run.id: _run(run) for run in state.runs.values()},
     }
 
@@ -95,6 +98,53 @@ def policy_view(state: State) -> dict[str, Any]:
             for policy in POLICIES.values()
         ],
         "weights": dict(sorted(state.weights().items())),
+        "idle": dict(sorted(state.idle_limits.items())),
+        "max_time": state.max_time,
+    }
+
+
+def reservation_rows(state: State) -> dict[str, dict[str, Any]]:
+    """Reservations that wait for their time, and those that have their lease."""
+    rows: dict[str, dict[str, Any]] = {
+        booking.id: {
+            "id": booking.id,
+            "user": booking.user,
+            "label": booking.label,
+            "want": booking.want.value,
+            "count": booking.count,
+            "start": booking.start,
+            "end": booking.end,
+            "devices": list(booking.devices),
+            "lease": "",
+        }
+        for booking in sorted(state.bookings.values(), key=lambda booking: booking.start)
+    }
+    for lease in state.leases.values():
+        if lease.booking and lease.state is LeaseState.ACTIVE:
+            request = state.requests[lease.request]
+            rows[lease.booking] = {
+                "id": lease.booking,
+                "user": lease.user,
+                "label": lease.label,
+                "want": request.want.value,
+                "count": request.count,
+                "start": lease.granted,
+                "end": lease.expires,
+                "devices": [slot.device for slot in lease.slots],
+                "lease": lease.id,
+            }
+    return rows
+
+
+def load_view(state: State) -> dict[str, Any]:
+    """Of each pool: its devices, what was asked of it by the hour, and how forecasts came true."""
+    return {
+        pool.value: {
+            "devices": state.fleet.capacity(pool),
+            "hours": msgspec.to_builtins(state.hours(pool)),
+            "accuracy": accuracy(state.hits(pool)),
+        }
+        for pool in Pool
     }
 
 
@@ -127,8 +177,17 @@ def _device(device: Device, usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _holder(state: State, device: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
-    lease = state.leases.get(state.holder.get(device, ""))
+def _shares(state: State, device: str, runs_of: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Who shares a device and how much of its memory each has; nobody where it is held whole."""
+    return [
+        {**holder, "memory": memory}
+        for lease, memory in state.fleet.shares(device).items()
+        if memory and (holder := _holder(state, lease, runs_of))
+    ]
+
+
+def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
+    lease = state.leases.get(id)
     if lease is None:
         return None
     return {
@@ -149,6 +208,7 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
         "queue": request.queue,
         "preemptible": request.preemptible,
         "preempted": request.requeued is not None,
+        "least": request.least or request.count,
         "submitted": request.submitted,
         "position": position,
         "reason": reason,
@@ -172,6 +232,10 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "preemptible": lease.preemptible,
         "preempted": lease.preempted,
         "reason": lease.reason,
+        "warned": lease.warned,
+        "idle_since": lease.idle_since,
+        "idle_ends": lease.idle_ends,
+        "share": lease.slots[0].share,
     }
 
 

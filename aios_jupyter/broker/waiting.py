@@ -10,10 +10,12 @@ over there, so that they too cost nothing as long as they are held.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..schema import Request
+from .demand import Demand, demand_of
 from .policy import Policy, Pool
 from .quotas import Quotas, Room
 from .sortedlist import SortedList
@@ -31,9 +33,18 @@ class Shape(NamedTuple):
     `length` is for how long they want the devices at most, None for no limit.
     """
 
-    devices: int
-    memory: int
+    demand: Demand
     length: float | None
+
+    @property
+    def devices(self) -> int:
+        """How many devices have to be free as a whole."""
+        return 0 if self.demand.each.share else self.demand.least
+
+    @property
+    def least(self) -> int:
+        """How many devices, or parts of them, a quota must allow."""
+        return self.demand.least
 
 
 class Group(NamedTuple):
@@ -72,26 +83,26 @@ class _Members:
     def add(self, shape: Shape, entry: Entry) -> None:
         self._firsts.clear()
         self.order.add(entry)
-        same = self.shapes.setdefault(shape.devices, {})
+        same = self.shapes.setdefault(shape.least, {})
         same.setdefault(shape, SortedList()).add(entry)
 
     def remove(self, shape: Shape, entry: Entry) -> None:
         self._firsts.clear()
         self.order.remove(entry)
-        same = self.shapes[shape.devices]
+        same = self.shapes[shape.least]
         same[shape].remove(entry)
         if not same[shape]:
             del same[shape]
             if not same:
-                del self.shapes[shape.devices]
+                del self.shapes[shape.least]
 
-    def first_of_each_shape(self, most: float) -> list[Entry]:
+    def first_of_each_shape(self, most: float, free: float = math.inf) -> list[Entry]:
         return sorted(
             entry
             for count, same in self.shapes.items()
             if count <= most
-            for entries in same.values()
-            if (entry := entries.first())
+            for shape, entries in same.items()
+            if shape.devices <= free and (entry := entries.first())
         )
 
 
@@ -128,6 +139,7 @@ class Queue:
         self._lines: dict[Pool, dict[Group, _Members]] = {pool: {} for pool in Pool}
         self._waiting: dict[str, _Place] = {}
         self._came: dict[Pool, list[str]] = {pool: [] for pool in Pool}
+        self._special = dict.fromkeys(Pool, 0)
         # Rises with every request that comes or changes its place, by pool.
         self.version = dict.fromkeys(Pool, 0)
 
@@ -145,7 +157,7 @@ class Queue:
         alone = self.policy.by_user or self._quotas.per_user(request.queue)
         group = Group(False, request.queue, request.user if alone else "")
         entry = (self._key(request), arrival, request.id)
-        shape = Shape(request.count, request.memory, request.time)
+        shape = Shape(demand_of(request), request.time)
         self._place(_Place(pool, group, shape, entry))
 
     def move(self, request: str, pool: Pool) -> None:
@@ -173,6 +185,7 @@ class Queue:
         group.remove(place.shape, place.entry)
         if not group.order:
             del groups[place.group]
+        self._special[place.pool] -= not place.shape.demand.each.counts(place.pool)
         self.version[place.pool] += 1
 
     def pool(self, request: str) -> Pool:
@@ -204,12 +217,21 @@ class Queue:
         """Whose quota keeps a request from being next, "queue NAME" or "user"; None: no one's."""
         place = self._waiting[request]
         room = self._room(place.pool, place.group)
-        return room.whose if place.shape.devices > room.allowed else None
+        return room.whose if place.shape.least > room.allowed else None
+
+    def allowed(self, request: str) -> float:
+        """How many devices quotas leave to a request, should it be granted now."""
+        place = self._waiting[request]
+        return self._room(place.pool, place.group).allowed
 
     def within(self, request: str) -> bool:
         """Whether a request takes no more than what is guaranteed to its queue."""
         place = self._waiting[request]
-        return place.shape.devices <= self._room(place.pool, place.group).within
+        return place.shape.least <= self._room(place.pool, place.group).within
+
+    def special(self, pool: Pool) -> bool:
+        """Whether anybody in a line asks for other things than whole devices."""
+        return self._special[pool] > 0
 
     def head(self, pool: Pool) -> str | None:
         """The request that is next in a pool's line; None where nobody waits, or all are held."""
@@ -227,15 +249,15 @@ class Queue:
             rank = self._ranking(pool)
             for _, group in sorted((r, g) for g in groups if (r := rank(g)) is not None):
                 allowed = self._room(pool, group).allowed
-                for _, _, request in groups[group].first_of_each_shape(min(most, allowed)):
+                for _, _, request in groups[group].first_of_each_shape(allowed, most):
                     yield request
             return
         score = self._score()
         found = []
         for group, members in groups.items():
             room = self._room(pool, group)
-            for entry in members.first_of_each_shape(min(most, room.allowed)):
-                borrows = self._waiting[entry[2]].shape.devices > room.within
+            for entry in members.first_of_each_shape(room.allowed, most):
+                borrows = self._waiting[entry[2]].shape.least > room.within
                 found.append((not group.aged, borrows, *score(group), entry))
         for *_, entry in sorted(found):
             yield entry[2]
@@ -251,7 +273,7 @@ class Queue:
             room = self._room(pool, group)
             user = group.user if self.policy.by_user and not group.aged else ""
             for entry in members.order:
-                count = self._waiting[entry[2]].shape.devices
+                count = self._waiting[entry[2]].shape.least
                 kind = (count > room.allowed, not group.aged, count > room.within)
                 classes.setdefault(kind, {}).setdefault(user, []).append(entry)
         found: list[str] = []
@@ -278,7 +300,7 @@ class Queue:
                 heapq.heappop(turns)
                 continue
             found.append(entry[2])
-            count = self._waiting[entry[2]].shape.devices
+            count = self._waiting[entry[2]].shape.demand.most
             heapq.heapreplace(turns, (had + step * count, user, step, entries))
         return found
 
@@ -311,4 +333,5 @@ class Queue:
         groups = self._lines[place.pool]
         groups.setdefault(place.group, _Members()).add(place.shape, place.entry)
         self._came[place.pool].append(place.entry[2])
+        self._special[place.pool] += not place.shape.demand.each.counts(place.pool)
         self.version[place.pool] += 1

@@ -2,9 +2,9 @@
 
 base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
-views     what a verb shows: tables and cards
+views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -23,10 +23,12 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .cluster import doctor, down, status, up
 from .data import augment, data
+from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .quotas import quota
+from .reservations import reservations, reserve
 from .runs import attach, logs, run, runs, stop, train
 from .users import audit, user
 
@@ -52,7 +54,8 @@ def aios(ctx: click.Context) -> None:
 
 for _verb in (
     *(up, down, status, doctor),
-    *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota),
+    *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
+    *(reserve, reservations),
     *(train, run, runs, attach, logs, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),

@@ -77,6 +77,8 @@ class Feed:
         Their values over time.
     error
         The event of the first rank that failed, or None.
+    restarts
+        How often it was started again after a failure.
     """
 
     def __init__(self, run: str, name: str, world_size: int, started: float) -> None:
@@ -93,6 +95,7 @@ class Feed:
         self.series: dict[str, Series] = {}
         self.error: dict[str, Any] | None = None
         self.exits: dict[int, dict[str, Any]] = {}
+        self.restarts = 0
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take one event; kinds that a newer version may send are passed over."""
@@ -110,6 +113,9 @@ class Feed:
                 self.error = self.error or dict(event)
             case "exit":
                 self.exits[rank] = dict(event)
+            case "restart":
+                self.restarts, self.error = int(event["attempt"]), None
+                self.exits.clear()
 
     def end(self, state: str, now: float, reason: str = "") -> None:
         """The run has ended."""
@@ -153,6 +159,8 @@ class Feed:
         """One line that says what this run is and how far it is."""
         where = f"{self.world_size} rank" + ("s" if self.world_size != 1 else "")
         parts = [f"{self.run} {self.state}", where, format_duration(self.seconds(now))]
+        if self.restarts:
+            parts.append(f"{self.restarts} restarts" if self.restarts > 1 else "1 restart")
         parts += [text for text in (self.progress_text(), self.metrics_text()) if text]
         return " · ".join(parts)
 

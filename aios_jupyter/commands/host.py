@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AiosError, ConflictError, NotFoundError, RunError, UsageError
+from .charts import Panel
 from .feed import Feed
 from .views import Card, Table
 
@@ -72,6 +73,7 @@ class Host:
             from ..session import connect
 
             self._session = connect(start=start, label=self.label, shell=self.shell_leases)
+            self._session.on_notice = self.notice
             self._may_start = start
         return self._session
 
@@ -105,7 +107,7 @@ class Host:
     def take(self, result: RunResult) -> None:
         """Take what a run brought back; a shell has no use for it."""
 
-    def show(self, view: Table | Card, value: Any = None) -> Any:
+    def show(self, view: Table | Card | Panel, value: Any = None) -> Any:
         """Show a table or a card, and give `value` back as the verb's result."""
         click.echo(view.text())
         return value
@@ -200,6 +202,10 @@ class Host:
     def say(self, text: str) -> None:
         """One line about what goes on, apart from a verb's own output."""
         click.echo(text, err=True)
+
+    def notice(self, text: str) -> None:
+        """One line about a lease of this session; called from another thread."""
+        self.say(f"aios: {text}")
 
 
 def feed_of(handle: RunHandle) -> Feed:

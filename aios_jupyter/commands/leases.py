@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import NotFoundError, UsageError
-from ..schema import DEFAULT_QUEUE
-from ..units import format_duration
-from .base import DURATION, SIZE, as_json, echo_json, labelled, pairs
+from ..schema import DEFAULT_QUEUE, Placement
+from ..units import format_duration, format_size, parse_count
+from .base import COUNT, DURATION, LIMIT, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
+from .forecasts import accuracy_text
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -26,6 +27,7 @@ LEASE_COLUMNS = (
     Column("user", "user"),
     Column("left", "time left", right=True),
     Column("state", "state"),
+    Column("notice", "notice"),
 )
 QUEUE_COLUMNS = (
     Column("position", "#", right=True),
@@ -50,12 +52,12 @@ POLICY_COLUMNS = (
 
 devices_wanted = click.option(
     "--devices",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="N accelerators, or CPU slots where the cluster has none.",
+    type=COUNT,
+    metavar="N[:M]",
+    help="N accelerators, or CPU slots where the cluster has none; N:M takes up to M.",
 )
 gpus_wanted = click.option(
-    "--gpus", type=click.IntRange(min=1), metavar="N", help="N GPUs, and nothing else will do."
+    "--gpus", type=COUNT, metavar="N[:M]", help="N GPUs, and nothing else will do; N:M up to M."
 )
 
 from_queue = click.option(
@@ -71,11 +73,33 @@ may_be_preempted = click.option(
 @click.command()
 @devices_wanted
 @gpus_wanted
-@click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="N CPU slots.")
+@click.option("--cpus", type=COUNT, metavar="N[:M]", help="N CPU slots; N:M takes up to M.")
 @click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB.")
+@click.option("--gpu-model", default="", metavar="NAME", help="Part of each GPU's name, like a100.")
+@click.option("--share", is_flag=True, help="That much of each GPU's memory; others get the rest.")
+@click.option(
+    "--placement",
+    type=click.Choice([placement.value for placement in Placement]),
+    default=Placement.PACK.value,
+    help="On few nodes (pack, the default), on many (spread), or all on one (node).",
+)
+@click.option(
+    "--cpus-per-device",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Cores of its node that come with each.",
+)
+@click.option(
+    "--memory-per-device",
+    type=SIZE,
+    metavar="SIZE",
+    help="Memory of its node that comes with each.",
+)
 @click.option("--time", "time_", type=DURATION, metavar="TIME", help="The lease ends after this.")
 @click.option("--wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue.")
 @click.option("--nonblock", is_flag=True, help="Fail at once when it cannot be had now.")
+@click.option("--reservation", metavar="ID", help="Take up a reservation, once it starts.")
 @click.option("--priority", type=int, default=0, help="Below 0 lets others go first.")
 @from_queue
 @may_be_preempted
@@ -83,13 +107,19 @@ may_be_preempted = click.option(
 @click.pass_obj
 def alloc(
     host: Host,
-    devices: int | None,
-    gpus: int | None,
-    cpus: int | None,
+    devices: int | str | None,
+    gpus: int | str | None,
+    cpus: int | str | None,
     gpu_memory: int | None,
+    gpu_model: str,
+    share: bool,
+    placement: str,
+    cpus_per_device: int | None,
+    memory_per_device: int | None,
     time_: float | None,
     wait: float | None,
     nonblock: bool,
+    reservation: str | None,
     priority: int,
     queue: str,
     preemptible: bool,
@@ -97,10 +127,14 @@ def alloc(
 ) -> Any:
     """Lease devices, waiting until they are free.
 
-    One of --devices, --gpus and --cpus says how many. Ctrl-C while waiting leaves the queue. In a
+    One of --devices, --gpus and --cpus says how many; 2:4 takes as many as are free of 2 to 4. With
+    --share a lease has --gpu-memory of each GPU, and others may have the rest of it. Ctrl-C while waiting leaves the queue. In a
     shell the lease ends with the shell, in a notebook with its kernel, or with 'release'.
     """
-    what = _wanted(devices, gpus, cpus)
+    if reservation is None:
+        what = wanted(devices, gpus, cpus)
+    else:
+        what = f"reservation {reservation}"
     if nonblock and wait is not None:
         raise UsageError("--nonblock does not wait, so that --wait says nothing; give one of them.")
     session = host.session(start=True)
@@ -110,6 +144,11 @@ def alloc(
             devices=devices,
             cpus=cpus,
             memory=gpu_memory,
+            model=gpu_model,
+            share=share,
+            placement=placement,
+            cpus_per_device=cpus_per_device or 0,
+            memory_per_device=memory_per_device,
             time=time_,
             wait=wait,
             nonblock=nonblock,
@@ -117,20 +156,27 @@ def alloc(
             priority=priority,
             queue=queue,
             preemptible=preemptible,
+            reservation=reservation,
             on_wait=on_wait,
         )
     return host.lease(session, lease, lease_card(lease, time.time()))
 
 
-def _wanted(devices: int | None, gpus: int | None, cpus: int | None) -> str:
+def wanted(devices: int | str | None, gpus: int | str | None, cpus: int | str | None) -> str:
+    """How many of what was asked for, in words; exactly one of the three is given."""
     given = [
-        plural(count, noun)
+        count_text(*parse_count(count), noun)
         for count, noun in ((devices, "device"), (gpus, "GPU"), (cpus, "CPU slot"))
         if count is not None
     ]
     if len(given) != 1:
         raise UsageError("Say how many of what: one of --devices N, --gpus N and --cpus N.")
     return given[0]
+
+
+def count_text(least: int, most: int, noun: str) -> str:
+    """`1 GPU`, `2 to 4 GPUs`."""
+    return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
 
 
 def lease_card(lease: Lease, now: float) -> Card:
@@ -148,7 +194,7 @@ def lease_card(lease: Lease, now: float) -> Card:
             ("queue", lease.queue if lease.queue != DEFAULT_QUEUE else ""),
             ("preemptible", "yes: others may take it" if lease.preemptible else ""),
         ),
-        note=lease.reason,
+        note=lease.reason or lease_notice(lease, now),
     )
 
 
@@ -161,7 +207,8 @@ def slots_text(lease: Lease) -> str:
         f"{plural(len(indices), kind_name(kind))} ({', '.join(f'#{i}' for i in indices)}) on {node}"
         for (kind, node), indices in kinds.items()
     ]
-    return "; ".join(parts)
+    share = lease.slots[0].share
+    return "; ".join(parts) + (f", {format_size(share)} of each" if share else "")
 
 
 def clock(when: float) -> str:
@@ -221,10 +268,25 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
             "user": lease.user,
             "left": format_duration(max(0.0, lease.expires - now)) if lease.expires else "no limit",
             "state": "preempted" if lease.preempted else lease.state.value,
+            "notice": lease_notice(lease, now),
         }
         for lease in found
     ]
-    return Table(LEASE_COLUMNS, rows, empty="You hold no leases; take one with: alloc --devices 1")
+    columns = LEASE_COLUMNS if any(row["notice"] for row in rows) else LEASE_COLUMNS[:-1]
+    return Table(columns, rows, empty="You hold no leases; take one with: alloc --devices 1")
+
+
+def lease_notice(lease: Lease, now: float) -> str:
+    """What its user should know of a lease: that it ends soon, or is idle; "" for nothing."""
+    if lease.state.value != "active":
+        return ""
+    notes = []
+    if lease.idle_since is not None and lease.idle_ends is not None:
+        idle, left = now - lease.idle_since, max(0.0, lease.idle_ends - now)
+        notes.append(f"idle for {format_duration(idle)}, ends in {format_duration(left)}")
+    if lease.warned and lease.expires is not None:
+        notes.append(f"its time ends in {format_duration(max(0.0, lease.expires - now))}")
+    return "; ".join(notes)
 
 
 @click.command()
@@ -232,25 +294,45 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
 @click.pass_obj
 def queue(host: Host, json_: bool) -> Any:
     """List waiting requests in their order."""
-    rows = host.session(start=False).queue()
+    session = host.session(start=False)
+    rows = session.queue()
     if json_:
         return echo_json(rows)
-    return host.show(queue_table(rows, time.time()), rows)
+    accuracy = session.forecast_accuracy() if rows else None
+    return host.show(queue_table(rows, time.time(), accuracy), rows)
 
 
-def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
-    """Requests, one a line."""
+def queue_table(
+    rows: Sequence[dict[str, Any]], now: float, accuracy: dict[str, Any] | None = None
+) -> Table:
+    """Requests, one a line, and how good such forecasts have been."""
     shown = [
         {
             **row,
-            "want": plural(row["count"], KINDS[row["want"]]),
+            "want": wish_text(row),
             "queue": row.get("queue", DEFAULT_QUEUE),
             "waited": format_duration(max(0.0, now - row["submitted"])),
             "eta": about(row.get("eta"), now),
         }
         for row in rows
     ]
-    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.")
+    title = f"forecasts so far: {accuracy_text(accuracy)}" if accuracy else ""
+    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.", title=title)
+
+
+def wish_text(row: Mapping[str, Any]) -> str:
+    """What a request asks for: `2 to 4 GPUs, 'a100', 8 GB shared, on one node`."""
+    parts = [count_text(row.get("least") or row["count"], row["count"], KINDS[row["want"]])]
+    if row.get("model"):
+        parts.append(f"'{row['model']}'")
+    if row.get("memory"):
+        parts.append(format_size(row["memory"]) + (" shared" if row["share"] else " or more"))
+    if row.get("cpus"):
+        parts.append(f"{row['cpus']} CPUs each")
+    if row.get("host_memory"):
+        parts.append(f"{format_size(row['host_memory'])} of host memory each")
+    parts += {"spread": ["spread out"], "node": ["on one node"]}.get(row.get("placement", ""), [])
+    return ", ".join(parts)
 
 
 def about(when: float | None, now: float) -> str:
@@ -272,7 +354,7 @@ def explain_request(host: Host, request: str, json_: bool) -> Any:
 
 def explain_card(found: dict[str, Any], now: float) -> Card:
     """Position, reason and forecast of a request."""
-    title, what = f"request {found['id']}", plural(found["count"], KINDS[found["want"]])
+    title, what = f"request {found['id']}", wish_text(found)
     if found["state"] != "queued":
         fields = (("wanted", what), ("lease", found["lease"]), ("because", found["reason"]))
         return Card(title, badge=found["state"], fields=fields)
@@ -295,6 +377,7 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
             ("wants", what),
             ("position", f"{found['position']} of {found['waiting']}"),
             ("starts in", starts),
+            ("forecasts", accuracy_text(found.get("accuracy"))),
             ("first in line", first),
             ("may last", format_duration(found["time"]) if found["time"] else ""),
             ("will last", predicted),
@@ -310,10 +393,13 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
 @click.argument("request")
 @click.pass_obj
 def cancel(host: Host, request: str) -> None:
-    """Take REQUEST out of the queue."""
+    """Take REQUEST out of the queue, or a reservation back."""
     session = host.session(start=False)
-    if request not in {row["id"] for row in session.queue()}:
-        raise NotFoundError(f"No request '{request}' waits; 'queue' lists those that do.")
+    known = {row["id"] for row in (*session.queue(), *session.reservations())}
+    if request not in known:
+        raise NotFoundError(
+            f"No request '{request}' waits; 'queue' lists those that do, and 'reservations' those."
+        )
     session.cancel(request)
     host.show(Card("cancelled", fields=(("request", request),)))
 
@@ -322,21 +408,36 @@ def cancel(host: Host, request: str) -> None:
 @click.argument("name", required=False, type=click.Choice(POLICY_NAMES))
 @click.option("--aging", type=DURATION, metavar="TIME", help="Who waited so long goes first.")
 @click.option("--weight", multiple=True, metavar="USER=N", help="A user's part under 'fair'.")
+@click.option("--idle", type=LIMIT, metavar="TIME", help="End leases idle for so long, or 'off'.")
+@click.option("--queue", "queue_", default="", metavar="NAME", help="The queue that --idle is for.")
+@click.option("--max-time", type=LIMIT, metavar="TIME", help="Leases last no longer, or 'off'.")
 @as_json
 @click.pass_obj
 def policy(
-    host: Host, name: str | None, aging: float | None, weight: tuple[str, ...], json_: bool
+    host: Host,
+    name: str | None,
+    aging: float | None,
+    weight: tuple[str, ...],
+    idle: float | str | None,
+    queue_: str,
+    max_time: float | str | None,
+    json_: bool,
 ) -> Any:
     """Show who goes first in the queue, or change it.
 
-    NAME, --aging and --weight are for admins. Requests that wait are put in the new order at once;
-    who holds a lease keeps it.
+    NAME and the options are for admins. Requests that wait are put in the new order at once; who
+    holds a lease keeps it. A lease on which nothing is computed for --idle is warned, and ended a
+    few minutes later. --max-time holds for extensions too, and not for admins.
     """
+    if queue_ and idle is None:
+        raise UsageError("--queue says for which queue --idle is; give both.")
     weights = pairs(weight, "weight", lambda text: None)
     wrong = next((user for user, value in weights.items() if isinstance(value, str)), None)
     if wrong is not None:
         raise UsageError(f"--weight {wrong}={weights[wrong]}: write a number, like {wrong}=2.")
-    found = host.session(start=False).policy(name, aging=aging, weights=weights)
+    found = host.session(start=False).policy(
+        name, aging=aging, weights=weights, idle=idle, queue=queue_, max_time=max_time
+    )
     if json_:
         return echo_json(found)
     return host.show(policy_table(found), found)
@@ -354,4 +455,9 @@ def policy_table(found: dict[str, Any]) -> Table:
     ]
     weights = ", ".join(f"{user} {value:g}" for user, value in found["weights"].items())
     title = f"* in force; weights: {weights}" if weights else "* in force"
+    for queue, seconds in found.get("idle", {}).items():
+        of = f" in queue {queue}" if queue else ""
+        title += f"; leases{of} end when idle for {format_duration(seconds)}"
+    if found.get("max_time"):
+        title += f"; leases last {format_duration(found['max_time'])} at most"
     return Table(POLICY_COLUMNS, rows, empty="", title=title)

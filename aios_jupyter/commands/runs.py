@@ -47,6 +47,22 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--push", type=NAMES, metavar="A,B", help="Also send these variables."),
         click.option("--no-push", type=NAMES, metavar="A,B", help="Do not send these."),
         click.option("--pull", type=NAMES, metavar="A,B", help="Bring rank 0's values back."),
+        click.option(
+            "--max-restarts",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Start all ranks again when one fails, N times at most.",
+        ),
+        click.option(
+            "--checkpoints",
+            default="",
+            metavar="URL",
+            help="Where train.checkpoint writes, instead of the run's own folder.",
+        ),
+        click.option(
+            "--resume", default="", metavar="RUN", help="Go on from the checkpoints of this run."
+        ),
         labelled,
         click.option(
             "--detach", is_flag=True, help="On a lease of its own, and do not wait: see 'attach'."
@@ -110,6 +126,7 @@ def _start(
         )
     options["detach"] = flags["detach"]
     options["kind"] = kind
+    options |= {key: flags[key] for key in ("max_restarts", "checkpoints", "resume")}
     if flags["devices"] is not None and flags["gpus"] is not None:
         raise UsageError("Give --devices or --gpus, not both.")
     if host.cell is not None:

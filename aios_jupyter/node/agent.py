@@ -143,7 +143,9 @@ class Agent:
                 msg.RunCreated,
                 lambda _, made: self.runs.announced(made.run, made.ranks),
             ),
-            "run.stop": (msg.RunStop, lambda _, stop: self.runs.stop(stop.run, stop.reason)),
+            "run.stop": (msg.RunStop, self._stop_run),
+            "run.again": (msg.RunAgain, lambda _, again: self.runs.again(again)),
+            "run.over": (msg.ById, lambda _, body: self.runs.over(body.id)),
             "shutdown": (Any, lambda _, body: self.stopping.set()),
         }
         connection = await connect(facts["address"], self._bundle.client_context(), handlers)
@@ -164,6 +166,7 @@ class Agent:
         for topic, body in self._unsent:
             connection.tell(topic, body)
         self._unsent.clear()
+        self.runs.repeat()
         self._worker.follow(welcome.dask or facts.get("dask", ""))
         self._write_file()
 
@@ -195,10 +198,18 @@ class Agent:
     def _granted(self, grant: msg.Grant) -> None:
         self._grants[grant.lease.id] = grant
 
+    async def _stop_run(self, _: Connection, stop: msg.RunStop) -> None:
+        if stop.restart:
+            await self.runs.end_attempt(stop.run, stop.attempt)
+        else:
+            await self.runs.stop(stop.run, stop.reason, stop.attempt)
+
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         self._grants.pop(end.lease, None)
-        await self.runs.end_lease(end.lease, end.reason or "the lease ended", end.grace)
-        self._report("node.gone", msg.ById(id=end.lease), durable=True)
+        grace = settings().stop_grace if end.grace is None else end.grace
+        await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
+        if end.confirm:
+            self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
     # --- telemetry
 
@@ -239,7 +250,10 @@ class Agent:
         for grant in list(self._grants.values()):
             expires = grant.lease.expires
             if expires is not None and expires + settings().stop_grace < _now():
-                await self._end_lease(msg.LeaseEnd(lease=grant.lease.id, reason="its time is over"))
+                end = msg.LeaseEnd(
+                    lease=grant.lease.id, reason="its time is over", grace=settings().end_grace
+                )
+                await self._end_lease(end)
 
 
 def _now() -> float:

@@ -22,7 +22,8 @@ from ..runs import messages as msg
 from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
-from .hosting import Hosted, HostedRuns
+from .hosted import Hosted
+from .hosting import HostedRuns
 
 GRANT_TIMEOUT = 5.0
 LONGEST = 200
@@ -154,6 +155,8 @@ class Door:
             (rank, *_device(slot)) for rank, slot in expected
         ]:
             raise AccessError(f"Lease {lease.id} has other devices on this node than you name.")
+        if body.spec.resume:
+            self._only_owner(connection, self._runs.owner(body.spec.resume), body.spec.resume)
         if any(set(rank.devices) - set(here) for rank in asked):
             raise AccessError(f"Lease {lease.id} has other devices on this node than you show.")
         await self._runs.start(hosted, body)

@@ -22,6 +22,7 @@ from ..errors import AccessError, ClusterError, ConflictError, NotFoundError
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
 from ..schema import Progress, RankExit, Run, RunState
+from .hosted import Hosted
 from .ranks import EventReader, LocalGang, bind_port
 from .zygotes import Zygotes
 
@@ -35,27 +36,6 @@ REPORT_INTERVAL = 0.2
 BATCH_BYTES = 1024 * 1024
 
 Report = Callable[[str, Any, bool], None]
-
-
-class Hosted:
-    """One run on this machine."""
-
-    def __init__(self, run: Run, ranks: tuple[int, ...], directory: Path) -> None:
-        self.run = run
-        self.ranks = ranks
-        self.directory = directory
-        self.gang: LocalGang | None = None
-        self.listener: socket.socket | None = None
-        self.ended = asyncio.Event()
-        self.changed = asyncio.Condition()
-        self.devices: dict[int, str] = {}
-        self.summary: dict[str, Any] = {}
-        self.reporting = False
-
-    @property
-    def live(self) -> bool:
-        """Whether it may still have processes."""
-        return self.gang is not None and not self.ended.is_set()
 
 
 class HostedRuns:
@@ -148,21 +128,36 @@ class HostedRuns:
             raise NotFoundError(f"The broker has not announced run {run!r}.") from None
         return self._runs[run]
 
-    async def stop(self, run: str, reason: str, grace: float | None = None) -> None:
-        """End the ranks of a run: SIGTERM, grace, SIGKILL; returns when they are gone."""
+    async def stop(
+        self, run: str, reason: str, attempt: int = 0, grace: float | None = None
+    ) -> None:
+        """End the ranks of a run: SIGTERM, grace (s), SIGKILL; returns when they are gone.
+
+        Ranks of an `attempt` that had yet to be started are reported as stopped.
+        """
         hosted = self._runs.get(run)
         if hosted is None:
             return
         if hosted.gang is None:
             self._never_started(hosted, reason)
         elif hosted.live:
+            hosted.order = None
             await hosted.gang.stop(settings().stop_grace if grace is None else grace)
+            if hosted.resting:
+                hosted.attempt = max(hosted.attempt, attempt)
+                self._never_started(hosted, reason)
             await hosted.ended.wait()
 
+    async def end_attempt(self, run: str, attempt: int) -> None:
+        """End the ranks of an attempt, as one on another node has failed."""
+        hosted = self._runs.get(run)
+        if hosted and hosted.gang and hosted.attempt == attempt and hosted.live:
+            await hosted.gang.stop(settings().stop_grace)
+
     async def end_lease(self, lease: str, reason: str, grace: float | None = None) -> None:
-        """End every run of a lease; returns when they are gone."""
+        """End every run of a lease and confirm it."""
         runs = [i for i, hosted in self._runs.items() if hosted.run.lease == lease]
-        await asyncio.gather(*(self.stop(run, reason, grace) for run in runs))
+        await asyncio.gather(*(self.stop(run, reason, grace=grace) for run in runs))
 
     async def stop_all(self, reason: str) -> None:
         """End every run."""
@@ -188,50 +183,130 @@ class HostedRuns:
             raise ConflictError(f"Run {hosted.run.id} was started or stopped before.")
         payload = hosted.directory / "payload.pkl"
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
+        hosted.order = order
+        hosted.payload = payload.read_bytes() if order.payload else None
+        payload.unlink(missing_ok=True)
+        try:
+            await self._begin(hosted, order)
+        except OSError as error:
+            self._never_started(hosted, f"its ranks could not be started: {error}")
+            raise ConflictError(f"The ranks could not be started: {error}.") from error
+
+    async def _begin(
+        self, hosted: Hosted, order: StartRun, before: tuple[LocalGang, str] | None = None
+    ) -> None:
+        """Start an attempt."""
+        hosted.attempt = order.rendezvous.attempt
+        hosted.resting = False
         hosted.gang = LocalGang(
             order.spec,
             order.ranks,
             order.rendezvous,
             hosted.directory,
-            payload.read_bytes() if order.payload else None,
+            hosted.payload,
             on_events=lambda events: self._heard(hosted, events),
             listen_fd=hosted.listener.fileno() if hosted.listener else None,
             zygotes=self._zygotes,
+            before=before,
         )
+        if hosted.attempt >= order.spec.max_restarts:
+            hosted.payload = None
         try:
             await hosted.gang.start()
-        except OSError as error:
-            self._never_started(hosted, f"its ranks could not be started: {error}")
-            raise ConflictError(f"The ranks could not be started: {error}.") from error
         finally:
             if hosted.listener:
                 hosted.listener.close()
                 hosted.listener = None
-            payload.unlink(missing_ok=True)
         report = msg.RunReport(run=hosted.run.id, state=RunState.RUNNING)
         self._report("node.run", report, True)
-        self._spawn(self._attend(hosted))
+        self._spawn(self._attend(hosted, hosted.gang))
 
-    async def _attend(self, hosted: Hosted) -> None:
-        assert hosted.gang is not None
-        exits = await hosted.gang.wait()
+    async def _attend(self, hosted: Hosted, gang: LocalGang) -> None:
+        exits = await gang.wait()
         self._summarize(hosted)
-        for exit in sorted(exits, key=lambda exit: (exit.code == 0, exit.time)):
-            self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
-        hosted.ended.set()
+        hosted.exits = tuple(sorted(exits, key=lambda exit: (exit.code == 0, exit.time)))
+        hosted.resting = (
+            hosted.order is not None and hosted.attempt < hosted.order.spec.max_restarts
+        )
+        self._report_exits(hosted)
+        if not hosted.resting:
+            hosted.ended.set()
         await self._notify(hosted)
+        if hosted.called and hosted.resting:
+            await self.again(hosted.called)
+
+    def _report_exits(self, hosted: Hosted) -> None:
+        for exit in hosted.exits:
+            self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
+
+    # --- restarts, which the broker orders
+
+    def repeat(self) -> None:
+        """Say again how the ranks of resting runs ended: the broker's answer may have been lost."""
+        for hosted in self._runs.values():
+            if hosted.resting and not hosted.ended.is_set():
+                self._report_exits(hosted)
+
+    async def again(self, again: msg.RunAgain) -> None:
+        """Start the next attempt of a run; without a port, open one and tell.
+
+        The broker knows how ranks ended before their last processes are gone: then this waits.
+        """
+        hosted = self._runs.get(again.run)
+        if hosted is None or hosted.ended.is_set() or again.attempt <= hosted.attempt:
+            return
+        hosted.called = again
+        if not hosted.resting:
+            return
+        if again.port:
+            await self._begin_again(hosted, again)
+        else:
+            self._meet(hosted, again)
+
+    def _meet(self, hosted: Hosted, again: msg.RunAgain) -> None:
+        if hosted.listener is None:
+            hosted.listener, _ = bind_port(self.host)
+        port = hosted.listener.getsockname()[1]
+        met = msg.RunMet(run=again.run, attempt=again.attempt, address=self.host, port=port)
+        self._report("node.met", met, True)
+
+    async def _begin_again(self, hosted: Hosted, again: msg.RunAgain) -> None:
+        assert hosted.order is not None
+        assert hosted.gang is not None
+        hosted.called = None
+        meet = Rendezvous(address=again.address, port=again.port, attempt=again.attempt)
+        order = hosted.order.__replace__(rendezvous=meet)
+        try:
+            await self._begin(hosted, order, (hosted.gang, again.reason))
+        except OSError as error:
+            self._never_started(hosted, f"its ranks could not be started again: {error}")
+
+    def over(self, run: str) -> None:
+        """The broker says that a run has ended: there is no next attempt."""
+        hosted = self._runs.get(run)
+        if hosted and hosted.resting:
+            self._close(hosted)
+            self._spawn(self._notify(hosted))
+
+    def _close(self, hosted: Hosted) -> None:
+        hosted.ended.set()
+        hosted.resting = False
+        hosted.payload = None
+        if hosted.listener:
+            hosted.listener.close()
+            hosted.listener = None
 
     def _never_started(self, hosted: Hosted, reason: str) -> None:
         """A run that was announced and will have no ranks still ends, so that nobody waits."""
         if hosted.ended.is_set():
             return
-        hosted.ended.set()
-        self._refuse(hosted.run, hosted.ranks, reason)
+        self._close(hosted)
+        self._refuse(hosted.run, hosted.ranks, reason, hosted.attempt)
         self._spawn(self._notify(hosted))
 
-    def _refuse(self, run: Run, ranks: tuple[int, ...], reason: str) -> None:
+    def _refuse(self, run: Run, ranks: tuple[int, ...], reason: str, attempt: int = 0) -> None:
         for rank in ranks:
-            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason)
+            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason, attempt=attempt)
             self._report("node.exit", msg.RankReport(run=run.id, exit=exit), True)
 
     # --- events
@@ -259,6 +334,7 @@ class HostedRuns:
                         time=event["time"],
                         reason=event.get("reason", ""),
                         traceback=event.get("traceback", ""),
+                        attempt=hosted.attempt,
                     )
                     self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
         if hosted.summary and not hosted.reporting:

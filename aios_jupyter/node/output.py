@@ -47,15 +47,19 @@ class Outputs:
 
     Output is held for `BATCH_DELAY` seconds or `BATCH_SIZE` bytes, events go at once; the order in
     which things were read is kept. Each batch is written to the log, then `on_events` gets it.
+
+    `last` is the number of the last event, 0 before the first.
     """
 
-    def __init__(self, file: EventLog, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+    def __init__(
+        self, file: EventLog, on_events: Callable[[list[dict[str, Any]]], None], last: int = 0
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._file = file
         self._on_events = on_events
         self._pending: list[dict[str, Any]] = []
         self._size = 0
-        self._seq = 0
+        self.last = last
         self._timer: asyncio.TimerHandle | None = None
         self._outputs: list[Output] = []
         self._told = False
@@ -96,8 +100,8 @@ class Outputs:
             return
         batch, self._pending, self._size = self._pending, [], 0
         for event in batch:
-            self._seq += 1
-            event["seq"] = self._seq
+            self.last += 1
+            event["seq"] = self.last
         self._file.append(batch)
         if self._file.failed and not self._told:
             self._told = True

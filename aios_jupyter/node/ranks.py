@@ -99,6 +99,8 @@ class LocalGang:
         What the ranks inherit instead of this process's environment; `spec.env` is added.
     zygotes
         Where ranks can be forked from; without them each is started anew.
+    before
+        The gang of the attempt before this one, and why it has failed.
     """
 
     def __init__(
@@ -112,7 +114,9 @@ class LocalGang:
         listen_fd: int | None = None,
         env: dict[str, str] | None = None,
         zygotes: Zygotes | None = None,
+        before: tuple[LocalGang, str] | None = None,
     ) -> None:
+        self._before = before
         self._spec = spec
         self._specs = tuple(sorted(ranks, key=lambda rank: rank.rank))
         self._rendezvous = rendezvous
@@ -135,6 +139,11 @@ class LocalGang:
         """Rank → pid of the ranks that run."""
         return {rank.number: rank.process.pid for rank in self._ranks if rank.code is None}
 
+    @property
+    def last_event(self) -> int:
+        """The number of the last event, 0 before the first."""
+        return self._outputs.last
+
     # --- starting
 
     async def start(self) -> None:
@@ -148,13 +157,25 @@ class LocalGang:
         self._loop = asyncio.get_running_loop()
         # The kernel ties a rank to the thread that starts it.
         assert threading.current_thread() is threading.main_thread()
-        self._outputs = Outputs(EventLog(self._directory), self._on_events)
+        last = self._before[0].last_event if self._before else 0
+        self._outputs = Outputs(EventLog(self._directory), self._on_events, last)
+        if self._before and self._specs[0].rank == 0:
+            self._announce_restart(self._before[1])
+        self._before = None
         async with self._starting:
             await self._launch_all()
         for rank in self._ranks:
             self._watch(rank)
         if any(rank.failed for rank in self._ranks):
             self._suspect()
+
+    def _announce_restart(self, reason: str) -> None:
+        attempt, most = self._rendezvous.attempt, self._spec.max_restarts
+        self._outputs.event(
+            0, {"type": "restart", "time": time.time(), "attempt": attempt, "reason": reason}
+        )
+        text = f"--- restart {attempt} of at most {most}, as {reason} ---\n"
+        self._outputs.text(0, "stderr", text)
 
     async def _launch_all(self) -> None:
         payload = -1 if self._payload is None else anonymous_file(self._payload)
@@ -385,7 +406,12 @@ class LocalGang:
                 elif rank.killed:
                     reason = "killed, as it did not stop in the time given"
         rank.exit = RankExit(
-            rank=rank.number, code=code, time=at, reason=reason, traceback=traceback
+            rank=rank.number,
+            code=code,
+            time=at,
+            reason=reason,
+            traceback=traceback,
+            attempt=self._rendezvous.attempt,
         )
         self._outputs.event(
             rank.number,

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..commands.charts import Panel
 from ..commands.host import (
     Advance,
     Host,
@@ -29,7 +30,7 @@ from ..commands.host import (
 )
 from ..commands.views import Card, Table
 from ..errors import ClusterError, NoClusterError, NotFoundError, RunError, UsageError
-from . import html
+from . import charts, html
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from .widgets import LeaseCard, Live, RunCard, Slot
 
 WATCH_EVERY = 2.0
+# What a lease's card says besides its end.
+NOTICED = ("warned", "idle_since", "idle_ends")
 _MISSING = object()
 
 
@@ -143,11 +146,10 @@ class NotebookHost(Host):
 
     # --- static views
 
-    def show(self, view: Table | Card, value: Any = None) -> Any:
+    def show(self, view: Table | Card | Panel, value: Any = None) -> Any:
         """Show a table or card; `value` becomes the magic's result and is not shown again."""
         if rich(self.shell):
-            inside = html.table(view) if isinstance(view, Table) else html.framed(html.card(view))
-            self._take_slot().show(view.text(), html.page(inside))
+            self._take_slot().show(view.text(), html.page(_inside(view)))
         else:
             super().show(view)
         return self._mark(value)
@@ -228,7 +230,8 @@ class NotebookHost(Host):
             elif row["state"] != "active":
                 card.preempted(row["reason"])
             else:
-                card.refresh(expires=row["expires"], lease=row["id"])
+                noticed = {name: row[name] for name in ("expires", *NOTICED) if name in row}
+                card.refresh(follower=row["id"], **noticed)
         self._lease_cards = [card for card in self._lease_cards if not card.closed]
 
     def _watch(self) -> None:
@@ -339,6 +342,12 @@ class NotebookHost(Host):
         handle.stop("interrupted")
         with contextlib.suppress(RunError):
             handle.wait()
+
+
+def _inside(view: Table | Card | Panel) -> str:
+    if isinstance(view, Panel):
+        return charts.panel(view)
+    return html.table(view) if isinstance(view, Table) else html.framed(html.card(view))
 
 
 def cluster_exists() -> bool:

@@ -62,6 +62,7 @@ _TONES = {
     "succeeded": "good",
     "running": "busy",
     "starting": "busy",
+    "restarting": "busy",
     "waiting": "busy",
     "failed": "bad",
 }

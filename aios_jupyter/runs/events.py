@@ -75,7 +75,15 @@ class NamesPulled(_Said, tag="pulled"):
     size: int
 
 
-Said = ProgressMade | MetricsMade | ErrorRaised | EndpointReady | NamesPulled
+class CheckpointMade(_Said, tag="checkpoint"):
+    """What is needed to go on after `step` is kept at `path`; writing it took so many seconds."""
+
+    step: int
+    path: str
+    seconds: float
+
+
+Said = ProgressMade | MetricsMade | ErrorRaised | EndpointReady | NamesPulled | CheckpointMade
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Said).decode

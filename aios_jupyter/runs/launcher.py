@@ -143,6 +143,7 @@ def ranks_on(address: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
             device=slot.device,
             kind=slot.kind,
             index=slot.index,
+            share=slot.share,
             devices=tuple(other.device for _, other in here),
         )
         for local, (rank, slot) in enumerate(here)
@@ -251,6 +252,9 @@ class LiveRun:
                 self._exits.append(event)
             case "pulled":
                 self.pulled = event["path"]
+            case "restart":
+                self._exits.clear()
+                self.pulled = ""
         self.events.put(event)
 
     async def _verdict(self) -> Run:

@@ -81,9 +81,16 @@ class Watch:
     in a collective for ever. So a thread also hears the signal, and ends the process when the
     handler has not run within `HANDLE_TIMEOUT`; a handler that the user's code has set instead is
     left all the time it wants.
+
+    Attributes
+    ----------
+    told
+        Whether the rank was told to stop.
     """
 
     def __init__(self, lifeline: int | None) -> None:
+        self.told = False
+        self._deferred = False
         self._handled = threading.Event()
         self._lifeline = lifeline
         self._heard, told = os.pipe()
@@ -94,6 +101,10 @@ class Watch:
         os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._listen, name="aios-watch", daemon=True).start()
 
+    def defer(self) -> None:
+        """From here on SIGTERM only sets `told`: the user's code asks for it, and ends by itself."""
+        self._deferred = True
+
     def end(self) -> None:
         """The user's code is over: from here on SIGTERM ends the process at once."""
         signal.set_wakeup_fd(-1)
@@ -102,7 +113,9 @@ class Watch:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._handled.set()
-        raise Stopped
+        self.told = True
+        if not self._deferred:
+            raise Stopped
 
     def _forget(self) -> None:
         with contextlib.suppress(ValueError):
@@ -121,5 +134,14 @@ class Watch:
                 end_group()
             numbers = os.read(self._heard, 4096)
             stopping = signal.SIGTERM in numbers
-            if stopping and not self._handled.wait(HANDLE_TIMEOUT) and self._ours():
+            if (
+                stopping
+                and not self._deferred
+                and not self._handled.wait(HANDLE_TIMEOUT)
+                and self._ours()
+            ):
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Of this process, when it is a rank.
+watch: Watch | None = None

@@ -29,11 +29,13 @@ from ..config import IS_LINUX
 from ..errors import AiosError, UsageError
 from ..schema import DeviceKind, Struct
 from . import cells
+from . import lifeline as lifelines
 from .events import Channel, ErrorRaised, NamesPulled, open_channel
 from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
 from .spec import Entry, RankSpec, Rendezvous, RunSpec
 
 PULLED_FILE = "pulled.pkl"
+CHECKPOINTS = "checkpoints"
 LONGEST_MESSAGE = 10_000
 LONGEST_TRACEBACK = 200_000
 
@@ -74,11 +76,13 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     """What a rank's environment has besides what it inherits: that of `torchrun`, and devices.
 
     Every rank of a node sees all the lease's GPUs there, and LOCAL_RANK says which is its own. A
-    process can use one MIG slice only, so there each rank is as if alone on its machine.
+    process can use one MIG slice only, so there each rank is as if alone on its machine. Where the
+    lease has a share of a device, AIOS_DEVICE_MEMORY is how many bytes.
     """
     spec, rank, meet = orders.spec, orders.rank, orders.rendezvous
     alone = rank.kind is DeviceKind.MIG
     local, local_world = (0, 1) if alone else (rank.local_rank, rank.local_world_size)
+    share = {"AIOS_DEVICE_MEMORY": str(rank.share)} if rank.share else {}
     on_gpu = rank.kind in (DeviceKind.GPU, DeviceKind.MIG)
     visible = ((rank.device,) if alone else rank.devices) if on_gpu else ()
     variables = {
@@ -94,11 +98,12 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
         "MASTER_ADDR": meet.address,
         "MASTER_PORT": meet.port,
         "TORCHELASTIC_RUN_ID": spec.id,
-        "TORCHELASTIC_RESTART_COUNT": 0,
-        "TORCHELASTIC_MAX_RESTARTS": 0,
+        "TORCHELASTIC_RESTART_COUNT": meet.attempt,
+        "TORCHELASTIC_MAX_RESTARTS": spec.max_restarts,
         "TORCHELASTIC_USE_AGENT_STORE": orders.agent_store,
         "CUDA_VISIBLE_DEVICES": ",".join(visible),
         "AIOS_RUN": spec.id,
+        "AIOS_CHECKPOINTS": spec.checkpoints or _checkpoints(orders),
         "AIOS_DEVICE": f"cuda:{local}" if on_gpu else "cpu",
     }
     defaults = {
@@ -112,7 +117,18 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     if inherited.get("MPLBACKEND", "").startswith("module://"):
         # A notebook's backend, which draws where a rank has nothing.
         result["MPLBACKEND"] = "Agg"
-    return result | {name: str(value) for name, value in variables.items()}
+    return result | share | {name: str(value) for name, value in variables.items()}
+
+
+def _checkpoints(orders: Orders) -> str:
+    """Where a run's checkpoints are on its node: beside its logs, or where those of another are.
+
+    A gang on several nodes has no such place in common.
+    """
+    if orders.rank.nnodes > 1:
+        return ""
+    own = Path(orders.directory)
+    return str((own.parent / orders.spec.resume if orders.spec.resume else own) / CHECKPOINTS)
 
 
 def run(orders: Orders) -> int:
@@ -122,7 +138,7 @@ def run(orders: Orders) -> int:
         if fd >= 0:
             os.set_inheritable(fd, False)
     tied = tie_to_agent(lifeline, orders.parent)
-    watch = Watch(None if tied else lifeline)
+    watch = lifelines.watch = Watch(None if tied else lifeline)
     channel = open_channel(orders.event_fd)
     if orders.fault_fd >= 0:
         faulthandler.enable(orders.fault_fd, all_threads=False)

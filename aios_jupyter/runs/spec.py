@@ -22,7 +22,11 @@ class Entry(StrEnum):
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`."""
+    """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`.
+
+    `checkpoints` is where they go (a URL of fsspec), "" for the run's own directory; `resume` is a
+    run of the same user whose checkpoints are gone on with.
+    """
 
     id: str
     lease: str
@@ -39,10 +43,16 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     pull: tuple[str, ...] = ()
     world_size: int = 1
     grace: float = 5.0
+    max_restarts: int = 0
+    checkpoints: str = ""
+    resume: str = ""
 
 
 class RankSpec(Struct, frozen=True, kw_only=True):
-    """One rank. `devices` are all devices of the lease on this node, `device` is its own."""
+    """One rank. `devices` are all devices of the lease on this node, `device` is its own.
+
+    `share` is how much of that device's memory is the lease's, bytes; 0: all of it.
+    """
 
     rank: int
     local_rank: int
@@ -53,15 +63,18 @@ class RankSpec(Struct, frozen=True, kw_only=True):
     kind: DeviceKind
     index: int
     devices: tuple[str, ...] = ()
+    share: int = 0
 
 
 class Rendezvous(Struct, frozen=True, kw_only=True):
     """Where the ranks meet: the address of rank 0's node and ports that are bound already.
 
     `port` serves torch's store (MASTER_PORT). `peers` are `host:port` of each rank in order, for
-    frameworks that need one address a rank (TF_CONFIG); empty otherwise.
+    frameworks that need one address a rank (TF_CONFIG); empty otherwise. Each attempt of a run has
+    another one.
     """
 
     address: str
     port: int
     peers: tuple[str, ...] = ()
+    attempt: int = 0

@@ -1,18 +1,25 @@
-"""`alloc`, `again`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`, `quota`."""
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`, `reserve`."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time as clock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice, QuotaChange
+from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Request, Scope, Want
-from ..units import parse_duration, parse_size
+from ..schema import Booking, Lease, LeaseState, Placement, Request, Scope, Want
+from ..units import (
+    MOST_DEVICES,
+    format_duration,
+    parse_count,
+    parse_duration,
+    parse_size,
+    parse_when,
+)
 from .link import Link
 
 FOREVER = 10 * 365 * 86400.0
@@ -25,10 +32,15 @@ class LeaseVerbs(Link):
     def alloc(
         self,
         *,
-        gpus: int | None = None,
-        devices: int | None = None,
-        cpus: int | None = None,
+        gpus: int | str | None = None,
+        devices: int | str | None = None,
+        cpus: int | str | None = None,
         memory: str | int | None = None,
+        model: str = "",
+        share: bool = False,
+        placement: str = "pack",
+        cpus_per_device: int = 0,
+        memory_per_device: str | int | None = None,
         time: str | float | None = None,
         wait: str | float | None = None,
         nonblock: bool = False,
@@ -38,6 +50,7 @@ class LeaseVerbs(Link):
         priority: int = 0,
         queue: str = "",
         preemptible: bool = False,
+        reservation: str | None = None,
     ) -> Lease:
         """Lease devices, all of them or none; waits in the queue for as long as it takes.
 
@@ -45,9 +58,18 @@ class LeaseVerbs(Link):
         ----------
         gpus, devices, cpus
             How many, exactly one of the three: real or simulated GPUs only; GPUs where the cluster
-            has any and CPU slots where it has none; CPU slots.
+            has any and CPU slots where it has none; CPU slots. "2:4" takes as many as are free of 2
+            to 4.
         memory
             Least memory of each device, "8GB" or bytes.
+        model
+            What the name of each device contains, in any case: "a100".
+        share
+            Take no more than `memory` of each device, and let others have the rest of it.
+        placement
+            `pack` on few nodes, `spread` over many, or `node`: all on one.
+        cpus_per_device, memory_per_device
+            Cores and memory of its node that come with each device, for this lease alone.
         time
             How long, "2h" or seconds; None for as long as the session lives.
         scope
@@ -63,21 +85,36 @@ class LeaseVerbs(Link):
         preemptible
             The devices may be taken for others: runs get SIGTERM and time for a checkpoint, and the
             request then waits again. `again` gives the lease that follows.
+        reservation
+            Take up this reservation of this user, in place of saying how many; waits until it
+            starts.
 
         Raises
         ------
         AllocationError
             Refused, cancelled, or not granted in the time given.
+        UsageError
+            What is asked for makes no sense.
         """
-        want, count = _wanted(gpus, devices, cpus)
         limit = 0.0 if nonblock else (FOREVER if wait is None else parse_duration(wait))
+        if reservation is not None:
+            if any(n is not None for n in (gpus, devices, cpus, memory, time)):
+                raise UsageError("A reservation says how many and for how long; leave that out.")
+            return self._take_up(reservation, limit)
+        want, least, count = _wanted(gpus, devices, cpus)
         request = Request(
             id=f"q-{secrets.token_hex(4)}",
             session="",
             user="",
             want=want,
             count=count,
+            least=least,
             memory=0 if memory is None else parse_size(memory),
+            model=model.strip(),
+            share=share,
+            placement=_placement(placement),
+            cpus=_per_device(cpus_per_device),
+            host_memory=0 if memory_per_device is None else parse_size(memory_per_device),
             time=None if time is None else parse_duration(time),
             label=label or self.label,
             scope=scope,
@@ -104,31 +141,69 @@ class LeaseVerbs(Link):
             if not pending.granted.done():
                 self.cancel(request.id)
             raise
-        return self._loop.run(_granted(pending)).lease
+        return pending.granted.result().lease
 
-    def again(self, lease: Lease, *, wait: str | float | None = None) -> Lease:
-        """The lease that a preempted one's request holds now; waits until there is one.
+    def _take_up(self, reservation: str, limit: float) -> Lease:
+        client = self.client
+        deadline = clock.monotonic() + limit
+        while (claim := self._loop.run(client.claim(reservation))).grant is None:
+            if clock.monotonic() >= deadline:
+                left = format_duration(max(0.0, claim.start - clock.time()))
+                raise AllocationError(f"Reservation {reservation} starts in {left}; wait for it.")
+            clock.sleep(WATCH_INTERVAL)
+        return claim.grant.lease
+
+    def reserve(
+        self,
+        *,
+        at: str | float,
+        time: str | float,
+        gpus: int | str | None = None,
+        devices: int | str | None = None,
+        cpus: int | str | None = None,
+        memory: str | int | None = None,
+        label: str = "",
+    ) -> dict[str, Any]:
+        """Have devices kept for a time to come; then they are leased without being asked for.
+
+        Parameters
+        ----------
+        at
+            From when: "22:00", "2026-03-01T08:30", "+30m", or seconds since the epoch.
+        time
+            For how long, "8h" or seconds.
+        gpus, devices, cpus, memory
+            As for `alloc`.
+
+        Returns
+        -------
+        dict
+            `id`, `start` and `end` (epoch seconds), `devices`, `lease` once it has begun.
 
         Raises
         ------
         AllocationError
-            There was none in the time given, or the request has ended.
+            So many cannot be promised; the sentence names what can be.
         """
-        limit = FOREVER if wait is None else parse_duration(wait)
-        deadline = clock.monotonic() + limit
-        while True:
-            found = self.explain(lease.request)
-            if found["state"] == "ended":
-                raise AllocationError(f"Request {lease.request} has ended: {found['reason']}.")
-            for held in self.leases() if found["state"] == "granted" else ():
-                if held.id == found["lease"] and held.state is LeaseState.ACTIVE:
-                    return held
-            if clock.monotonic() >= deadline:
-                raise AllocationError(
-                    f"Request {lease.request} has no lease again after {limit:g} s; wait longer, "
-                    "or see 'aios queue'."
-                )
-            clock.sleep(WATCH_INTERVAL)
+        want, least, count = _wanted(gpus, devices, cpus)
+        if least != count:
+            raise UsageError("A reservation is of one number of devices; give that, not a range.")
+        booking = Booking(
+            id=f"b-{secrets.token_hex(4)}",
+            session="",
+            user="",
+            want=want,
+            count=count,
+            memory=0 if memory is None else parse_size(memory),
+            start=parse_when(at, clock.time()),
+            time=parse_duration(time),
+            label=label or self.label,
+        )
+        return dict(self._call("reserve", booking))
+
+    def reservations(self) -> list[dict[str, Any]]:
+        """Everybody's reservations, those that have begun included, the earliest first."""
+        return sorted(self.status()["reservations"].values(), key=lambda row: row["start"])
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -191,7 +266,7 @@ class LeaseVerbs(Link):
         return dict(self._call("explain", ById(id=request)))
 
     def cancel(self, request: str) -> None:
-        """Take a waiting request back."""
+        """Take a waiting request or a reservation back; one that has begun ends."""
         self._call("cancel", ById(id=request))
 
     def policy(
@@ -200,6 +275,9 @@ class LeaseVerbs(Link):
         *,
         aging: str | float | None = None,
         weights: dict[str, float] | None = None,
+        idle: str | float | None = None,
+        queue: str = "",
+        max_time: str | float | None = None,
     ) -> dict[str, Any]:
         """How requests are ordered; with an argument, change that (for admins).
 
@@ -211,11 +289,17 @@ class LeaseVerbs(Link):
             After how long a request goes before all others; not under `fifo` and `priority`.
         weights
             Users' parts under `fair`: one of weight 2 may use twice as much as one of 1.
+        idle, queue
+            After how long without computing a lease is warned, and a grace later ended, for one
+            queue or for all that have no time of their own; "off" for never.
+        max_time
+            How long a lease may last for who is no admin, also after extensions; "off".
 
         Returns
         -------
         dict
-            `name` and `aging` in force, `policies` that there are, `weights` other than 1.
+            `name` and `aging` in force, `policies` that there are, `weights` other than 1, `idle`
+            by queue and `max_time` (s).
 
         Raises
         ------
@@ -224,70 +308,16 @@ class LeaseVerbs(Link):
         UsageError
             There is no such policy, or that is not a weight or a time.
         """
-        if name is None and aging is None and not weights:
+        if name is None and aging is None and not weights and idle is None and max_time is None:
             return dict(self._call("policy.get"))
         choice = PolicyChoice(
             name=name,
             aging=None if aging is None else parse_duration(aging),
             weights=weights or {},
+            idle={} if idle is None else {queue: _limit(idle)},
+            max_time=None if max_time is None else _limit(max_time),
         )
         return dict(self._call("policy.set", choice))
-
-    def quota(
-        self,
-        name: str | None = None,
-        *,
-        gpus: int | None = None,
-        cpus: int | None = None,
-        borrow: int | None = None,
-        user_devices: int | None = None,
-        user_leases: int | None = None,
-        members: Sequence[str] | None = None,
-        remove: bool = False,
-    ) -> list[dict[str, Any]]:
-        """Who may use how much; with a queue's name, change that or remove it (for admins).
-
-        Parameters
-        ----------
-        name
-            The queue; one that is not there yet is made.
-        gpus, cpus
-            Its nominal quota: accelerators and CPU slots that it can count on. Here and below -1
-            takes the limit away, and None leaves it as it is.
-        borrow
-            How many more it may use of what other queues leave unused.
-        user_devices, user_leases
-            What one user may hold in it at once, of each kind of device.
-        members
-            Who may ask in it; whoever is in none asks in `default`.
-
-        Returns
-        -------
-        list of dict
-            One for each queue and pool: `nominal`, `borrow` (None: no limit), `used`, `borrowed`
-            and `waiting`, and the limits above.
-
-        Raises
-        ------
-        AccessError
-            You are no admin.
-        UsageError
-            That is not a quota.
-        """
-        if name is None:
-            return list(self._call("quota.get"))
-        if remove:
-            return list(self._call("quota.remove", ById(id=name)))
-        change = QuotaChange(
-            name=name,
-            gpus=gpus,
-            cpus=cpus,
-            borrow=borrow,
-            user_devices=user_devices,
-            user_leases=user_leases,
-            members=None if members is None else tuple(members),
-        )
-        return list(self._call("quota.set", change))
 
     def _held(self) -> Lease:
         mine = [
@@ -295,7 +325,7 @@ class LeaseVerbs(Link):
             for lease in self.leases()
             if lease.session == self.client.session
             and lease.state is LeaseState.ACTIVE
-            and lease.scope is Scope.SESSION
+            and lease.scope in (Scope.SESSION, Scope.RESERVED)
         ]
         if not mine:
             raise NotFoundError("This session holds no lease; take one with: aios alloc")
@@ -312,7 +342,8 @@ class LeaseVerbs(Link):
         if lease is not None:
             found: Lease = self._call("lease.get", ById(id=lease), Lease)
             return found
-        count = next((n for n in want.values() if n is not None), None)
+        given = next((n for n in want.values() if n is not None), None)
+        count = None if given is None else parse_count(given)[0]
         try:
             held = self._held()
         except NotFoundError:
@@ -324,7 +355,10 @@ class LeaseVerbs(Link):
         return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL, **how)
 
 
-def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Want, int]:
+def _wanted(
+    gpus: int | str | None, devices: int | str | None, cpus: int | str | None
+) -> tuple[Want, int, int]:
+    """What is wanted, and how many: the least and the most."""
     given = [
         (want, n)
         for want, n in ((Want.GPU, gpus), (Want.DEVICE, devices), (Want.CPU, cpus))
@@ -332,19 +366,36 @@ def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Wa
     ]
     if len(given) != 1:
         raise UsageError("Say how many devices you want with one of --gpus, --devices and --cpus.")
-    return given[0]
+    want, count = given[0]
+    return want, *parse_count(count)
+
+
+def _placement(text: str) -> Placement:
+    try:
+        return Placement(text)
+    except ValueError:
+        names = ", ".join(placement.value for placement in Placement)
+        raise UsageError(f"'{text}' is not a placement; choose one of {names}.") from None
+
+
+def _per_device(cpus: int) -> int:
+    if not 0 <= cpus <= MOST_DEVICES:
+        raise UsageError(f"{cpus} is not a number of CPUs for each device; ask for 1 or more.")
+    return cpus
+
+
+def _limit(time: str | float) -> float:
+    """A limit in seconds, 0 for none."""
+    return 0.0 if time == "off" else parse_duration(time)
 
 
 async def _settle(pending: Pending, timeout: float) -> None:
     await asyncio.wait([pending.granted], timeout=timeout)
 
 
-async def _granted(pending: Pending) -> Grant:
-    return await pending.granted
-
-
 def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
-    what = f"{request.count} {request.want.value}(s)"
+    least = f"{request.least} to " if request.least < request.count else ""
+    what = f"{least}{request.count} {request.want.value}(s)"
     why = f" ({row['reason']})" if row else ""
     if limit == 0:
         return f"{what} cannot be granted now{why}; leave out --nonblock to wait."

@@ -16,6 +16,7 @@ from ..errors import AiosError, NotFoundError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.spec import Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
+from ..units import parse_count
 from .leases import LeaseVerbs
 
 # What belongs to the asking process alone and must not reach its ranks.
@@ -35,14 +36,17 @@ class RunVerbs(LeaseVerbs):
         filename: str = "",
         argv: Sequence[str] = (),
         kwargs: dict[str, Any] | None = None,
-        devices: int | None = None,
-        gpus: int | None = None,
+        devices: int | str | None = None,
+        gpus: int | str | None = None,
         lease: str | None = None,
         detach: bool = False,
         framework: str = "auto",
         push: dict[str, Any] | None = None,
         explicit: Sequence[str] = (),
         pull: Sequence[str] = (),
+        max_restarts: int = 0,
+        checkpoints: str = "",
+        resume: str = "",
         name: str = "",
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
@@ -72,6 +76,13 @@ class RunVerbs(LeaseVerbs):
             Names and values for the cell. `explicit` are those that the user has named.
         pull
             Names to bring back from rank 0.
+        max_restarts
+            How often all ranks are started again when one has failed; `train.restore` in the code
+            goes on from the last checkpoint.
+        checkpoints
+            Where checkpoints go: a folder, or a URL of fsspec that all nodes can write to.
+        resume
+            A run of this user whose checkpoints this one goes on with.
 
         Raises
         ------
@@ -102,7 +113,8 @@ class RunVerbs(LeaseVerbs):
             )
         else:
             held = self._lease_for_run(lease, want, on_wait, **how)
-        world = gpus or devices or len(held.slots)
+        count = devices if gpus is None else gpus
+        world = len(held.slots) if count is None else parse_count(count)[1]
         spec = RunSpec(
             id=f"r-{secrets.token_hex(4)}",
             lease=held.id,
@@ -119,6 +131,9 @@ class RunVerbs(LeaseVerbs):
             pull=(cells.RESULT,) if entry is Entry.FUNCTION else tuple(pull),
             world_size=min(world, len(held.slots)),
             grace=settings().stop_grace,
+            max_restarts=max_restarts,
+            checkpoints=_place(checkpoints),
+            resume=resume,
         )
         try:
             return self._launch(held, spec, payload)
@@ -126,8 +141,10 @@ class RunVerbs(LeaseVerbs):
             # Also an interrupt on the way: nothing may run that nobody holds a handle of.
             with contextlib.suppress(AiosError):
                 self.stop(spec.id)
-            if held.scope is not Scope.SESSION:
-                self.release(held.id)
+            if held.scope not in (Scope.SESSION, Scope.RESERVED):
+                # It may have ended with the run already.
+                with contextlib.suppress(NotFoundError):
+                    self.release(held.id)
             raise
 
     def _launch(self, lease: Lease, spec: RunSpec, payload: bytes | None) -> RunHandle:
@@ -142,6 +159,7 @@ class RunVerbs(LeaseVerbs):
             nodes=(),
             label=self.label,
             framework=spec.framework,
+            max_restarts=spec.max_restarts,
         )
 
         client, launcher = self.client, self._launcher
@@ -222,6 +240,13 @@ def _name(entry: Entry, target: Any, source: str) -> str:
     if entry is Entry.CELL:
         return "cell"
     return Path(source).name
+
+
+def _place(checkpoints: str) -> str:
+    """A folder without a scheme is one of this process's, wherever the ranks are."""
+    if not checkpoints or "://" in checkpoints:
+        return checkpoints
+    return str(Path(checkpoints).expanduser().absolute())
 
 
 def _environment(extra: dict[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@
 export type Role = 'admin' | 'user' | 'viewer';
 export type DeviceKind = 'gpu' | 'mig' | 'simulated' | 'cpu';
 export type RunState =
-  'starting' | 'running' | 'stopping' | 'succeeded' | 'failed' | 'stopped';
+  'starting' | 'running' | 'restarting' | 'stopping' | 'succeeded' | 'failed' | 'stopped';
 
 export interface ICluster {
   name: string;
@@ -35,6 +35,11 @@ export interface IHolder {
   run: string;
 }
 
+/** A part of a device's memory. */
+export interface IShare extends IHolder {
+  memory: number;
+}
+
 export interface IProcess {
   pid: number;
   memory: number;
@@ -55,7 +60,10 @@ export interface IDevice {
   temperature: number | null;
   power: number | null;
   power_limit: number | null;
+  /** Of several that share it, the first. */
   holder: IHolder | null;
+  /** Who shares it; empty where one holds it whole. */
+  shares?: IShare[];
   outside: IProcess[];
 }
 
@@ -65,6 +73,8 @@ export interface IRequest {
   label: string;
   want: 'gpu' | 'device' | 'cpu';
   count: number;
+  /** How many will do where `count` are not free. */
+  least?: number;
   submitted: number;
   position: number;
   reason: string;
@@ -81,7 +91,25 @@ export interface ILease {
   expires: number | null;
   state: 'active' | 'ending';
   used: boolean;
-  scope: 'session' | 'cell' | 'detached';
+  scope: 'session' | 'cell' | 'detached' | 'reserved';
+  /** Its session has been told that it ends soon. */
+  warned?: boolean;
+  /** Since when nothing has been computed on it, once that is too long; it ends at `idle_ends`. */
+  idle_since?: number | null;
+  idle_ends?: number | null;
+}
+
+/** Devices for a time to come; `lease` is empty until it has begun. */
+export interface IReservation {
+  id: string;
+  user: string;
+  label: string;
+  want: 'gpu' | 'device' | 'cpu';
+  count: number;
+  start: number;
+  end: number;
+  devices: string[];
+  lease: string;
 }
 
 export interface IProgress {
@@ -115,6 +143,7 @@ export interface ISections {
   devices: Record<string, IDevice>;
   queue: Record<string, IRequest>;
   leases: Record<string, ILease>;
+  reservations: Record<string, IReservation>;
   runs: Record<string, IRun>;
 }
 
@@ -143,7 +172,12 @@ export interface IClusterEvent {
 /** The event schema under which the server emits an `IClusterEvent`. */
 export const EVENT_SCHEMA = 'https://events.aios-jupyter.org/cluster/v1';
 
-const LIVE: ReadonlySet<RunState> = new Set(['starting', 'running', 'stopping']);
+const LIVE: ReadonlySet<RunState> = new Set([
+  'starting',
+  'running',
+  'restarting',
+  'stopping'
+]);
 
 /** Whether a run has not ended. */
 export function isLive(run: IRun): boolean {

@@ -151,7 +151,7 @@ def test_devices_are_granted_when_the_processes_are_gone_and_the_request_waits_t
         cluster.now,
     )
     (end,) = (action for action in actions if isinstance(action, ev.EndLease))
-    assert end.preempted
+    assert end.grace == 30.0
     assert "preempted by request high of ana" in end.reason
     assert cluster.state.requests[low].state is RequestState.GRANTED
     assert cluster.state.leases["L1"].state is LeaseState.ENDING
@@ -220,7 +220,7 @@ def test_a_crash_in_between_loses_nothing() -> None:
     cluster.do(ev.SessionOpened(owner=cluster.state.sessions["ana"]))
     node = cluster.state.nodes["g"]
     actions = cluster.state.handle(ev.NodeJoined(node=node, held=("L1",)), cluster.now)
-    assert [a.preempted for a in actions if isinstance(a, ev.EndLease)] == [True]
+    assert [a.grace for a in actions if isinstance(a, ev.EndLease)] == [30.0]
     cluster.do(ev.RanksGone(node="g", lease="L1"))
     assert high in cluster.started
     assert cluster.queue() == [low, later]

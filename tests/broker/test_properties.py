@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,7 @@ from aios_jupyter.errors import AccessError, AiosError
 from aios_jupyter.schema import (
     ACCELERATORS,
     LIVE,
+    Booking,
     Device,
     DeviceKind,
     Keep,
@@ -34,6 +36,7 @@ from aios_jupyter.schema import (
     LeaseState,
     Node,
     Owner,
+    Placement,
     Process,
     Progress,
     RankExit,
@@ -47,13 +50,20 @@ from aios_jupyter.schema import (
 )
 
 OWNER_GRACE, NODE_GRACE, UNUSED_GRACE, NODE_MEMORY = 60.0, 60.0, 60.0, 600.0
+WARN_BEFORE, IDLE_GRACE, RESERVE_LIMIT = 10.0, 30.0, 2000.0
 GB = 10**9
 
 
 def devices(node: str, gpus: tuple[int, ...], slots: int) -> tuple[Device, ...]:
     return (
         *(
-            Device(id=f"{node}-g{i}", kind=DeviceKind.SIMULATED, name="", index=i, memory=size * GB)
+            Device(
+                id=f"{node}-g{i}",
+                kind=DeviceKind.SIMULATED,
+                name=f"Simulated {size}",
+                index=i,
+                memory=size * GB,
+            )
             for i, size in enumerate(gpus)
         ),
         *(
@@ -68,6 +78,30 @@ MACHINES = {
     "n0": (devices("n0", (16, 16), 1), devices("n0", (16,), 1)),
     "n1": (devices("n1", (8,), 1), devices("n1", (), 1)),
 }
+SIZES = {device.id: device.memory for offers in MACHINES.values() for device in offers[0]}
+CORES, HOST_MEMORY = {"n0": 4, "n1": 2}, {"n0": 32 * GB, "n1": 16 * GB}
+# What requests ask for beside a number of devices.
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"memory": 8 * GB},
+    {"memory": 16 * GB},
+    {"model": "simulated 16"},
+    {"least": 1},
+    {"least": 1, "time": 5.0},
+    {"least": 2, "count": 3},
+    {"memory": 4 * GB, "share": True},
+    {"memory": 4 * GB, "share": True, "least": 1, "count": 3},
+    {"memory": 8 * GB, "share": True, "time": 5.0},
+    {"memory": 12 * GB, "share": True},
+    {"placement": Placement.NODE},
+    {"placement": Placement.SPREAD},
+    {"placement": Placement.NODE, "least": 1},
+    {"cpus": 1},
+    {"cpus": 2},
+    {"cpus": 3, "memory": 4 * GB, "share": True},
+    {"host_memory": 12 * GB},
+    {"host_memory": 20 * GB},
+)
 OWNERS = {
     owner.id: owner
     for owner in (
@@ -89,11 +123,29 @@ def new_state(policy: str) -> State:
         node_grace=NODE_GRACE,
         unused_grace=UNUSED_GRACE,
         node_memory=NODE_MEMORY,
+        warn_before=WARN_BEFORE,
+        idle_grace=IDLE_GRACE,
+        reserve_limit=RESERVE_LIMIT,
     )
 
 
 def pool_of(kind: DeviceKind) -> Pool:
     return Pool.ACCELERATOR if kind in ACCELERATORS else Pool.CPU
+
+
+def will_do(device: Device, request: Request) -> bool:
+    """Whether a device has what is asked for, were it free."""
+    if request.share and device.kind is DeviceKind.CPU:
+        return False
+    return device.memory >= request.memory and request.model in device.name.lower()
+
+
+def cores_for(request: Request, line: Pool) -> int:
+    """How many of its node's cores each device of a request takes."""
+    return max(1, request.cpus) if line is Pool.CPU else request.cpus
+
+
+_ENDING = (RunState.STOPPING, RunState.FAILED, RunState.STOPPED)
 
 
 class Broker(RuleBasedStateMachine):
@@ -113,8 +165,12 @@ class Broker(RuleBasedStateMachine):
         self.connected: set[str] = set()
         self.processes: dict[str, dict[str, set[str]]] = {node: {} for node in MACHINES}
         self.told_to_end: set[tuple[str, str]] = set()
+        # The state has not seen an event since it was restored, or since the clock was moved.
+        self.unseen = False
         self.lost_at: dict[str, float] = {}
         self.down_at: dict[str, float] = {}
+        # Leases, of whenever, that have parts of devices.
+        self.sharing: set[str] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -132,6 +188,7 @@ class Broker(RuleBasedStateMachine):
         except AiosError as error:
             refused = error
         else:
+            self.unseen = False
             self.check_order(actions)
             self.check_grants(actions)
             self.carry_out(actions)
@@ -156,14 +213,17 @@ class Broker(RuleBasedStateMachine):
                     self.journal[kind, id] = record
                 case ev.Drop(kind=kind, id=id):
                     del self.journal[kind, id]
-                case ev.EndLease(lease=lease, nodes=to, preempted=preempted):
+                case ev.EndLease(lease=lease, nodes=to):
                     assert to
                     known = self.state.leases.get(lease)
-                    assert not preempted or (known and known.preemptible), "taken, and not to be"
+                    assert not (known and known.preempted and not known.preemptible), "taken"
                     assert set(to) <= self.connected, "told a node that is not there"
                     self.told_to_end |= {(node, lease) for node in to}
                 case ev.Granted(lease=lease):
                     self.fence = lease.fence
+                case ev.Notice(session=session, text=text):
+                    assert session in OWNERS
+                    assert text
                 case ev.RequestEnded(request=request):
                     assert request.state is RequestState.ENDED
                     assert request.reason
@@ -194,11 +254,15 @@ class Broker(RuleBasedStateMachine):
 
     def check_grants(self, actions: list[ev.Action]) -> None:
         """Promises 2, 5 and 8, and the order of the queue, for each new grant."""
+        beside = (
+            len({pool_of(a.lease.slots[0].kind) for a in actions if isinstance(a, ev.Granted)}) > 1
+        )
         for action in actions:
             if not isinstance(action, ev.Granted):
                 continue
             request, lease = action.request, action.lease
-            assert len({slot.device for slot in lease.slots}) == request.count
+            assert len({slot.device for slot in lease.slots}) == len(lease.slots)
+            self.check_layout(request, lease)
             kinds = {pool_of(slot.kind) for slot in lease.slots}
             assert len(kinds) == 1
             if request.want is not Want.DEVICE:
@@ -208,27 +272,41 @@ class Broker(RuleBasedStateMachine):
                 assert slot.node in self.connected
                 assert self.spec(slot.node, slot.device).memory >= request.memory
                 assert slot.device not in self.state.outside
-                held = self.processes[slot.node]
-                assert not any(slot.device in on for on in held.values()), "still in use"
+                assert not any(
+                    slot.device in on and not (request.share and id in self.sharing)
+                    for id, on in self.processes[slot.node].items()
+                ), "still in use"
+            if request.share:
+                self.sharing.add(lease.id)
             (line,) = kinds
+            self.check_promised(lease)
+            if lease.booking:
+                continue
             self.check_quota(request, lease, line)
             head = next(iter(self.state.queue(line)), None)
-            if head and self.before(head, request) and self.state.leases.get(lease.id) == lease:
+            if head is None or (beside and (head.cpus or head.host_memory)):
+                continue  # lines share the nodes' cores and memory, and reserve each for itself
+            if self.before(head, request) and self.state.leases.get(lease.id) == lease:
                 without = self.earliest(head, line, without=lease.id)
                 assert self.earliest(head, line) <= without, "overtaken and delayed"
-                suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
+                suits = [
+                    slot
+                    for slot in lease.slots
+                    if self.suits(slot.node, slot.device, head)
+                    and not self.promised(slot.device, self.now, head.time)
+                ]
                 assert not suits or without < math.inf, "overtaken for an unknown time"
 
     def check_quota(self, request: Request, lease: Lease, line: Pool) -> None:
         """Nobody is granted more than their queue and they themselves may have."""
         assert (lease.queue, lease.preemptible) == (request.queue, request.preemptible)
         if lease.id in self.state.leases:
-            most, own, number = self.room(request.queue, request.user, line)
+            most, own, number = self.left(request.queue, request.user, line)
             assert most >= 0, "the queue is over its quota"
             assert own >= 0, "the user is over their limit"
             assert number >= 0, "the user has too many leases"
 
-    def room(self, queue: str, user: str, line: Pool) -> tuple[float, float, float]:
+    def left(self, queue: str, user: str, line: Pool) -> tuple[float, float, float]:
         """How many more devices a queue and a user may have, and leases the user, by counting."""
         quota = self.state.quota(queue)
         held = [lease for lease in self.state.leases.values() if lease.queue == queue]
@@ -247,11 +325,36 @@ class Broker(RuleBasedStateMachine):
 
     def held_back(self, request: Request, line: Pool) -> str:
         """Why a quota keeps a request waiting, "" where none does."""
-        most, own, number = self.room(request.queue, request.user, line)
+        most, own, number = self.left(request.queue, request.user, line)
         own = 0 if number <= 0 else own
-        if request.count <= min(most, own):
+        if (request.least or request.count) <= min(most, own):
             return ""
         return "Quota(user)" if own < most else f"Quota(queue {request.queue})"
+
+    def check_promised(self, lease: Lease) -> None:
+        """Nobody is granted a device that somebody else has reserved for the lease's time."""
+        for slot in lease.slots:
+            length = None if lease.expires is None else lease.expires - self.now
+            assert not self.promised(slot.device, self.now, length), "granted what is reserved"
+
+    def promised(self, device: str, start: float, length: float | None) -> bool:
+        """Whether a device is reserved at any time in that time."""
+        end = math.inf if length is None else start + length
+        return any(
+            device in booking.devices and booking.start < end and booking.end > start
+            for booking in self.state.bookings.values()
+        )
+
+    def check_layout(self, request: Request, lease: Lease) -> None:
+        """As many as were asked for, of the right model, on the right nodes."""
+        number = len(lease.slots)
+        assert (request.least or request.count) <= number <= request.count
+        on = Counter(slot.node for slot in lease.slots)
+        if request.placement is Placement.NODE:
+            assert len(on) == 1
+        for slot in lease.slots:
+            assert request.model in self.spec(slot.node, slot.device).name.lower()
+            assert slot.share == (request.memory if request.share else 0)
 
     def before(self, head: Request, request: Request) -> bool:
         """Whether the policy puts a request that waits before one that was granted."""
@@ -260,7 +363,8 @@ class Broker(RuleBasedStateMachine):
             return False
         if self.quotas:  # who is within the nominal quota goes first
             return False
-        order = [*self.accepted, request.id]
+        # One of the two may be the one that was submitted just now.
+        order = [*self.accepted, request.id, head.id]
         first, second = ((policy.key(r), order.index(r.id)) for r in (head, request))
         return first < second
 
@@ -270,22 +374,81 @@ class Broker(RuleBasedStateMachine):
             node in self.connected
             and device not in self.state.outside
             and device not in self.state.fleet._blocked
-            and self.spec(node, device).memory >= request.memory
+            and will_do(self.spec(node, device), request)
         )
 
     def earliest(self, request: Request, line: Pool, without: str = "") -> float:
-        """When a request can start by the ends of the leases, by trying every end."""
+        """When a request can start by the ends of leases and reservations, by trying every one."""
         ends = {}
-        for node in self.connected & self.state.nodes.keys():
-            for device in self.state.nodes[node].devices:
-                if pool_of(device.kind) is line and self.suits(node, device.id, request):
-                    lease = self.state.leases.get(self.state.holder.get(device.id, ""))
-                    if lease is None or lease.id == without or lease.state is LeaseState.ENDING:
-                        ends[device.id] = self.now
-                    else:
-                        ends[device.id] = math.inf if lease.expires is None else lease.expires
-        times = sorted(ends.values())
-        return times[request.count - 1] if len(times) >= request.count else math.inf
+        for lease in self.state.leases.values():
+            end = math.inf if lease.expires is None else lease.expires
+            over = lease.id == without or lease.state is LeaseState.ENDING
+            ends[lease.id] = self.now if over else end
+        times = {self.now, *ends.values(), *(b.end for b in self.state.bookings.values())}
+        for when in sorted(time for time in times if self.now <= time < math.inf):
+            held = [lease for lease in self.state.leases.values() if ends[lease.id] > when]
+            if self.fits(request, line, held, when=when):
+                return when
+        return math.inf
+
+    def fits(
+        self,
+        request: Request,
+        line: Pool,
+        held: Iterable[Lease],
+        outside: bool = False,
+        when: float | None = None,
+    ) -> bool:
+        """Whether a request could start beside these leases.
+
+        `outside`: and all else out of use. `when`: and beside what is reserved from then on.
+        """
+        found = [
+            self.room(self.state.nodes[node], request, line, held, outside, when)
+            for node in self.connected & self.state.nodes.keys()
+        ]
+        most = max(found, default=0) if request.placement is Placement.NODE else sum(found)
+        return most >= (request.least or request.count)
+
+    def room(
+        self,
+        node: Node,
+        request: Request,
+        line: Pool,
+        held: Iterable[Lease],
+        outside: bool,
+        when: float | None,
+    ) -> int:
+        """How many devices a node could give to a request beside these leases."""
+        here = [
+            (slot, self.state.requests[lease.request])
+            for lease in held
+            for slot in lease.slots
+            if slot.node == node.id
+        ]
+        number = reserved = 0
+        for device in node.devices:
+            others = [other for slot, other in here if slot.device == device.id]
+            if when is not None and self.promised(device.id, when, request.time):
+                usable = device.id not in self.state.outside
+                usable = usable and device.id not in self.state.fleet._blocked
+                reserved += usable and not others and device.kind is DeviceKind.CPU
+                continue
+            suits = outside or self.suits(node.id, device.id, request)
+            if pool_of(device.kind) is not line or not suits or not will_do(device, request):
+                continue
+            if request.share:
+                shared = sum(other.memory for other in others) + request.memory <= device.memory
+                number += all(other.share for other in others) and shared
+            else:
+                number += not others
+        if cores := cores_for(request, line):
+            used = reserved + sum(cores_for(other, pool_of(slot.kind)) for slot, other in here)
+            number = min(number, max(0, CORES[node.id] - used) // cores)
+        if request.host_memory:
+            used = sum(other.host_memory for _, other in here)
+            number = min(number, (HOST_MEMORY[node.id] - used) // request.host_memory)
+        return number
 
     def spec(self, node: str, device: str) -> Device:
         return next(d for d in self.state.nodes[node].devices if d.id == device)
@@ -351,30 +514,40 @@ class Broker(RuleBasedStateMachine):
         session=sessions,
         want=st.sampled_from(Want),
         count=st.integers(1, 3),
-        memory=st.sampled_from([0, 0, 8 * GB, 16 * GB]),
+        extra=st.one_of(st.just({}), st.sampled_from(EXTRAS)),
         time=st.sampled_from([None, None, 5.0, 100.0]),
         priority=st.sampled_from([0, 0, -1]),
         scope=st.sampled_from(Scope),
         queue=st.sampled_from(["", "", "default", "team"]),
         preemptible=st.booleans(),
     )
-    def submit_a_wish(self, session: str, **wish: Any) -> None:
+    def submit_a_wish(self, session: str, extra: dict[str, Any], **wish: Any) -> None:
         self.ensure_open(session)
-        self.submit(session, **wish)
+        self.submit(session, **(wish | extra))
+
+    @rule(
+        session=sessions,
+        extras=st.lists(st.sampled_from(EXTRAS), min_size=2, max_size=6),
+        want=st.sampled_from([Want.GPU, Want.GPU, Want.CPU]),
+        time=st.sampled_from([None, 5.0, 100.0]),
+    )
+    def submit_several(
+        self, session: str, extras: list[dict[str, Any]], want: Want, time: float | None
+    ) -> None:
+        self.ensure_open(session)
+        for extra in extras:
+            self.submit(session, **({"want": want, "count": 1, "time": time} | extra))
+            self.a_device_has_at_most_one_lease()
 
     @rule(
         session=sessions,
         count=st.integers(1, 3),
         scope=st.sampled_from(Scope),
-        preemptible=st.booleans(),
+        extra=st.sampled_from([{}, {"preemptible": True}, {"memory": 4 * GB, "share": True}]),
     )
-    def submit_and_run(
-        self, session: str, count: int, scope: Scope, preemptible: bool = False
-    ) -> None:
+    def submit_and_run(self, session: str, count: int, scope: Scope, extra: dict[str, Any]) -> None:
         self.ensure_open(session)
-        answer = self.submit(
-            session, want=Want.GPU, count=count, scope=scope, preemptible=preemptible
-        )
+        answer = self.submit(session, want=Want.GPU, count=count, scope=scope, **extra)
         for action in answer if isinstance(answer, list) else ():
             if isinstance(action, ev.Granted):
                 self.start(self.new_run(action.lease))
@@ -402,7 +575,7 @@ class Broker(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def train(self, session: str) -> None:
-        self.submit_and_run(session, count=2, scope=Scope.SESSION)
+        self.submit_and_run(session, count=2, scope=Scope.SESSION, extra={})
 
     @rule(
         session=sessions,
@@ -413,6 +586,16 @@ class Broker(RuleBasedStateMachine):
                 {"count": 1, "memory": 99 * GB},
                 {"count": 99},
                 {"count": 1, "time": 0.0},
+                {"count": 2, "least": 3},
+                {"count": 2, "least": -1},
+                {"count": 1, "share": True},
+                {"count": 1, "share": True, "memory": 99 * GB},
+                {"count": 1, "model": "h100"},
+                {"count": 3, "placement": Placement.NODE},
+                {"count": 1, "cpus": 99},
+                {"count": 1, "cpus": -1},
+                {"count": 3, "cpus": 3},
+                {"count": 1, "host_memory": 2**63},
             ]
         ),
     )
@@ -480,6 +663,141 @@ class Broker(RuleBasedStateMachine):
         for request in self.state.queue():
             assert request.queue != queue
 
+    # --- reservations and other times
+
+    def reserve(self, session: str, admin: bool = False, **wish: Any) -> Any:
+        """The reservation, or the error."""
+        self.ensure_open(session)
+        # Which devices it gets is not the peer's to say.
+        booking = Booking(
+            id=self.new_name("b"),
+            session=session,
+            user=OWNERS[session].user,
+            devices=("n0-g0", "n0-g1"),
+            **wish,
+        )
+        answer = self.do(ev.Booked(booking=booking, admin=admin))
+        if isinstance(answer, AiosError):
+            return answer
+        kept = self.state.bookings[booking.id]
+        assert len(set(kept.devices)) == booking.count
+        again = booking.__replace__(start=1.0)
+        assert self.do(ev.Booked(booking=again)) == [], "a retry is the same reservation"
+        own = [b for b in self.state.bookings.values() if b.user == booking.user]
+        assert admin or sum(b.count * b.time for b in own) <= RESERVE_LIMIT
+        return kept
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from([Want.GPU, Want.GPU, Want.CPU]),
+        count=st.integers(1, 3),
+        ahead=st.sampled_from([1.0, 5.0, 60.0, 100.0]),
+        time=st.sampled_from([10.0, 100.0, 300.0, 700.0]),
+        memory=st.sampled_from([0, 0, 16 * GB]),
+        admin=st.booleans(),
+        asks=st.lists(
+            st.tuples(st.integers(1, 3), st.sampled_from([None, 1.0, 5.0, 100.0, 400.0])),
+            max_size=3,
+        ),
+    )
+    def reserve_and_ask(
+        self,
+        session: str,
+        ahead: float,
+        asks: list[tuple[int, float | None]],
+        **wish: Any,
+    ) -> None:
+        self.reserve(session, start=self.now + ahead, **wish)
+        for count, time in asks:
+            self.submit(session, want=wish["want"], count=count, time=time)
+
+    @rule(
+        session=sessions,
+        wrong=st.sampled_from(
+            [
+                {"count": 0},
+                {"count": -1},
+                {"count": 99},
+                {"memory": 99 * GB},
+                {"start": 999.0 - 1e6},
+                {"start": math.nan},
+                {"start": 1e12},
+                {"time": 0.0},
+                {"time": math.inf},
+                {"time": 1e9},
+            ]
+        ),
+    )
+    def reserve_nonsense(self, session: str, wrong: dict[str, Any]) -> None:
+        wish = {"want": Want.GPU, "count": 1, "start": self.now + 5.0, "time": 10.0}
+        assert isinstance(self.reserve(session, **{**wish, **wrong}), AiosError)
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(early=st.sampled_from([0.0, 0.0, 0.5]))
+    def wait_for_a_reservation(self, early: float) -> None:
+        """The clock goes to a reservation's start, by way of all that is due before."""
+        start = min(booking.start for booking in self.state.bookings.values()) - early
+        while (due := self.state.next_deadline()) is not None and due < start:
+            self.tick(max(0.0, due - self.now))
+        if start > self.now:
+            self.tick(start - self.now)
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users, session=sessions)
+    def claim(self, index: int, by: str, session: str) -> None:
+        self.ensure_open(session)
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Claimed(booking=id, session=session, by=OWNERS[session].user))
+        assert isinstance(answer, AccessError) == (OWNERS[session].user != user)
+        if isinstance(answer, list) and id in self.state._lease_of:
+            assert self.state.leases[self.state._lease_of[id]].session == session
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users)
+    def cancel_reservation(self, index: int, by: str) -> None:
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Cancelled(request=id, by=by))
+        assert isinstance(answer, AccessError) == (by != user)
+        if isinstance(answer, list):
+            assert id not in self.state.bookings
+
+    def user_of(self, booking: str) -> str:
+        state = self.state
+        if booking in state.bookings:
+            return state.bookings[booking].user
+        return state.leases[state._lease_of[booking]].user
+
+    @rule(seconds=st.sampled_from([None, 50.0]), name=st.sampled_from(["idle", "max-time"]))
+    def limit(self, seconds: float | None, name: str) -> None:
+        answer = self.do(ev.LimitChanged(name=name, seconds=seconds, by="root", admin=True))
+        assert isinstance(answer, list)
+        assert isinstance(
+            self.do(ev.LimitChanged(name=name, seconds=seconds, by="ana")), AccessError
+        )
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number, idle=st.booleans(), ago=st.sampled_from([0.0, 50.0, -10.0]))
+    def find_idle_or_busy(self, index: int, idle: bool, ago: float) -> None:
+        id = self.pick(self.state.leases, index).id
+        if idle:
+            self.do(ev.FoundIdle(lease=id, since=self.now - ago))
+        else:
+            self.do(ev.FoundBusy(lease=id))
+            assert self.state.leases[id].state is LeaseState.ENDING or (
+                self.state.leases[id].idle_since is None
+            )
+
+    @precondition(lambda self: self.state.requests)
+    @rule(index=number, ahead=st.sampled_from([0.0, 60.0, 3600.0]))
+    def tell_a_forecast(self, index: int, ahead: float) -> None:
+        request = self.pick(self.state.requests, index)
+        eta = self.now + ahead
+        self.do(ev.ForecastTold(request=request.id, eta=eta, earliest=self.now, latest=eta))
+
     # --- nodes
 
     @rule(node=nodes, healthy=st.sampled_from([True, True, True, False]), alive=st.booleans())
@@ -494,7 +812,15 @@ class Broker(RuleBasedStateMachine):
         port = 1 if healthy else 2
         self.do(
             ev.NodeJoined(
-                node=Node(id=node, host=node, address=f"{node}:{port}", pid=1, devices=offer),
+                node=Node(
+                    id=node,
+                    host=node,
+                    address=f"{node}:{port}",
+                    pid=1,
+                    devices=offer,
+                    cpus=CORES[node],
+                    memory=HOST_MEMORY[node],
+                ),
                 held=tuple(self.processes[node]),
             )
         )
@@ -562,11 +888,11 @@ class Broker(RuleBasedStateMachine):
                 self.processes[slot.node].setdefault(lease.id, set()).add(slot.device)
 
     @precondition(lambda self: self.state.leases)
-    @rule(index=number)
-    def create_run(self, index: int) -> None:
+    @rule(index=number, restarts=st.sampled_from([0, 0, 1, 2]))
+    def create_run(self, index: int, restarts: int) -> None:
         lease: Lease = self.pick(self.state.leases, index)
         if lease.state is LeaseState.ACTIVE:
-            self.start(self.new_run(lease))
+            self.start(self.new_run(lease).__replace__(max_restarts=restarts))
         else:
             assert isinstance(self.do(ev.RunCreated(run=self.new_run(lease))), AiosError)
 
@@ -590,19 +916,49 @@ class Broker(RuleBasedStateMachine):
         assert (self.state.runs[run.id].state in LIVE) == (run.state in LIVE)
 
     @precondition(lambda self: self.state.runs)
-    @rule(index=number, rank=st.integers(0, 3), code=st.sampled_from([0, 0, 1, -9]))
-    def exit_rank(self, index: int, rank: int, code: int) -> None:
+    @rule(
+        index=number,
+        rank=st.integers(0, 3),
+        code=st.sampled_from([0, 0, 1, -9]),
+        stale=st.sampled_from([False, False, True]),
+        final=st.sampled_from([False, False, True]),
+    )
+    def exit_rank(self, index: int, rank: int, code: int, stale: bool, final: bool) -> None:
         run: Run = self.pick(self.state.runs, index)
-        exit = RankExit(rank=rank, code=code, time=self.now)
-        actions = self.do(ev.RankExited(run=run.id, exit=exit))
+        exit = RankExit(rank=rank, code=code, time=self.now, attempt=run.attempt - stale)
+        actions = self.do(ev.RankExited(run=run.id, exit=exit, final=final))
         assert isinstance(actions, list)
-        new = rank < run.world_size and rank not in {known.rank for known in run.exits}
         after = self.state.runs[run.id]
-        if new and code and run.state in (RunState.STARTING, RunState.RUNNING):
-            assert f"rank {rank}" in after.reason
-            assert after.state in (RunState.STOPPING, RunState.FAILED)
+        if stale:
+            assert after == run, "an exit of an earlier attempt changes nothing"
+            return
+        new = rank < run.world_size and rank not in {known.rank for known in run.exits}
+        counted = new and run.state in LIVE
+        again = run.attempt < run.max_restarts and not final
+        if counted and code and run.state in (RunState.STARTING, RunState.RUNNING):
+            why = after.detail["failures"][-1]["reason"] if again else after.reason
+            assert f"rank {rank}" in why
+            states = (RunState.RESTARTING, RunState.STARTING) if again else _ENDING
+            assert after.state in states
+        if counted and final and code:
+            assert after.state in _ENDING
         if run.state in LIVE:
-            assert (after.state in LIVE) == (len(after.exits) < run.world_size)
+            over = len(run.exits) + counted >= run.world_size
+            restarted = after.attempt == run.attempt + 1
+            assert restarted == any(isinstance(a, ev.MeetAgain) for a in actions)
+            assert (after.state in LIVE) == (not over or restarted)
+            assert not restarted or (over and after.state is RunState.STARTING)
+        assert after.attempt <= after.max_restarts
+
+    @precondition(lambda self: self.state.runs)
+    @rule(index=number, stale=st.booleans())
+    def meet(self, index: int, stale: bool) -> None:
+        run: Run = self.pick(self.state.runs, index)
+        met = ev.Met(run=run.id, attempt=run.attempt - stale, address="n", port=1)
+        actions = self.do(met)
+        assert isinstance(actions, list)
+        started = any(isinstance(action, ev.StartAgain) for action in actions)
+        assert started == (run.state is RunState.STARTING and not stale)
 
     @precondition(lambda self: self.state.runs)
     @rule(index=number, by=users)
@@ -628,6 +984,13 @@ class Broker(RuleBasedStateMachine):
         for lease in self.state.leases.values():
             if lease.state is LeaseState.ACTIVE:
                 assert lease.expires is None or lease.expires > self.now
+                assert lease.idle_ends is None or lease.idle_ends > self.now
+                if lease.expires is not None and not lease.warned:
+                    assert lease.expires - self.now > WARN_BEFORE or (
+                        lease.expires - self.now > 0.1 * (lease.expires - lease.granted)
+                    )
+        for booking in self.state.bookings.values():
+            assert booking.end > self.now
         for session, since in list(self.lost_at.items()):
             if OWNERS[session].keep is Keep.CONNECTION and self.now - since >= OWNER_GRACE:
                 assert session not in self.state.sessions
@@ -653,6 +1016,7 @@ class Broker(RuleBasedStateMachine):
             if node in self.connected or node in self.down_at:
                 self.down_at[node] = self.now
         self.connected.clear()
+        self.unseen = True
         self.ticked = self.now
         records = [(kind, id, record) for (kind, id), record in self.journal.items()]
         actions = self.state.restore(records, self.now)
@@ -690,23 +1054,40 @@ class Broker(RuleBasedStateMachine):
     @invariant()
     def a_device_has_at_most_one_lease(self) -> None:
         """Promise 1."""
-        holders = Counter(
-            slot.device for lease in self.state.leases.values() for slot in lease.slots
+        holders: dict[str, list[Lease]] = {}
+        cores, memory = Counter[str](), Counter[str]()
+        for lease in self.state.leases.values():
+            request = self.state.requests[lease.request]
+            for slot in lease.slots:
+                holders.setdefault(slot.device, []).append(lease)
+                cores[slot.node] += cores_for(request, pool_of(slot.kind))
+                memory[slot.node] += request.host_memory
+        assert self.state.holder.keys() == holders.keys()
+        for device, leases in holders.items():
+            assert self.state.holder[device] in {lease.id for lease in leases}
+            shares = self.state.fleet.shares(device)
+            requests = {lease.id: self.state.requests[lease.request] for lease in leases}
+            assert shares == {id: r.memory if r.share else 0 for id, r in requests.items()}
+            if len(leases) > 1:
+                assert all(shares.values()), "a share beside a lease of the whole device"
+            assert sum(shares.values()) <= SIZES[device], "more than there is"
+        assert all(cores[node] <= CORES[node] for node in cores)
+        assert all(memory[node] <= HOST_MEMORY[node] for node in memory)
+        on_device: dict[str, set[str]] = {}
+        for held in self.processes.values():
+            for lease_id, on in held.items():
+                for device in on:
+                    on_device.setdefault(device, set()).add(lease_id)
+        assert all(len(ids) == 1 or ids <= self.sharing for ids in on_device.values()), (
+            "processes of two leases on one device"
         )
-        assert all(count == 1 for count in holders.values())
-        assert self.state.holder == {
-            slot.device: lease.id for lease in self.state.leases.values() for slot in lease.slots
-        }
-        on_device = Counter(
-            device for held in self.processes.values() for on in held.values() for device in on
-        )
-        assert all(count == 1 for count in on_device.values()), "two leases' processes on one"
 
     @invariant()
     def a_gang_is_whole(self) -> None:
         """Promise 2."""
         for lease in self.state.leases.values():
-            assert len(lease.slots) == self.state.requests[lease.request].count
+            request = self.state.requests[lease.request]
+            assert (request.least or request.count) <= len(lease.slots) <= request.count
 
     @invariant()
     def the_journal_has_it_all(self) -> None:
@@ -741,10 +1122,19 @@ class Broker(RuleBasedStateMachine):
         return lease.preempted and lease.preemptible and lease.scope is Scope.SESSION
 
     @invariant()
+    def forecasts_are_of_those_who_wait(self) -> None:
+        queue = {request.id for request in self.state.queue()}
+        assert self.state._foretold.keys() <= queue
+        for pool in Pool:
+            for hit in self.state.hits(pool).hits:
+                assert hit.ahead >= 0
+
+    @invariant()
     def nobody_holds_anything_without_a_session(self) -> None:
         """Promise 5."""
         for lease in self.state.leases.values():
-            if lease.state is LeaseState.ACTIVE and lease.scope is not Scope.DETACHED:
+            apart = lease.scope in (Scope.DETACHED, Scope.RESERVED)
+            if lease.state is LeaseState.ACTIVE and not apart:
                 assert lease.session in self.state.sessions
         for request in self.state.queue():
             assert request.session in self.state.sessions
@@ -760,23 +1150,64 @@ class Broker(RuleBasedStateMachine):
             if head is None:
                 continue
             request = state.requests[head]
-            fitting = [
-                device.id
-                for node in state.nodes.values()
-                if state.node_up(node.id)
-                for device in node.devices
-                if pool_of(device.kind) is pool and device.memory >= request.memory
-            ]
             reason = state.reason(head)
-            free = [
+            assert not self.fits(request, pool, state.leases.values(), when=self.now)
+            if self.fits(request, pool, state.leases.values()):
+                assert self.keeps(reason)
+                continue
+            assert (reason == "NodeDown") != self.fits(request, pool, (), outside=True)
+            blocked, state.fleet._blocked = state.fleet._blocked, {}
+            assert (reason == "Resources") == self.fits(request, pool, ())
+            state.fleet._blocked = blocked
+
+    def keeps(self, reason: str) -> bool:
+        """Whether a reason names a reservation that keeps a device that could be had without it."""
+        booking = self.state.bookings[reason.removeprefix("Reservation(for ").rstrip(")")]
+        fleet = self.state.fleet
+        free = fleet.branch()
+        return any(
+            free.has(fleet.slot(id)) or any(fleet.shares(id).values())
+            for id in booking.devices
+            if id in fleet
+        )
+
+    @invariant()
+    def what_is_reserved_can_be_had(self) -> None:
+        """A device is given to who reserved it at the time: nobody holds it for longer."""
+        state = self.state
+        for booking in state.bookings.values():
+            assert len(set(booking.devices)) == booking.count
+            others = [b for b in state.bookings.values() if b.id != booking.id]
+            for other in others:
+                apart = other.end <= booking.start or booking.end <= other.start
+                assert apart or not set(other.devices) & set(booking.devices)
+            for device in booking.devices:
+                for lease in map(state.leases.__getitem__, state.fleet.shares(device)):
+                    if lease.state is not LeaseState.ACTIVE:
+                        continue
+                    assert lease.expires is not None
+                    assert lease.expires <= booking.start, f"held beyond {booking.start}"
+            if booking.start > self.now or booking.end <= self.now or self.unseen:
+                continue
+            # A CPU slot needs a core of its node, which leases may have otherwise.
+            stock = state.fleet.branch()
+            free = {
+                device.id
+                for node in self.connected & state.nodes.keys()
+                for device in state.nodes[node].devices
+                if pool_of(device.kind) is Pool(booking.pool)
+                and device.memory >= booking.memory
+                and not (device.id in state.holder or device.id in state.outside)
+                and device.id not in state.fleet._blocked
+                and stock.has(state.fleet.slot(device.id))
+            }
+            spare = {
                 id
-                for id in fitting
-                if not (id in state.holder or id in state.outside or id in state.fleet._blocked)
-            ]
-            assert len(free) < request.count
-            assert (reason == "NodeDown") == (len(fitting) < request.count)
-            clear = [id for id in fitting if id not in state.outside]
-            assert (reason == "Resources") == (len(clear) >= request.count)
+                for id in free - set(booking.devices)
+                if not self.promised(id, self.now, booking.end - self.now)
+            }
+            assert not spare, "it could have another device"
+            assert not set(booking.devices) <= free, "it has begun and could start"
 
     @invariant()
     def who_waits_behind_knows_why(self) -> None:
@@ -786,23 +1217,18 @@ class Broker(RuleBasedStateMachine):
             queue = state.queue(pool)
             head = queue[0] if queue else None
             for request in queue:
+                reason = state.reason(request.id)
                 held = self.held_back(request, pool)
                 if held:
-                    assert state.reason(request.id) == held
-                if held or request is head:
+                    assert reason == held
+                elif request is head:
                     continue
-                free = [
-                    device.id
-                    for node in self.connected & state.nodes.keys()
-                    for device in state.nodes[node].devices
-                    if pool_of(device.kind) is pool
-                    and device.memory >= request.memory
-                    and not (device.id in state.holder or device.id in state.outside)
-                    and device.id not in state.fleet._blocked
-                ]
-                kept = len(free) >= request.count
-                why = f"Reservation(for {head.id})" if kept else "Priority"
-                assert state.reason(request.id) == why
+                elif not self.fits(request, pool, state.leases.values()):
+                    assert reason == "Priority"
+                elif not self.fits(request, pool, state.leases.values(), when=self.now):
+                    assert self.keeps(reason)
+                else:
+                    assert reason == f"Reservation(for {head.id})"
 
     def teardown(self) -> None:
         """Once every node is back and has confirmed, nothing is left half ended."""
@@ -820,7 +1246,8 @@ class Broker(RuleBasedStateMachine):
         for session in OWNERS:
             self.close_session(session)
         assert not state.queue()
-        assert all(lease.scope is Scope.DETACHED or lease.used for lease in state.leases.values())
+        apart = (Scope.DETACHED, Scope.RESERVED)
+        assert all(lease.scope in apart or lease.used for lease in state.leases.values())
 
 
 TestBroker = Broker.TestCase
@@ -867,6 +1294,22 @@ class LimitedLas(Broker):
     quotas = True
 
 
+class Reserving(Broker):
+    """Healthy machines and few surprises, so that reservations and requests meet."""
+
+    session_comes_or_goes = submit_nonsense = submit_again = reserve_nonsense = limit = None
+    disconnect = use_outside = confirm_what_nobody_asked = create_a_wrong_run = report = None
+    stop_run = exit_rank = find_idle_or_busy = crash_before_anything_is_written = None
+
+    @rule()
+    def crash(self) -> None:
+        super().crash()
+        for node in MACHINES:
+            self.join(node, healthy=True, alive=True)
+
+
+TestReserving = Reserving.TestCase
+TestReserving.settings = settings(TestBroker.settings, max_examples=150)
 TestSjf, TestPriority, TestFair = Sjf.TestCase, Priority.TestCase, Fair.TestCase
 TestLas, TestGittins, TestLimited = Las.TestCase, Gittins.TestCase, Limited.TestCase
 TestLimitedFair, TestLimitedLas = LimitedFair.TestCase, LimitedLas.TestCase

@@ -182,7 +182,7 @@ def test_interrupting_the_kernel_stops_the_run(front_end: FrontEnd) -> None:
     front_end.until(lambda m: WIDGET in display(m))
     front_end.manager.interrupt_kernel()
     error = front_end.until(lambda m: m["msg_type"] == "error")
-    assert error["content"]["traceback"] == ["KeyboardInterrupt: stopped on request."]
+    assert "\n".join(error["content"]["traceback"]) == "KeyboardInterrupt: stopped on request."
     front_end.idle(error["parent_header"]["msg_id"])
     stopped = front_end.client.execute("print(session.handle.stopped)")
     front_end.until(lambda m: m["content"].get("text", "").strip() == "interrupted")

@@ -124,6 +124,7 @@ export function RunState(props: { state: IRun['state'] }): React.ReactElement {
   const names: Record<IRun['state'], string> = {
     starting: trans.__('starting'),
     running: trans.__('running'),
+    restarting: trans.__('restarting'),
     stopping: trans.__('stopping'),
     succeeded: trans.__('succeeded'),
     failed: trans.__('failed'),
@@ -178,6 +179,8 @@ function stateText(run: IRun, trans: TranslationBundle): string {
       return trans.__('starting…');
     case 'running':
       return trans.__('running');
+    case 'restarting':
+      return trans.__('restarting…');
     case 'stopping':
       return trans.__('stopping…');
     default:

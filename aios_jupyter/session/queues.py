@@ -1,0 +1,97 @@
+"""`quota`, `again`."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+from typing import Any
+
+from ..broker.messages import ById, QuotaChange
+from ..errors import AllocationError
+from ..schema import Lease, LeaseState
+from ..units import parse_duration
+from .leases import FOREVER, WATCH_INTERVAL, LeaseVerbs
+
+
+class QueueVerbs(LeaseVerbs):
+    """A session that says who may have how much, and waits for what was taken from it."""
+
+    def quota(
+        self,
+        name: str | None = None,
+        *,
+        gpus: int | None = None,
+        cpus: int | None = None,
+        borrow: int | None = None,
+        user_devices: int | None = None,
+        user_leases: int | None = None,
+        members: Sequence[str] | None = None,
+        remove: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Who may use how much; with a queue's name, change that or remove it (for admins).
+
+        Parameters
+        ----------
+        name
+            The queue; one that is not there yet is made.
+        gpus, cpus
+            Its nominal quota: accelerators and CPU slots that it can count on. Here and below -1
+            takes the limit away, and None leaves it as it is.
+        borrow
+            How many more it may use of what other queues leave unused.
+        user_devices, user_leases
+            What one user may hold in it at once, of each kind of device.
+        members
+            Who may ask in it; whoever is in none asks in `default`.
+
+        Returns
+        -------
+        list of dict
+            One for each queue and pool: `nominal`, `borrow` (None: no limit), `used`, `borrowed`
+            and `waiting`, and the limits above.
+
+        Raises
+        ------
+        AccessError
+            You are no admin.
+        UsageError
+            That is not a quota.
+        """
+        if name is None:
+            return list(self._call("quota.get"))
+        if remove:
+            return list(self._call("quota.remove", ById(id=name)))
+        change = QuotaChange(
+            name=name,
+            gpus=gpus,
+            cpus=cpus,
+            borrow=borrow,
+            user_devices=user_devices,
+            user_leases=user_leases,
+            members=None if members is None else tuple(members),
+        )
+        return list(self._call("quota.set", change))
+
+    def again(self, lease: Lease, *, wait: str | float | None = None) -> Lease:
+        """The lease that a preempted one's request holds now; waits until there is one.
+
+        Raises
+        ------
+        AllocationError
+            There was none in the time given, or the request has ended.
+        """
+        limit = FOREVER if wait is None else parse_duration(wait)
+        deadline = clock.monotonic() + limit
+        while True:
+            found = self.explain(lease.request)
+            if found["state"] == "ended":
+                raise AllocationError(f"Request {lease.request} has ended: {found['reason']}.")
+            for held in self.leases() if found["state"] == "granted" else ():
+                if held.id == found["lease"] and held.state is LeaseState.ACTIVE:
+                    return held
+            if clock.monotonic() >= deadline:
+                raise AllocationError(
+                    f"Request {lease.request} has no lease again after {limit:g} s; wait longer, "
+                    "or see 'aios queue'."
+                )
+            clock.sleep(WATCH_INTERVAL)
