@@ -249,7 +249,8 @@ def stacks_text(rank: RankStacks) -> str:
     lines = [f"rank {rank.rank} · pid {rank.pid} · {rank.device}"]
     lines += [f"  ({rank.note})"] if rank.note else []
     for thread in rank.threads:
-        lines.append(f"  thread {thread.name} ({'running' if thread.active else 'waiting'})")
+        does = {True: " (running)", False: " (waiting)", None: ""}[thread.active]
+        lines.append(f"  thread {thread.name}{does}")
         for frame in thread.frames:
             mark = ">" if frame.users else " "
             name = frame.file if frame.users else _short(frame.file)

@@ -64,6 +64,8 @@ async def _look(rank: RankProcess) -> RankStacks:
         spied, other = await _fault(rank)
         note = f"{note} {other}"
     threads = await asyncio.to_thread(_readable, spied)
+    if not threads and not note:
+        note = "It runs no code of yours now: it is starting, or ending."
     return RankStacks(
         rank=rank.number,
         pid=rank.process.pid,
@@ -171,14 +173,14 @@ def _catches(pid: int, number: int) -> bool:
 
 def parse_fault(text: str) -> list[Stack]:
     """What `faulthandler` wrote."""
-    found: list[tuple[str, bool, list[Frame]]] = []
+    found: list[tuple[str, list[Frame]]] = []
     for line in text.splitlines():
         if thread := _THREAD.match(line):
             current = thread[1] == "Current thread"
-            found.append(("MainThread" if current else thread[2], current, []))
+            found.append(("MainThread" if current else thread[2], []))
         elif (frame := _FRAME.match(line)) and found:
-            found[-1][2].append(Frame(function=frame[3], file=frame[1], line=int(frame[2])))
-    return [Stack(name=name, active=on, frames=tuple(frames)) for name, on, frames in found]
+            found[-1][1].append(Frame(function=frame[3], file=frame[1], line=int(frame[2])))
+    return [Stack(name=name, frames=tuple(frames)) for name, frames in found]
 
 
 # --- for people
@@ -189,7 +191,8 @@ def _readable(threads: list[Stack]) -> tuple[Stack, ...]:
     shown = []
     for thread in threads:
         frames = tuple(_told(frame) for frame in thread.frames if not _ours(frame))
-        if frames and not thread.name.startswith("aios-"):
+        helper = len(frames) < len(thread.frames) and not any(frame.users for frame in frames)
+        if frames and (thread.name == "MainThread" or not helper):
             shown.append(msgspec.structs.replace(thread, frames=frames))
     return tuple(
         sorted(

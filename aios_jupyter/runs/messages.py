@@ -92,11 +92,11 @@ class Frame(Struct, frozen=True, kw_only=True):
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """A thread's calls, the innermost first. `active`: it was running, not waiting."""
+    """A thread's calls, the innermost first. `active`: it was running, not waiting; None: unknown."""
 
     name: str
-    active: bool
-    frames: tuple[Frame, ...]
+    active: bool | None = None
+    frames: tuple[Frame, ...] = ()
 
 
 class RankStacks(Struct, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ def inner(batch, api_key):
 
 rate = 0.25
 if os.environ["RANK"] == "1":
-    inner([1, 2, 3], "do not show")
+    inner([1, 2, 3], "do not " + "show")
 import time; time.sleep(60)
 """
 
