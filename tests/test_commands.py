@@ -26,6 +26,7 @@ from aios_jupyter.errors import (
     UsageError,
 )
 from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.messages import Frame, RankStacks, Stack
 
 
 @pytest.fixture
