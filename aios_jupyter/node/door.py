@@ -24,7 +24,8 @@ from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
 from . import stacks
-from .hosting import Hosted, HostedRuns
+from .hosted import Hosted
+from .hosting import HostedRuns
 from .memory import PAYLOAD_FILE
 
 GRANT_TIMEOUT = 5.0

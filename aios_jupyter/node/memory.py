@@ -84,6 +84,7 @@ class Values:
     def close(self) -> None:
         """The run is over: what was pulled goes to the disk in a while, all else ends now."""
         self.drop_pushed()
+        (self._directory / PAYLOAD_FILE).unlink(missing_ok=True)
         if self.pulled >= 0 and self._settling is None:
             self._settling = asyncio.ensure_future(self._settle())
 
@@ -104,6 +105,12 @@ class Values:
             log.error("pulled values are lost, as they cannot be written: %s", error.strerror)
         finally:
             self._drop_pulled()
+
+
+def sweep(directory: Path) -> None:
+    """Remove what was being pushed when an earlier agent was killed; one subdirectory for each run."""
+    for path in directory.glob(f"*/{PAYLOAD_FILE}"):
+        path.unlink(missing_ok=True)
 
 
 def _copy(source: int, path: Path) -> None:

@@ -18,13 +18,14 @@ import msgspec
 
 from ..broker.client import AsyncClient
 from ..broker.messages import ById
-from ..broker.protocol import CHUNK, VERSION, Connection, connect
+from ..broker.protocol import VERSION, Connection, connect
 from ..errors import AiosError, ClusterError, RunError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
+from .carrying import pulled, push
 from .cells import RESULT
-from .packed import SHARE_FROM, Packed, Shared, load, mapped, opened
+from .packed import SHARE_FROM, Packed, load
 from .spec import RankSpec, Rendezvous, RunSpec
 
 RECONNECT_INTERVAL = 0.3
@@ -98,20 +99,6 @@ class Launcher:
         """Follow a run that exists; without `wait`, up to where it is now."""
         return await LiveRun(self, run, addresses, wait=wait).follow()
 
-    async def _share(self, agent: Connection, run: str, payload: Packed | None) -> bool:
-        """Put the payload where the agent can see it in memory; False where that cannot be."""
-        shared = await agent.call("run.share", ById(id=run), Shared, timeout=10)
-        with opened(shared) as fd:
-            if fd >= 0 and payload is not None:
-                try:
-                    await asyncio.to_thread(payload.write, fd)
-                except OSError as error:
-                    raise ClusterError(
-                        f"There is no room in memory for the {payload.size / 1e9:.2g} GB that are "
-                        f"pushed ({error.strerror}); push less, or load it inside the cell."
-                    ) from None
-            return fd >= 0
-
     async def ask(
         self, addresses: list[str], op: str, body: Any, result: Any, timeout: float
     ) -> list[Any]:
@@ -144,12 +131,7 @@ class Launcher:
         payload: Packed | None,
     ) -> None:
         agent = await self.agent(address)
-        shared = False
-        if spec.pull or (payload and payload.size >= SHARE_FROM):
-            shared = await self._share(agent, spec.id, payload)
-        if payload is not None and not shared:
-            for piece in payload.pieces(CHUNK):
-                await agent.call("run.payload", msg.Blob(run=spec.id, data=piece))
+        shared = await push(agent, spec.id, payload, pulls=bool(spec.pull))
         order = msg.StartRun(
             spec=spec,
             ranks=ranks_on(address, slots),
@@ -183,6 +165,7 @@ def ranks_on(address: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
             device=slot.device,
             kind=slot.kind,
             index=slot.index,
+            share=slot.share,
             devices=tuple(other.device for _, other in here),
         )
         for local, (rank, slot) in enumerate(here)
@@ -342,10 +325,8 @@ class LiveRun:
         """What rank 0 gives back: its memory itself where this process can see it, else a copy."""
         if self._pulled_size >= SHARE_FROM:
             agent = await self._launcher.agent(self._addresses[0])
-            shared = await agent.call("run.pulled", ById(id=self.run.id), Shared, timeout=10)
-            with opened(shared) as fd:
-                if fd >= 0:
-                    return mapped(fd)
+            if (seen := await pulled(agent, self.run.id)) is not None:
+                return seen
         return await self.read(self.pulled.rsplit("/", 1)[-1])
 
     async def read(self, name: str, address: str | None = None) -> bytearray:

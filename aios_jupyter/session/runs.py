@@ -18,6 +18,7 @@ from ..runs.messages import Inspect, RankStacks
 from ..runs.packed import Packed
 from ..runs.spec import Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
+from ..units import parse_count
 from .leases import LeaseVerbs
 
 Looked = tuple[RankStacks, ...]
@@ -38,8 +39,8 @@ class RunVerbs(LeaseVerbs):
         filename: str = "",
         argv: Sequence[str] = (),
         kwargs: dict[str, Any] | None = None,
-        devices: int | None = None,
-        gpus: int | None = None,
+        devices: int | str | None = None,
+        gpus: int | str | None = None,
         lease: str | None = None,
         detach: bool = False,
         framework: str = "auto",
@@ -112,7 +113,8 @@ class RunVerbs(LeaseVerbs):
             )
         else:
             held = self._lease_for_run(lease, want, on_wait)
-        world = gpus or devices or len(held.slots)
+        count = devices if gpus is None else gpus
+        world = len(held.slots) if count is None else parse_count(count)[1]
         spec = RunSpec(
             id=f"r-{secrets.token_hex(4)}",
             lease=held.id,
