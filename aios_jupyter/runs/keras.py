@@ -103,7 +103,7 @@ def _listed(callbacks: Any) -> list[Any]:
 def _report_class(keras: Any) -> Any:
     """The class of the callback that reports: Keras's own base is needed."""
 
-    class Report(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+    class Report(keras.callbacks.Callback):
         """Tells the agent how far `fit` is, five times a second at most."""
 
         async_safe = True
@@ -166,7 +166,7 @@ def _together(keras: Any, model: Any, told: dict[str, Any], cluster: Cluster) ->
     """While this lasts, `fit` takes this rank's part of each batch and applies everybody's gradients."""
     from keras.src.backend.tensorflow import trainer
 
-    if not model.compiled or model.optimizer is None:
+    if not model.compiled:
         # Keras has its own sentence for it.
         yield
         return
@@ -178,16 +178,20 @@ def _together(keras: Any, model: Any, told: dict[str, Any], cluster: Cluster) ->
     if model.jit_compile:
         # XLA has no collectives over processes.
         model.jit_compile = False
-    rows: list[Any] = []
-    iterators = trainer.TFEpochIterator
-    trainer.TFEpochIterator = _first_shared(trainer, iterators, model, cluster)
-    with _replaced(model, "train_step", _counting(model.train_step, rows)):
-        averaging = _averaging(model, rows, cluster)
-        with _replaced(model.optimizer, "apply", averaging):
-            try:
-                yield
-            finally:
-                trainer.TFEpochIterator = iterators
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(model, "train_step", _counting(model.train_step)))
+        for optimizer in _optimizers(keras, model):
+            averaging = _averaging(model, optimizer, cluster)
+            stack.enter_context(_replaced(optimizer, "apply", averaging))
+        iterators = trainer.TFEpochIterator
+        stack.callback(setattr, trainer, "TFEpochIterator", iterators)
+        trainer.TFEpochIterator = _first_shared(trainer, iterators, model, cluster)
+        yield
+
+
+def _optimizers(keras: Any, model: Any) -> list[Any]:
+    """A model's own, and those that a `train_step` of the user's has (a GAN's two)."""
+    return [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
 
 
 @contextlib.contextmanager
@@ -204,19 +208,19 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             vars(owner)[name] = before
 
 
-def _first_shared(
-    trainer: Any, iterators: Any, model: Any, cluster: Cluster
-) -> Callable[..., Any]:
+def _first_shared(trainer: Any, iterators: Any, model: Any, cluster: Cluster) -> Callable[..., Any]:
     """What makes `fit`'s iterators: the first is over the training data, the others validate."""
 
     def make(*args: Any, **kwargs: Any) -> Any:
         trainer.TFEpochIterator = iterators
         made = iterators(*args, **kwargs)
-        dataset = made._distributed_dataset  # noqa: SLF001  # Keras has no way to exchange it
-        made._distributed_dataset = shared(dataset, cluster.rank, cluster.world_size)  # noqa: SLF001
-        if not (model.built and model.optimizer.built):
-            # All ranks have to begin with the same weights, so that there have to be some.
-            model._symbolic_build(iterator=made)  # noqa: SLF001  # as Keras does for a strategy
+        dataset = made._distributed_dataset
+        made._distributed_dataset = shared(dataset, cluster.rank, cluster.world_size)
+        optimizer = model.optimizer
+        if not (model.built and (optimizer is None or optimizer.built)):
+            # All ranks have to begin with the same weights, so that there have to be some; Keras
+            # does this for its own strategies.
+            model._symbolic_build(iterator=made)
         return made
 
     return make
@@ -264,23 +268,31 @@ def _rows(data: Any) -> Any:
     return leaf.nrows(tf.int32) if isinstance(leaf, tf.RaggedTensor) else tf.shape(leaf)[0]
 
 
-def _counting(train_step: Callable[..., Any], rows: list[Any]) -> Callable[..., Any]:
+# How many rows the batch has whose step is being traced: functions of an earlier `fit` that Keras
+# traces again look here too.
+_rows_now: list[Any] = []
+
+
+def _counting(train_step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(train_step)
     def counted(data: Any) -> Any:
-        rows[:] = [_rows(data)]
-        return train_step(data)
+        _rows_now[:] = [_rows(data)]
+        try:
+            return train_step(data)
+        finally:
+            _rows_now.clear()
 
     return counted
 
 
-def _averaging(model: Any, rows: list[Any], cluster: Cluster) -> Callable[..., Any]:
+def _averaging(model: Any, optimizer: Any, cluster: Cluster) -> Callable[..., Any]:
     """`optimizer.apply` with the means over all rows of all ranks, in one collective.
 
     Batch normalization's running means go along: each rank has seen other rows.
     """
     import tensorflow as tf
 
-    apply = model.optimizer.apply
+    apply = optimizer.apply
 
     @functools.wraps(apply)
     def averaged(grads: Any, trainable_variables: Any = None) -> Any:
@@ -289,7 +301,7 @@ def _averaging(model: Any, rows: list[Any], cluster: Cluster) -> Callable[..., A
         values = [tf.convert_to_tensor(grads[index]) for index in given]
         values += [tf.convert_to_tensor(variable) for variable in running]
         dtype = tf.float64 if any(v.dtype == tf.float64 for v in values) else tf.float32
-        weight = tf.cast(rows[0], dtype)
+        weight = tf.cast(_rows_now[0], dtype)
         flat = [tf.cast(tf.reshape(value, [-1]), dtype) * weight for value in values]
         summed = cluster.total(tf.concat([*flat, weight[tf.newaxis]], 0))
         sizes = [value.shape.num_elements() for value in values]
@@ -329,7 +341,7 @@ def _arranged(keras: Any, callbacks: Any, cluster: Cluster) -> list[Any]:
 def _agreement(keras: Any) -> tuple[Any, Any]:
     """Two callbacks, for before and after the user's."""
 
-    class SameLogs(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+    class SameLogs(keras.callbacks.Callback):
         """At the end of an epoch all ranks see the same numbers, and so decide the same."""
 
         async_safe = True
@@ -344,7 +356,7 @@ def _agreement(keras: Any) -> tuple[Any, Any]:
                 means = self._cluster.mean([float(logs[name]) for name in names])
                 logs.update(zip(names, means, strict=True))
 
-    class SameStart(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+    class SameStart(keras.callbacks.Callback):
         """All ranks begin with rank 0's weights, and end together."""
 
         async_safe = True
@@ -354,7 +366,9 @@ def _agreement(keras: Any) -> tuple[Any, Any]:
             self._cluster = cluster
 
         def on_train_begin(self, logs: Any = None) -> None:
-            self._cluster.share([*self.model.weights, *self.model.optimizer.variables])
+            optimizers = _optimizers(keras, self.model)
+            variables = [variable for one in optimizers for variable in one.variables]
+            self._cluster.share([*self.model.weights, *variables])
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             if self._cluster.any(bool(self.model.stop_training)):

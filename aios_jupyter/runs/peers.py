@@ -57,9 +57,6 @@ def tf_config(peers: tuple[str, ...], rank: int) -> str:
     return json.dumps({"cluster": {"worker": list(peers)}, "task": task})
 
 
-_held: list[socket.socket] = []
-
-
 def reserve_port(host: str) -> int:
     """A free port that nobody else gets, and that a server of this process can listen on.
 
@@ -73,7 +70,8 @@ def reserve_port(host: str) -> int:
     held.bind((host, 0))
     port = int(held.getsockname()[1])
     if IS_LINUX:
-        _held.append(held)
+        # Nobody closes it.
+        held.detach()
         return port
     with held, socket.socket(family, socket.SOCK_STREAM) as connection:
         held.listen(1)
@@ -82,9 +80,7 @@ def reserve_port(host: str) -> int:
     return port
 
 
-def _gather(
-    listener: socket.socket, orders: Orders, own: str, deadline: float
-) -> tuple[str, ...]:
+def _gather(listener: socket.socket, orders: Orders, own: str, deadline: float) -> tuple[str, ...]:
     world = orders.spec.world_size
     peers: dict[int, str] = {0: own}
     waiting: list[socket.socket] = []

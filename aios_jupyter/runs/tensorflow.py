@@ -57,7 +57,7 @@ class Cluster:
             TensorFlow is in use already, without a cluster.
         """
         if self._strategy is None:
-            if eager.context()._initialized:  # noqa: SLF001  # there is no public way to ask
+            if eager.context()._initialized:
                 raise UsageError(
                     "Keras cannot be distributed any more, as TensorFlow was in use before its run "
                     "began; do not use TensorFlow while a module is imported from elsewhere."
@@ -67,7 +67,7 @@ class Cluster:
 
     def begin(self) -> None:
         """Join the other ranks, unless the code has a strategy of its own."""
-        taken = eager.context()._collective_leader is not None  # noqa: SLF001  # as above
+        taken = eager.context()._collective_leader is not None
         if self._beginning or taken:
             return
         self._beginning = True
@@ -130,7 +130,7 @@ def attach(orders: Orders) -> None:
     """Keep to this rank's device, and have plain Keras code join the other ranks."""
     global cluster  # noqa: PLW0603  # one process is one rank
     world = orders.spec.world_size
-    _keep_to_own_device(orders)
+    _keep_to_own_device()
     if "TF_CONFIG" not in os.environ or world == 1 or not _is_plain(orders):
         return
     seed = zlib.crc32(orders.spec.id.encode()) & 0x7FFFFFFF
@@ -155,7 +155,7 @@ def _is_plain(orders: Orders) -> bool:
     return "keras" in source and not _OWN_STRATEGY.search(source)
 
 
-def _keep_to_own_device(orders: Orders) -> None:
+def _keep_to_own_device() -> None:
     """TensorFlow takes the memory of every GPU that it sees."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if os.environ.get("CUDA_VISIBLE_DEVICES"):
