@@ -190,7 +190,7 @@ def should_stop() -> bool:
     return any_rank(told)
 
 
-def _checkpoints(state: dict[str, Any]) -> Any:
+def _checkpoints(state: Any) -> Any:
     if isinstance(state, dict) and ("keras" in sys.modules or "tf_keras" in sys.modules):
         from .runs import keras_checkpoint
 

@@ -175,9 +175,10 @@ def _together(keras: Any, model: Any, told: dict[str, Any], cluster: Cluster) ->
             "With several ranks, give fit(callbacks=…) a list of callbacks instead of a CallbackList."
         )
     told["callbacks"] = _arranged(keras, told["callbacks"], cluster)
+    # XLA has no collectives over processes, and a loop cannot give each of its steps a key of its own.
     if model.jit_compile:
-        # XLA has no collectives over processes.
         model.jit_compile = False
+    model.steps_per_execution = 1
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(model, "train_step", _counting(model.train_step)))
         for optimizer in _optimizers(keras, model):
@@ -216,8 +217,7 @@ def _first_shared(trainer: Any, iterators: Any, model: Any, cluster: Cluster) ->
         made = iterators(*args, **kwargs)
         dataset = made._distributed_dataset
         made._distributed_dataset = shared(dataset, cluster.rank, cluster.world_size)
-        optimizer = model.optimizer
-        if not (model.built and (optimizer is None or optimizer.built)):
+        if not all(layer.built for layer in model._flatten_layers(include_self=False)):
             # All ranks have to begin with the same weights, so that there have to be some; Keras
             # does this for its own strategies.
             model._symbolic_build(iterator=made)

@@ -145,6 +145,60 @@ def test_callbacks_decide_the_same_and_write_once(session: Session, tmp_path: Pa
     assert (tmp_path / "best.keras").exists()
 
 
+KINDS = (
+    DATA
+    + """
+import keras
+import tensorflow as tf
+
+class Two(keras.Model):
+    # Two optimizers in a train_step of its own, as a GAN has.
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = keras.layers.Dense(3), keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.b(self.a(x))
+
+    def compile(self, first, second):
+        super().compile()
+        self.first, self.second = first, second
+
+    def train_step(self, x):
+        for optimizer, layer in ((self.first, self.a), (self.second, self.b)):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - x) ** 2)
+            grads = tape.gradient(loss, layer.trainable_variables)
+            optimizer.apply_gradients(zip(grads, layer.trainable_variables))
+        return {"loss": loss}
+
+two = Two()
+two.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.02))
+two.fit(x, batch_size=8, epochs=2)
+say_hash(two)
+
+sparse = keras.Sequential([keras.layers.Embedding(10, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+sparse.compile("adam", "mse", steps_per_execution=3)
+sparse.fit(np.arange(50)[:, None] % 10, y[:50], batch_size=8, epochs=2)
+say_hash(sparse)
+
+keras.mixed_precision.set_global_policy("mixed_float16")
+half = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(1, dtype="float32")])
+half.compile("adam", "mse")
+half.fit(x, y, batch_size=16, epochs=2)
+say_hash(half)
+"""
+)
+
+
+def test_other_kinds_of_models_end_the_same_on_all_ranks(session: Session) -> None:
+    handle = session.start(KINDS, cell=True, gpus=2)
+    _, logs = followed(handle)
+    handle.wait()
+    assert len(hashes(logs[0])) == 3
+    assert hashes(logs[0]) == hashes(logs[1])
+
+
 LEGACY = (
     DATA
     + """
