@@ -30,7 +30,7 @@ MODULES := labextension/node_modules/.package-lock.json
 FRONT_END := aios_jupyter/labextension/package.json
 SOURCES := $(wildcard labextension/*.json) \
   $(shell find labextension/src labextension/style labextension/schema -type f 2>/dev/null)
-BENCHMARKS := $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wildcard benchmarks/*.py))
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:

@@ -129,6 +129,17 @@ class Scope(StrEnum):
     DETACHED = "detached"
 
 
+class Placement(StrEnum):
+    """How a gang is laid out.
+
+    PACK: on the fewest nodes. SPREAD: on as many nodes as there are, in turns. NODE: on one node.
+    """
+
+    PACK = "pack"
+    SPREAD = "spread"
+    NODE = "node"
+
+
 class RequestState(StrEnum):
     """A request waits, holds a lease, or has ended with a reason."""
 
@@ -143,6 +154,10 @@ class Request(Struct, frozen=True, kw_only=True):
     `time` is the lease's length, None for no limit; `scope` what it lasts for.
     `priority` above 0 is an admin's to give. `predicted` is how long the lease would last by what
     this user's earlier ones did, None when there were none; the broker's to say.
+
+    `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
+    `memory` is the least, or with `share` the part that is wanted; `model` is what its name
+    contains, in any case; `cpus` and `host_memory` (bytes) are what of its node comes with it.
     """
 
     id: str
@@ -156,6 +171,12 @@ class Request(Struct, frozen=True, kw_only=True):
     scope: Scope = Scope.SESSION
     priority: int = 0
     predicted: float | None = None
+    least: int = 0
+    model: str = ""
+    share: bool = False
+    placement: Placement = Placement.PACK
+    cpus: int = 0
+    host_memory: int = 0
     submitted: float = 0.0
     state: RequestState = RequestState.QUEUED
     lease: str = ""
@@ -163,13 +184,20 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Slot(Struct, frozen=True, kw_only=True):
-    """A device within a lease, and how to reach its node's agent."""
+    """A device within a lease, and how to reach its node's agent.
+
+    `share` is how much of the device's memory the lease has, bytes; 0: the whole device. `cpus` and
+    `host_memory` (bytes) are what it has of the node beside that.
+    """
 
     node: str
     device: str
     kind: DeviceKind
     index: int
     address: str
+    share: int = 0
+    cpus: int = 0
+    host_memory: int = 0
 
 
 class LeaseState(StrEnum):

@@ -10,9 +10,14 @@ import re
 
 from .errors import UsageError
 
+# More devices than any cluster has, and more memory than a record can say.
+MOST_DEVICES = 1_000_000
+MOST_BYTES = 2**63
+
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhd])\s*", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
+_COUNT = re.compile(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
@@ -58,6 +63,34 @@ def _seconds(text: str) -> float | None:
     return total if text and end == len(text) else None
 
 
+def parse_count(text: str | int) -> tuple[int, int]:
+    """Read a number of devices: `4`, or `2:4` for as many as are free of 2 to 4.
+
+    Returns
+    -------
+    (int, int)
+        The least and the most, equal where one number was given.
+
+    Raises
+    ------
+    UsageError
+        It is not a number, the least is more than the most, or no cluster has as many.
+    """
+    match = _COUNT.fullmatch(str(text))
+    if not match:
+        raise UsageError(
+            f"'{text}' is not a number of devices; write 2, or 2:4 for at least 2 and at most 4."
+        )
+    least, most = int(match[1]), int(match[2] or match[1])
+    if not 0 < least <= most:
+        raise UsageError(
+            f"'{text}' is not a number of devices: ask for at least one, the least first, like 2:4."
+        )
+    if most > MOST_DEVICES:
+        raise UsageError(f"No cluster has '{text}' devices; ask for at most {MOST_DEVICES}.")
+    return least, most
+
+
 def parse_size(text: str | float) -> int:
     """Read an amount of memory.
 
@@ -80,7 +113,7 @@ def parse_size(text: str | float) -> int:
     elif match := _SIZE.fullmatch(text.strip()):
         base = 1024 if match[3] else 1000
         size = float(match[1]) * base ** _POWERS[match[2].lower()]
-    if not math.isfinite(size) or size < 1:
+    if not 1 <= size < MOST_BYTES:
         raise UsageError(f"'{text}' is not an amount of memory; write it like 8GB or 512MiB.")
     return int(size)
 

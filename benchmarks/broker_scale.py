@@ -4,6 +4,10 @@ One submission, and one release with the grant that follows, are timed under eac
 requests queued and all of 10,000 devices leased, and with 100 queued and 10 devices, in turns;
 figures are ratios of medians. Journal and wire are not in it: only `State.handle`. Then come the
 time in which the core takes 100,000 submissions, and the memory of each one that is queued.
+
+Through the real broker with journal and TLS: the seconds in which its process is ready with 10,000
+queued and 1,000 leases (`restart_seconds`), and how much longer the hand-over of a device takes
+with 100,000 queued than with none (`handover_ratio`).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import statistics
 import time
 import tracemalloc
 
+from live_broker import handover, restart_seconds
 from report import report
 
 from aios_jupyter.broker import events as ev
@@ -30,10 +35,10 @@ POLICIES = ("fifo", "sjf", "priority", "fair")
 class Load:
     """A core with every device leased and so many requests that wait for one device or more."""
 
-    def __init__(self, policy: str, queued: int, devices: int) -> None:
+    def __init__(self, policy: str, queued: int, devices: int, now: float = 1e9) -> None:
         self.state = State(policy=policy)
         self.chance = random.Random(1)
-        self.now = 1e9
+        self.now = now
         self.number = 0
         self.leases: list[tuple[str, str]] = []
         for number in range(devices // GPUS_PER_NODE):
@@ -131,12 +136,17 @@ def main() -> None:
         }
     bytes_each = memory_of_each("fifo", 20_000)
     print(f"{bytes_each:.0f} bytes for each request that waits")
+    restart = restart_seconds()
+    alone, behind = handover()
+    print(f"restart {restart:.2f} s, hand-over {alone * 1e3:.2f} -> {behind * 1e3:.2f} ms")
     worst = max(value for name, value in figures.items() if name.endswith("_ratio"))
     slowest = max(value for name, value in figures.items() if name.endswith("_seconds"))
     figures = {
         "worst_ratio": worst,
         "fill_seconds": slowest,
         "queued_bytes": bytes_each,
+        "restart_seconds": restart,
+        "handover_ratio": behind / alone,
         **figures,
     }
     report("broker_scale", figures, {"100 queued, 10 devices": "same run"})

@@ -2,11 +2,18 @@
 
 Measured against a raw Dask RPC ping to the same scheduler in the same run, the two interleaved.
 `pairs_per_second`: 50 clients that each allocate and release as fast as they can.
+
+Then beside other ways to get a GPU, five of each in turn: plain Dask, and where they are
+installed a Ray placement group and Slurm (`peers/`). `ray_over_ours` is their median over ours in
+the same turns, and so on for each. A Slurm command is measured to its end, as it starts when the
+device is there; ours and Ray's until then.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import importlib.metadata
 import os
 import statistics
 import tempfile
@@ -15,9 +22,16 @@ import time
 ROUNDS = 500
 CLIENTS = 50
 SECONDS = 4.0
+PEER_ROUNDS, IN_A_ROW = 20, 5
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ray", metavar="PYTHON", help="an interpreter that has Ray")
+    parser.add_argument("--no-peers", action="store_true", help="against Dask's RPC alone")
+    chosen = parser.parse_args()
+    peers: dict[str, float] = {}
+    versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as directory:
         os.environ["JUPYTER_RUNTIME_DIR"] = f"{directory}/runtime"
         os.environ["JUPYTER_DATA_DIR"] = f"{directory}/data"
@@ -26,6 +40,8 @@ def main() -> None:
         with connect(simulate_gpus=8) as session:
             lease, ping = interleaved(session)
             rate = asyncio.run(pairs_per_second())
+            if not chosen.no_peers:
+                peers, versions = beside(session, chosen.ray)
         down()
     from report import report
 
@@ -38,9 +54,32 @@ def main() -> None:
             "median_ms": statistics.median(lease) * 1e3,
             "rpc_median_ms": statistics.median(ping) * 1e3,
             "pairs_per_second": rate,
+            **peers,
         },
-        ["distributed"],
+        {"distributed": importlib.metadata.version("distributed"), **versions},
     )
+
+
+def beside(session, ray_python: str | None) -> tuple[dict[str, float], dict[str, str]]:
+    """Figures of other ways to get a GPU, and their versions."""
+    from peers import installed
+
+    ours: list[float] = []
+    with installed(ray_python) as peers:
+        theirs: dict[str, list[float]] = {name: [] for name in peers}
+        for _ in range(PEER_ROUNDS):
+            for _ in range(IN_A_ROW):
+                started = time.perf_counter()
+                lease = session.alloc(gpus=1)
+                ours.append(time.perf_counter() - started)
+                session.release(lease.id)
+            for name, peer in peers.items():
+                theirs[name] += [peer.take() for _ in range(IN_A_ROW)]
+        versions = {name: peer.version for name, peer in peers.items()}
+    base = statistics.median(ours)
+    figures = {f"{n}_over_ours": statistics.median(v) / base for n, v in theirs.items()}
+    figures |= {f"{n}_median_ms": statistics.median(v) * 1e3 for n, v in theirs.items()}
+    return {**figures, "beside_peers_median_ms": base * 1e3}, versions
 
 
 def interleaved(session) -> tuple[list[float], list[float]]:

@@ -1,8 +1,12 @@
 """A storm over a live cluster, seeded: kernels, ranks, agent and broker are killed while people work.
 
+Kernels are stopped for longer than the broker waits for them, and all that clients and the agent
+say to the broker goes through a relay that treats connections badly (`relay.py`).
+
 `python tests/storm.py --minutes 30 --seed 1` (`make faults`), and a short one in `test_storm.py`.
 Afterwards the journal, what the clients were told and what the ranks saw are held against the
-broker's promises: no device twice, gangs whole, fences rise, no request lost, no process left.
+broker's promises: no device twice, gangs whole, fences rise, no request lost, no process left; and nobody
+waits for what is free.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -26,6 +31,7 @@ from typing import Any
 
 import pytest
 from clusters import private_directories
+from relay import Relay
 
 from aios_jupyter.broker.journal import AUDIT_KEPT, Journal
 from aios_jupyter.cluster import embedded
@@ -33,8 +39,8 @@ from aios_jupyter.config import settings
 from aios_jupyter.errors import ClusterError, NoClusterError, NotFoundError
 from aios_jupyter.node.reaper import MARK
 from aios_jupyter.process import alive, process_start
-from aios_jupyter.schema import Lease, Request, RequestState
-from aios_jupyter.session import connect
+from aios_jupyter.schema import Lease, Request, RequestState, Want
+from aios_jupyter.session import Session, connect
 
 GPUS = 4
 TIMES = {
@@ -43,6 +49,16 @@ TIMES = {
     "AIOS_REAP_AFTER": "8",
     "AIOS_OWNER_GRACE": "6",
     "AIOS_STOP_GRACE": "2",
+}
+# A kernel that is stopped for so long, seconds, has lost its leases when it goes on.
+STOPPED = (9.0, 16.0)
+PROMISES = {
+    "1": "no device had two leases",
+    "2": "gangs were whole",
+    "3": "fences rose",
+    "4": "no accepted request was lost",
+    "5": "no process of a lease that ended is left",
+    "7": "nobody waited for what was free",
 }
 # Each rank holds a lock on its device for as long as it or a child of it lives: two leases on one
 # device, or a device granted before its processes are gone, is seen by whoever comes second.
@@ -147,25 +163,52 @@ class Storm:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
         self._processes: list[subprocess.Popen[bytes]] = []
+        # Kernels that are stopped, and until when (monotonic).
+        self._stopped: dict[int, float] = {}
+        self._relay = Relay(self.seed)
+        self.wrong: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Let it rage, let it calm down, stop the cluster; returns what happened in numbers."""
         embedded.ensure(simulate_gpus=GPUS)
+        self._lead_through_relay()
         for _ in range(self.clients):
             self._start_client()
         end = time.monotonic() + self.seconds
         try:
             while time.monotonic() < end:
                 time.sleep(self._chance.uniform(0.1, 2.0))
+                self._wake(time.monotonic())
                 self._strike()
         finally:
             (self.root / "stop").touch()
+            self._relay.calm = True
+            self._wake(math.inf)
             self._mend()
             self._end_clients()
         self._calm()
+        self._share_out()
         with contextlib.suppress(NoClusterError):
             embedded.down()
-        return dict(self.deeds)
+        self._relay.close()
+        return {**self.deeds, **self._relay.happened}
+
+    def _lead_through_relay(self) -> None:
+        """Have everybody find the relay where the broker has written its own address."""
+        paths = embedded.Paths.current()
+        with embedded.lock(paths.runtime / "lock"):
+            facts = embedded.running(paths.broker)
+            if facts and facts["address"] != self._relay.address:
+                self._relay.target = facts["address"]
+                embedded._write(paths.broker, {**facts, "address": self._relay.address})
+
+    def _lead_directly(self) -> None:
+        """Have the next broker found where this one is: it listens at its predecessor's address."""
+        paths = embedded.Paths.current()
+        with embedded.lock(paths.runtime / "lock"):
+            facts = embedded.running(paths.broker)
+            if facts:
+                embedded._write(paths.broker, {**facts, "address": self._relay.target})
 
     def _start_client(self) -> None:
         command = [sys.executable, __file__, "--work", str(self.root)]
@@ -183,6 +226,7 @@ class Storm:
             self._kill_agent: 1,
             self._kill_broker: 2,
             self._pause: 1,
+            self._stop_client: 1,
         }
         self._chance.choices(list(strikes), list(strikes.values()))[0]()
 
@@ -191,8 +235,22 @@ class Storm:
         process.kill()
         process.wait()
         self._processes.remove(process)
+        self._stopped.pop(process.pid, None)
         self.deeds["kernels killed"] += 1
         self._start_client()
+
+    def _stop_client(self) -> None:
+        """A laptop that is closed: for the broker its kernel is as good as dead."""
+        process = self._chance.choice(self._processes)
+        if process.pid not in self._stopped:
+            os.kill(process.pid, signal.SIGSTOP)
+            self._stopped[process.pid] = time.monotonic() + self._chance.uniform(*STOPPED)
+            self.deeds["kernels stopped"] += 1
+
+    def _wake(self, now: float) -> None:
+        for pid in [pid for pid, until in self._stopped.items() if until <= now]:
+            del self._stopped[pid]
+            os.kill(pid, signal.SIGCONT)
 
     def _kill_rank(self) -> None:
         ranks = self._ranks()
@@ -216,6 +274,8 @@ class Storm:
         self._kill("broker", "brokers killed")
 
     def _kill(self, which: str, deed: str) -> None:
+        if which == "broker":
+            self._lead_directly()
         facts = embedded.running(getattr(embedded.Paths.current(), which))
         if facts:
             os.kill(facts["pid"], signal.SIGKILL)
@@ -235,6 +295,7 @@ class Storm:
 
     def _mend(self) -> None:
         embedded.ensure()
+        self._lead_through_relay()
 
     def _end_clients(self) -> None:
         deadline = time.monotonic() + 30
@@ -255,6 +316,32 @@ class Storm:
                 if not view["leases"] and not view["queue"]:
                     return
                 time.sleep(0.2)
+
+    def _share_out(self) -> None:
+        """More requests than fit, leases given back one by one: nobody waits for what is free."""
+        with connect(label="checker") as session:
+            for count in self._chance.choices(range(1, GPUS + 1), k=12):
+                wanted = Request(
+                    id=f"q-share-{self._chance.getrandbits(32):x}",
+                    session="",
+                    user="",
+                    want=Want.GPU,
+                    count=count,
+                )
+                session._loop.run(session.client.submit(wanted))
+                self._look(session)
+            deadline = time.monotonic() + 30
+            while (view := self._look(session))["leases"] and time.monotonic() < deadline:
+                active = [id for id, row in view["leases"].items() if row["state"] == "active"]
+                if active:
+                    session.release(self._chance.choice(active))
+            self.wrong += [f"request {id} waits for nothing" for id in view["queue"]]
+
+    def _look(self, session: Session) -> dict[str, Any]:
+        view = session.status()
+        self.wrong += idle(view)
+        self.deeds["looks at the queue"] += 1
+        return view
 
 
 # --- the checker
@@ -292,6 +379,19 @@ def check(root: Path) -> tuple[list[str], dict[str, int]]:
         "errors that clients saw": kinds["error"],
     }
     return wrong, numbers
+
+
+def idle(view: dict[str, Any]) -> list[str]:
+    """Promise 7: whoever waits for what is free is told for whom it is kept."""
+    free = sum(
+        row["kind"] == "simulated" and row["holder"] is None and not row["outside"]
+        for row in view["devices"].values()
+    )
+    return [
+        f"request {id} waits for {row['count']} of {free} free devices, {row['reason']!r}"
+        for id, row in view["queue"].items()
+        if row["count"] <= free and row["reason"] in ("", "Resources", "Priority")
+    ]
 
 
 def _leases(
@@ -384,9 +484,10 @@ def storm(root: Path, seed: int, seconds: float) -> tuple[list[str], dict[str, i
         for variable, value in TIMES.items():
             patch.setenv(variable, value)
         settings.cache_clear()
-        deeds = Storm(work_dir, seed, seconds).run()
+        raging = Storm(work_dir, seed, seconds)
+        deeds = raging.run()
         wrong, numbers = check(work_dir)
-    return wrong, {**deeds, **numbers}
+    return raging.wrong + wrong, {**deeds, **numbers}
 
 
 def main() -> None:
@@ -402,6 +503,8 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="aios-storm-"))
     wrong, numbers = storm(root, arguments.seed, arguments.minutes * 60)
     print(json.dumps({"seed": arguments.seed, "minutes": arguments.minutes, **numbers}, indent=2))
+    print("promises looked at:")
+    print("\n".join(f"  {number}. {promise}" for number, promise in PROMISES.items()))
     if wrong:
         print(f"{len(wrong)} promises not kept; the logs are in {root}:", file=sys.stderr)
         print("\n".join(wrong[:50]), file=sys.stderr)

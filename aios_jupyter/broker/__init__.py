@@ -7,6 +7,8 @@ Pure, no IO:
     waiting     who waits                        planning    who starts now, with EASY backfill
     policy      the orders                       shares, history   what they go by
     forecast, outlook   when a request will start, and why not yet
+    measures    what was asked lately, and how forecasts came true
+    capacity    how many devices keep waits short
     deadlines, sortedlist   what is due; a list that stays sorted
 
 Around it:

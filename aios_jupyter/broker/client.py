@@ -299,6 +299,8 @@ class AsyncClient:
         for pending in self._pending.values():
             if not pending.granted.done():
                 pending.granted.set_exception(failure)
+                # Whoever gave up waiting is no longer there to take it.
+                pending.granted.exception()
         self._pending.clear()
 
     # --- what the broker tells

@@ -177,6 +177,17 @@ class WeightChanged(Struct):
     admin: bool = False
 
 
+class ForecastTold(Struct):
+    """Somebody was told when a request will probably start: at `eta`, between `earliest` and
+    `latest` (seconds since the epoch; `latest` None: nobody knows).
+    """
+
+    request: str
+    eta: float
+    earliest: float
+    latest: float | None = None
+
+
 class Tick(Struct):
     """Time has passed."""
 
@@ -200,6 +211,7 @@ Event: TypeAlias = (
     | RanksGone
     | PolicyChanged
     | WeightChanged
+    | ForecastTold
     | Tick
 )
 
@@ -242,8 +254,65 @@ class Choice(Struct):
     number: float | None = None
 
 
+class Hour(Struct):
+    """One hour of a pool: what was asked for, what started and how long it had waited, what ended.
+
+    `first` is when something was first noted in it. Of leases that ended: `seconds` that they
+    lasted, `device_seconds` the same times their devices, `gang_seconds` times their squares.
+    """
+
+    pool: str
+    first: float
+    requests: int = 0
+    devices: int = 0
+    started: int = 0
+    waited: float = 0.0
+    leases: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    gang_seconds: float = 0.0
+
+
+class Foretold(Struct):
+    """What a request that waits was first told of its start, and when (`made`)."""
+
+    pool: str
+    made: float
+    eta: float
+    earliest: float
+    latest: float | None = None
+
+
+class Hit(Struct):
+    """A forecast that was held against what happened: made `ahead` seconds before its time, and
+    `error` seconds too early (below 0: too late); whether the start was `inside` the range told.
+    """
+
+    ahead: float
+    error: float
+    inside: bool
+
+
+class Hits(Struct):
+    """The last forecasts of one kind of request."""
+
+    hits: tuple[Hit, ...] = ()
+
+
 Record: TypeAlias = (
-    Owner | Request | Lease | Run | Node | Unconfirmed | Lasted | Used | Choice | int
+    Owner
+    | Request
+    | Lease
+    | Run
+    | Node
+    | Unconfirmed
+    | Lasted
+    | Used
+    | Choice
+    | Hour
+    | Foretold
+    | Hits
+    | int
 )
 
 

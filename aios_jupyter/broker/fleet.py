@@ -1,90 +1,22 @@
 """Which devices there are, on which nodes, and which of them can be granted now.
 
 A device can be granted when its node is up, no lease holds it, no process outside any lease is on
-it, and no processes of an earlier lease are still being ended there. `Fleet` keeps an index of
-these by pool, node and number of free devices, so that a grant costs the same in a small and a
-large cluster.
+it, and no processes of an earlier lease are still being ended there; as far as leases hold no more
+than parts of it, parts of it can be granted. `Fleet` knows these things, `Stock` counts what they
+leave, and `Hardware` what there would be without them.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Iterable
 
 from ..errors import ConflictError
-from ..schema import ACCELERATORS, Device, Node, Process, Slot, Want
-from .policy import Pool, pack
-
-
-def pool_of(device: Device) -> Pool:
-    """The pool that a device belongs to."""
-    return Pool.ACCELERATOR if device.kind in ACCELERATORS else Pool.CPU
-
-
-class _Free:
-    """Free devices of one pool, by node; and nodes by how many they have."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.devices: dict[str, dict[str, Device]] = {}
-        self._nodes: dict[int, dict[str, None]] = {}
-
-    def add(self, node: str, device: Device) -> None:
-        devices = self.devices.setdefault(node, {})
-        self._move(node, len(devices), len(devices) + 1)
-        devices[device.id] = device
-        self.size += 1
-
-    def remove(self, node: str, device: str) -> None:
-        devices = self.devices[node]
-        self._move(node, len(devices), len(devices) - 1)
-        del devices[device]
-        self.size -= 1
-        if not devices:
-            del self.devices[node]
-
-    def _move(self, node: str, before: int, after: int) -> None:
-        if before:
-            del self._nodes[before][node]
-            if not self._nodes[before]:
-                del self._nodes[before]
-        if after:
-            self._nodes.setdefault(after, {})[node] = None
-
-    def count(self, memory: int) -> int:
-        """How many there are with enough memory."""
-        if not memory:
-            return self.size
-        return sum(
-            device.memory >= memory
-            for devices in self.devices.values()
-            for device in devices.values()
-        )
-
-    def pick(self, count: int, memory: int) -> list[tuple[str, Device]] | None:
-        """A whole gang, or None."""
-        if self.size < count:
-            return None
-        if not memory:
-            return self._choose(pack(self._nodes, count), memory)
-        by_free: dict[int, list[str]] = {}
-        for node, devices in self.devices.items():
-            if free := sum(device.memory >= memory for device in devices.values()):
-                by_free.setdefault(free, []).append(node)
-        if sum(free * len(nodes) for free, nodes in by_free.items()) < count:
-            return None
-        return self._choose(pack(by_free, count), memory)
-
-    def _choose(self, places: list[tuple[str, int]], memory: int) -> list[tuple[str, Device]]:
-        """Of each node's devices, the smallest that will do."""
-        return [
-            (node, device)
-            for node, number in places
-            for device in sorted(
-                (d for d in self.devices[node].values() if d.memory >= memory),
-                key=lambda device: (device.memory, device.index, device.id),
-            )[:number]
-        ]
+from ..schema import Device, Node, Process, Slot, Want
+from .demand import ANY, Demand, Each, cores_of, pool_of, pool_of_kind
+from .hardware import Hardware
+from .policy import Pool
+from .stock import Stock
 
 
 class Fleet:
@@ -97,11 +29,13 @@ class Fleet:
     down
         Since when a node that is down has been so.
     holder
-        The lease that holds a device.
+        The lease that holds a device; of several that share it, the first.
     outside
         Processes outside any lease, by device; a device without has no entry.
+    hardware
+        What the known nodes have, free or not.
     version
-        Rises when a device becomes free or is taken.
+        Rises when something becomes free or is taken.
     """
 
     def __init__(self) -> None:
@@ -112,8 +46,13 @@ class Fleet:
         self.outside: dict[str, tuple[Process, ...]] = {}
         self._home: dict[str, tuple[str, Device]] = {}
         self._blocked: dict[str, set[str]] = {}
-        self._free = {pool: _Free() for pool in Pool}
-        self._memories: dict[Pool, list[int]] = {}
+        self._slots: dict[str, dict[str, Slot]] = {}
+        # Cores and bytes of memory of each node that leases have, and leases' devices by number
+        # that have more than whole devices.
+        self._loads: dict[str, tuple[int, int]] = {}
+        self._special = 0
+        self.hardware = Hardware()
+        self._stock = Stock()
 
     # --- nodes
 
@@ -157,7 +96,8 @@ class Fleet:
     def forget(self, node: str) -> None:
         """A node is not known any more."""
         self._settle(self.nodes[node].__replace__(devices=()))
-        del self.nodes[node]
+        self.hardware.change(self.nodes.pop(node), None)
+        self._stock.drop_node(node)
         self.down.pop(node, None)
 
     def known(self, node: Node, down_since: float) -> None:
@@ -172,10 +112,12 @@ class Fleet:
     def _settle(self, node: Node) -> None:
         before = self.nodes.get(node.id)
         for device in before.devices if before else ():
-            self._take(device.id)
             if self._home.get(device.id, ("",))[0] == node.id:
                 del self._home[device.id]
         self.nodes[node.id] = node
+        self.hardware.change(before, node)
+        self._stock.put_node(node, *self._loads.get(node.id, (0, 0)))
+        self.version += 1
         kept = {device.id for device in node.devices}
         for device in before.devices if before else ():
             if device.id not in kept:
@@ -184,20 +126,44 @@ class Fleet:
         for device in node.devices:
             self._home[device.id] = (node.id, device)
             self._refresh(device.id)
-        self._memories = {}
 
     # --- what keeps a device from being granted
 
-    def hold(self, device: str, lease: str) -> None:
-        """A lease holds the device."""
-        assert device not in self.holder, f"{device} is held by {self.holder[device]}"
-        self.holder[device] = lease
-        self._refresh(device)
+    def hold(self, slot: Slot, lease: str) -> None:
+        """A lease holds a device, or a part of it."""
+        held = self._slots.setdefault(slot.device, {})
+        assert not held or (slot.share and all(other.share for other in held.values())), (
+            f"{slot.device} is held by {', '.join(held)}"
+        )
+        held[lease] = slot
+        self.holder.setdefault(slot.device, lease)
+        self._load(slot, +1)
+        self._refresh(slot.device)
 
-    def unhold(self, device: str) -> None:
-        """The device's lease has ended."""
-        del self.holder[device]
-        self._refresh(device)
+    def unhold(self, slot: Slot, lease: str) -> None:
+        """A lease that held a device has ended."""
+        held = self._slots[slot.device]
+        del held[lease]
+        if held:
+            self.holder[slot.device] = next(iter(held))
+        else:
+            del self.holder[slot.device], self._slots[slot.device]
+        self._load(slot, -1)
+        self._refresh(slot.device)
+
+    def _load(self, slot: Slot, sign: int) -> None:
+        plain = Each(share=slot.share > 0, cpus=slot.cpus, host_memory=slot.host_memory)
+        if not plain.counts(pool_of_kind(slot.kind)):
+            self._special += sign
+        if not (slot.cpus or slot.host_memory):
+            return
+        cpus, memory = self._loads.pop(slot.node, (0, 0))
+        load = cpus + sign * slot.cpus, memory + sign * slot.host_memory
+        if any(load):
+            self._loads[slot.node] = load
+        if slot.node in self.nodes:
+            self._stock.load(slot.node, *load)
+            self.version += 1
 
     def block(self, devices: Iterable[str], lease: str) -> None:
         """Processes of a lease that has ended are still on these devices."""
@@ -230,87 +196,58 @@ class Fleet:
             self._refresh(device.id)
 
     def _refresh(self, device: str) -> None:
-        """Bring the index in line with what is known of a device."""
-        self._take(device)
+        """Bring the counts in line with what is known of a device."""
         if device not in self._home:
             return
         node, spec = self._home[device]
-        busy = device in self.holder or device in self.outside or device in self._blocked
-        if self.up(node) and not busy:
-            self._free[pool_of(spec)].add(node, spec)
-            self.version += 1
-
-    def _take(self, device: str) -> None:
-        if device not in self._home:
-            return
-        node, spec = self._home[device]
-        free = self._free[pool_of(spec)]
-        if device in free.devices.get(node, {}):
-            free.remove(node, device)
-            self.version += 1
+        usable = self.up(node) and device not in self.outside and device not in self._blocked
+        slots = self._slots.get(device, {}).values()
+        held = sum(slot.share or math.inf for slot in slots)
+        self.version += self._stock.put(node, spec, usable, held)
 
     # --- questions
 
-    def pick(self, pool: Pool, count: int, memory: int) -> tuple[Slot, ...] | None:
+    def pick(self, pool: Pool, demand: Demand) -> tuple[Slot, ...] | None:
         """Devices for a whole gang, ordered by node, or None."""
-        picked = self._free[pool].pick(count, memory)
-        if picked is None:
-            return None
-        return tuple(
-            Slot(
-                node=node,
-                device=device.id,
-                kind=device.kind,
-                index=device.index,
-                address=self.nodes[node].address,
-            )
-            for node, device in picked
-        )
+        return self._stock.pick(pool, demand)
 
-    def free(self, pool: Pool, memory: int = 0) -> int:
-        """How many devices with enough memory can be granted now."""
-        return self._free[pool].count(memory)
+    def fits(self, pool: Pool, demand: Demand) -> bool:
+        """Whether there are devices for a whole gang."""
+        return self._stock.fits(pool, demand)
 
-    def suiting(self, slots: Iterable[Slot], memory: int) -> int:
-        """How many of these devices have enough memory and are free once no lease holds them."""
-        found = (self._home.get(slot.device) for slot in slots)
-        return sum(
-            device.memory >= memory and device.id not in self.outside
-            for node, device in filter(None, found)
-            if node not in self.down
-        )
+    def free(self, pool: Pool, each: Each = ANY) -> int:
+        """How many devices that will do can be granted now."""
+        return self._stock.free(pool, each)
 
-    def free_memories(self, pool: Pool) -> list[int]:
-        """Memory of each device that can be granted now."""
-        return [
-            device.memory
-            for devices in self._free[pool].devices.values()
-            for device in devices.values()
-        ]
+    def shared(self, pool: Pool) -> bool:
+        """Whether there are devices of which a part only can be granted now."""
+        return self._special > 0 and self._stock.shared(pool)
 
-    def memories_of(self, slots: Iterable[Slot], pool: Pool) -> tuple[int, ...]:
-        """Memory of each of these devices that is free for that pool once no lease holds it."""
-        found = (self._home.get(slot.device) for slot in slots)
-        return tuple(
-            device.memory
-            for node, device in filter(None, found)
-            if node not in self.down and device.id not in self.outside and pool_of(device) is pool
-        )
+    def suiting(self, slots: Iterable[Slot], each: Each) -> int:
+        """How many of these would do, or take what would, and can be granted once they are free."""
+        return self._stock.suiting(slots, each)
+
+    def special(self) -> bool:
+        """Whether leases have other things than whole devices."""
+        return self._special > 0
+
+    def branch(self) -> Stock:
+        """What can be granted now, to try things on."""
+        return self._stock.branch()
+
+    def shares(self, device: str) -> dict[str, int]:
+        """The leases that hold a device and how much of its memory each has, 0 for all of it."""
+        return {lease: slot.share for lease, slot in self._slots.get(device, {}).items()}
 
     def pool_of_slot(self, slot: Slot) -> Pool:
         """The pool that a lease's device is of."""
-        return Pool.ACCELERATOR if slot.kind in ACCELERATORS else Pool.CPU
+        return pool_of_kind(slot.kind)
 
-    def capacity(self, pool: Pool, memory: int = 0) -> int:
-        """How many devices with enough memory the known nodes have, free or not."""
-        memories = self._memories_of(pool)
-        return len(memories) - bisect_left(memories, memory)
+    def capacity(self, pool: Pool) -> int:
+        """How many devices the known nodes have, free or not."""
+        return self.hardware.devices(pool)
 
-    def largest_memory(self, pool: Pool) -> int:
-        """Memory of the largest device of a pool."""
-        return max(self._memories_of(pool), default=0)
-
-    def pool_for(self, want: Want, count: int, memory: int) -> Pool | None:
+    def pool_for(self, want: Want, demand: Demand) -> Pool | None:
         """The pool that a request that waits is to be granted from; None: it never can be.
 
         Devices mean accelerators where they can do; a request that was accepted for CPU slots is
@@ -321,28 +258,28 @@ class Fleet:
             Want.DEVICE: (Pool.ACCELERATOR, Pool.CPU),
             Want.CPU: (Pool.CPU,),
         }[want]
-        return next((pool for pool in pools if self.capacity(pool, memory) >= count), None)
+        return next((p for p in pools if self.hardware.most(p, demand) >= demand.least), None)
 
-    def shortage(self, pool: Pool, count: int, memory: int) -> str:
+    def shortage(self, pool: Pool, demand: Demand) -> str:
         """Why the next request of a pool's line does not fit now."""
-        connected = [id for id in self._fitting(pool, memory) if self.up(self._home[id][0])]
-        if len(connected) < count:
+        connected = [node for node in self.nodes.values() if node.id not in self.down]
+        if Hardware(connected).most(pool, demand) < demand.least:
             return "NodeDown"
-        outside = [self.outside[id] for id in connected if id in self.outside]
-        if len(connected) - len(outside) < count:
-            return f"DeviceHeldOutsideAnyLease({outside[0][0].pid})"
-        return "Resources"
-
-    def _memories_of(self, pool: Pool) -> list[int]:
-        """Memory of each device of a pool, the smallest first."""
-        if pool not in self._memories:
-            devices = (device for _, device in self._home.values())
-            self._memories[pool] = sorted(d.memory for d in devices if pool_of(d) is pool)
-        return self._memories[pool]
-
-    def _fitting(self, pool: Pool, memory: int) -> list[str]:
-        return [
-            id
-            for id, (_, device) in self._home.items()
-            if pool_of(device) is pool and device.memory >= memory
+        clear = [
+            node.__replace__(
+                devices=tuple(d for d in node.devices if d.id not in self.outside),
+                cpus=cores_of(node),
+            )
+            for node in connected
         ]
+        if Hardware(clear).most(pool, demand) < demand.least:
+            pids = (
+                self.outside[device.id][0].pid
+                for node in connected
+                for device in node.devices
+                if device.id in self.outside
+                and pool_of(device) is pool
+                and demand.each.suits(device.name, device.memory)
+            )
+            return f"DeviceHeldOutsideAnyLease({next(pids)})"
+        return "Resources"

@@ -1,6 +1,6 @@
 """When those who wait will start: the line is played forward by the planner's own rules.
 
-Pure, and on a picture of the state rather than the state: free devices, when those that are held
+Pure, and on a picture of the state rather than the state: what is free, when that which is held
 will be free, and who waits in which order. Nobody who comes later is foreseen.
 """
 
@@ -8,34 +8,44 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..schema import Slot
+from .demand import Demand
+from .policy import Pool
+from .stock import Stock
+
 
 class Held(NamedTuple):
-    """Devices, by their memory, that are free again at `end` (None: nobody knows when).
+    """Devices that are given back at `end` (None: nobody knows when).
 
     `kept` is that end as the planner takes it, which goes by times given alone.
     """
 
     end: float | None
     kept: float | None
-    memories: tuple[int, ...]
+    slots: tuple[Slot, ...]
 
 
 class Waiting(NamedTuple):
     """A request: how long it will last (None: nobody knows), and how long it may."""
 
     id: str
-    devices: int
-    memory: int
+    demand: Demand
     length: float | None
     limit: float | None
 
 
+class _Kept(NamedTuple):
+    """From when on the first that does not fit could start, and what is free then."""
+
+    when: float
+    then: Stock
+
+
 def starts(
-    now: float, free: Iterable[int], held: Iterable[Held], waiting: Iterable[Waiting]
+    now: float, pool: Pool, stock: Stock, held: Iterable[Held], waiting: Iterable[Waiting]
 ) -> dict[str, float]:
     """When each request starts, in seconds since the epoch; those who never do are left out.
 
@@ -43,14 +53,16 @@ def starts(
     ----------
     now
         The time at which the play begins.
-    free
-        Memory of each free device.
+    pool
+        Whose line it is.
+    stock
+        What is free, a branch.
     held
         What leases hold.
     waiting
         The line, in order.
     """
-    play = _Play(now, sorted(free), held)
+    play = _Play(now, pool, stock, held)
     line = list(waiting)
     found: dict[str, float] = {}
     while line:
@@ -63,9 +75,10 @@ def starts(
 
 
 class _Play:
-    def __init__(self, now: float, free: list[int], held: Iterable[Held]) -> None:
+    def __init__(self, now: float, pool: Pool, stock: Stock, held: Iterable[Held]) -> None:
         self.now = now
-        self._free = free
+        self._pool = pool
+        self._stock = stock
         self._number = 0
         self._ends: list[tuple[float, int, Held]] = []
         for one in held:
@@ -75,12 +88,19 @@ class _Play:
         """Who starts now; they are taken to have started."""
         started = []
         head: Waiting | None = None
+        kept: _Kept | None = None
         for request in line:
-            if self._fitting(request.memory) < request.devices:
+            slots = self._stock.pick(self._pool, request.demand)
+            if slots is None:
                 head = head or request
-            elif head is None or self._delays_nobody(head, request):
-                self._start(request)
+                continue
+            if head is not None:
+                kept = kept or self._reserve(head.demand)
+                slots = self._beside(head.demand, kept, request, slots)
+            if slots is not None:
+                self._start(request, slots)
                 started.append(request)
+                kept = None
         return started
 
     def advance(self) -> bool:
@@ -89,42 +109,49 @@ class _Play:
             return False
         self.now = max(self.now, self._ends[0][0])
         while self._ends and self._ends[0][0] <= self.now:
-            for memory in heapq.heappop(self._ends)[2].memories:
-                insort(self._free, memory)
+            self._stock.give(heapq.heappop(self._ends)[2].slots)
         return True
 
-    def _delays_nobody(self, head: Waiting, request: Waiting) -> bool:
-        taken = self._free[bisect_left(self._free, request.memory) :][: request.devices]
-        suiting = sum(memory >= head.memory for memory in taken)
-        if not suiting:
-            return True
-        missing = head.devices - self._fitting(head.memory)
+    def _reserve(self, head: Demand) -> _Kept:
+        then = self._stock.branch()
         when = -math.inf
-        for kept, memories in sorted(
-            (max(one.kept, self.now), one.memories)
-            for _, _, one in self._ends
+        for kept, _, slots in sorted(
+            (max(one.kept, self.now), number, one.slots)
+            for _, number, one in self._ends
             if one.kept is not None
         ):
-            if missing <= 0 and kept > when:
+            if when > -math.inf and kept > when:
                 break
-            missing -= sum(memory >= head.memory for memory in memories)
-            if missing <= 0:
+            then.give(slots)
+            if when == -math.inf and then.fits(self._pool, head):
                 when = kept
-        in_time = request.limit is not None and self.now + request.limit <= when
-        return in_time or suiting <= max(0, -missing)
+        return _Kept(when, then)
 
-    def _start(self, request: Waiting) -> None:
-        at = bisect_left(self._free, request.memory)
-        taken = tuple(self._free[at : at + request.devices])
-        del self._free[at : at + request.devices]
+    def _beside(
+        self, head: Demand, kept: _Kept, request: Waiting, slots: tuple[Slot, ...]
+    ) -> tuple[Slot, ...] | None:
+        """What of these a request can have that starts before the first; None: it has to wait."""
+        if request.limit is not None and self.now + request.limit <= kept.when:
+            return slots
+        for count in dict.fromkeys((len(slots), request.demand.least)):
+            part = self._stock.pick(self._pool, request.demand._replace(most=count)) or slots
+            if kept.when == -math.inf:
+                if not self._stock.suiting(part, head.each):
+                    return part
+                continue
+            then = kept.then.branch()
+            then.take(part)
+            if then.fits(self._pool, head):
+                return part
+        return None
+
+    def _start(self, request: Waiting, slots: tuple[Slot, ...]) -> None:
+        self._stock.take(slots)
         end = None if request.length is None else self.now + request.length
         kept = None if request.limit is None else self.now + request.limit
-        self._hold(Held(end, kept, taken))
+        self._hold(Held(end, kept, slots))
 
     def _hold(self, held: Held) -> None:
         self._number += 1
         end = math.inf if held.end is None else held.end
         heapq.heappush(self._ends, (end, self._number, held))
-
-    def _fitting(self, memory: int) -> int:
-        return len(self._free) - bisect_left(self._free, memory)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
@@ -16,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..schema import Lease, Owner, Run, RunState, Usage
+from ..schema import Lease, Owner, Request, Run, RunState, Usage
 from . import events as ev
 from . import gang
 from . import messages as msg
 from .journal import Journal
+from .ledger import nodes_of
 from .outlook import Outlook
 from .protocol import Connection
 from .state import State
 
+# Grants and ends that no agent waits for leave together with others, at most this much later.
+SOON = 0.005
 # Refusals of one user that are each noted, a second; more are counted.
 NOTED_REFUSALS = 10
 LONGEST = 200
+# Most actions are for the journal alone.
+_RECORDED = (ev.Put, ev.Drop, ev.Audit)
 
 
 class SessionLink:
@@ -71,7 +75,7 @@ class Hub:
             node_grace=settings.reap_after,
             policy=settings.policy,
         )
-        self.outlook = Outlook(self.state)
+        self.outlook = Outlook(self.state, self.handle)
         self.sessions: dict[str, set[Connection]] = {}
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}
@@ -90,37 +94,46 @@ class Hub:
             self.handle(ev.SessionLost(session=session, dead=True))
         self.journal.commit()
 
-    def handle(self, event: ev.Event) -> None:
+    def handle(self, event: ev.Event, told: tuple[str, Connection] | None = None) -> None:
         """Let the core decide, and do what it says.
+
+        Parameters
+        ----------
+        told
+            A request and the connection that is told of its grant by the answer to this event.
 
         Raises
         ------
         AiosError
             The core refused; nothing has changed.
         """
-        self.enact(self.decide(event))
+        self.enact(self.decide(event), told)
 
     def decide(self, event: ev.Event) -> list[ev.Action]:
         """The core's answer, which is still to be enacted."""
         return self.state.handle(event, time.time())
 
-    def enact(self, actions: Iterable[ev.Action]) -> None:
+    def enact(
+        self, actions: Iterable[ev.Action], told: tuple[str, Connection] | None = None
+    ) -> None:
         """Journal actions, then tell whom they concern (told after the journal's commit)."""
         actions = list(actions)
         self.journal.apply(actions, time.time())
         self.changed = self.changed or bool(actions)
         for action in actions:
+            if isinstance(action, _RECORDED):
+                continue
             match action:
                 case ev.Granted(request=request, lease=lease):
-                    self._announce(request.session, lease)
+                    self._announce(request, lease, told)
                 case ev.RequestEnded(request=request):
                     self._tell_session(request.session, "request.ended", request)
                 case ev.EndLease(lease=identity, nodes=nodes, reason=reason):
                     end = msg.LeaseEnd(lease=identity, reason=reason)
                     self.tell_nodes(nodes, "lease.end", end)
                 case ev.LeaseEnded(lease=lease):
-                    end = msg.LeaseEnd(lease=lease.id, reason=lease.reason)
-                    self.tell_nodes({slot.node for slot in lease.slots}, "lease.end", end)
+                    end = msg.LeaseEnd(lease=lease.id, reason=lease.reason, confirm=False)
+                    self.tell_nodes(nodes_of(lease), "lease.end", end, within=SOON)
                     self._tell_session(lease.session, "lease.ended", lease)
                 case ev.StopRun(run=run, nodes=nodes, reason=reason):
                     stop = msg.RunStop(
@@ -163,23 +176,30 @@ class Hub:
     def token(self, lease: Lease) -> str:
         """What admits the lease's owner to its agents: nobody else can make it."""
         text = f"{lease.id}:{lease.fence}:{lease.user}"
-        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
     def grant_for_agent(self, lease: Lease) -> msg.Grant:
         """The lease, its token, and whose it is."""
         owner = self.state.sessions.get(lease.session)
         return msg.Grant(lease=lease, token=self.token(lease), owner=owner)
 
-    def tell_nodes(self, nodes: Iterable[str], topic: str, body: Any) -> None:
+    def tell_nodes(self, nodes: Iterable[str], topic: str, body: Any, within: float = 0.0) -> None:
         """An event to the agents of these nodes, those that are connected."""
         for node in nodes:
             if node in self.agents:
-                self.agents[node].tell(topic, body)
+                self.agents[node].tell(topic, body, within=within)
 
-    def _announce(self, session: str, lease: Lease) -> None:
-        nodes = {slot.node for slot in lease.slots}
-        self.tell_nodes(nodes, "lease.granted", self.grant_for_agent(lease))
-        self._tell_session(session, "granted", msg.Grant(lease=lease, token=self.token(lease)))
+    def _announce(
+        self, request: Request, lease: Lease, told: tuple[str, Connection] | None
+    ) -> None:
+        grant = self.grant_for_agent(lease)
+        self.tell_nodes(nodes_of(lease), "lease.granted", grant, within=SOON)
+        by_answer = told[1] if told and told[0] == request.id else None
+        others = [c for c in self.sessions.get(request.session, ()) if c is not by_answer]
+        if others:
+            grant = msg.Grant(lease=lease, token=self.token(lease))
+            for connection in others:
+                connection.tell("granted", grant)
 
     def _tell_session(self, session: str, topic: str, body: Any) -> None:
         for connection in self.sessions.get(session, ()):

@@ -13,6 +13,7 @@ from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Scope,
 from . import events as ev
 from . import gang
 from .deadlines import Deadlines
+from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
 from .planning import Planning
@@ -50,11 +51,16 @@ class Leasing(Planning):
 
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
-        for pool in Pool:
-            while found := self._next(pool):
-                request, slots = found
-                self._queue.remove(request.id)
-                self._grant_to(request, slots)
+        again = True
+        while again:
+            # What the last line was granted may have changed whose turn it is in the first.
+            for pool in Pool:
+                again = False
+                while found := self._next(pool):
+                    again = True
+                    request, slots = found
+                    self._queue.remove(request.id)
+                    self._grant_to(request, slots)
 
     def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
         fence = self._next_fence()
@@ -72,7 +78,7 @@ class Leasing(Planning):
             scope=request.scope,
         )
         for slot in slots:
-            self.fleet.hold(slot.device, lease.id)
+            self.fleet.hold(slot, lease.id)
         request = replace(request, state=RequestState.GRANTED, lease=lease.id)
         self._put("lease", lease.id, lease)
         self._put("request", request.id, request)
@@ -96,7 +102,7 @@ class Leasing(Planning):
     def _review_queue(self) -> None:
         """The cluster has other devices than before: requests may have to wait for others."""
         for request in self.queue():
-            pool = self.fleet.pool_for(request.want, request.count, request.memory)
+            pool = self.fleet.pool_for(request.want, demand_of(request))
             if pool is None:
                 self._end_queued(request, "the cluster no longer has enough devices for it")
             else:
@@ -142,7 +148,7 @@ class Leasing(Planning):
                     ev.Unconfirmed(node=node, lease=lease.id, devices=devices),
                 )
         for slot in lease.slots:
-            self.fleet.unhold(slot.device)
+            self.fleet.unhold(slot, lease.id)
         for id in list(self._live.get(lease.id, ())):
             self._end_run(self.runs[id])
         self._out.append(ev.LeaseEnded(lease=lease))

@@ -24,6 +24,7 @@ from ..schema import (
 )
 from . import events as ev
 from . import gang
+from .demand import demand_of
 from .fleet import Fleet
 from .policy import Pool
 from .waiting import Queue
@@ -81,7 +82,7 @@ class Ledger:
 
     @property
     def holder(self) -> dict[str, str]:
-        """The lease that holds a device, by device."""
+        """The lease that holds a device, by device; of several that share it, the first."""
         return self.fleet.holder
 
     @property
@@ -110,8 +111,8 @@ class Ledger:
         pool = self._queue.pool(request)
         head = self._queue.head(pool)
         if head == request:
-            return self.fleet.shortage(pool, found.count, found.memory)
-        if self.fleet.pick(pool, found.count, found.memory):
+            return self.fleet.shortage(pool, demand_of(found))
+        if self.fleet.fits(pool, demand_of(found)):
             return f"Reservation(for {head})"
         return "Priority"
 
@@ -178,7 +179,7 @@ class Ledger:
         self._lost = dict.fromkeys(self.sessions, self._now)
         for lease in self.leases.values():
             for slot in lease.slots:
-                self.fleet.hold(slot.device, lease.id)
+                self.fleet.hold(slot, lease.id)
             if lease.state is LeaseState.ENDING:
                 self._waiting_for[lease.id] = nodes_of(lease)
         for request in self.requests.values():

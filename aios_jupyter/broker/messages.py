@@ -178,10 +178,11 @@ class Records(Struct, frozen=True, kw_only=True):
 
 
 class LeaseEnd(Struct, frozen=True, kw_only=True):
-    """To an agent: end all processes of this lease and answer `node.gone`."""
+    """To an agent: end all processes of this lease and, where asked to `confirm`, say `node.gone`."""
 
     lease: str
     reason: str = ""
+    confirm: bool = True
 
 
 class RunStop(Struct, frozen=True, kw_only=True):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import NotFoundError
 from ..schema import Lease, LeaseState, Request, RequestState
+from . import events as ev
 from . import history
+from .demand import demand_of
 from .forecast import Held, Waiting, starts
+from .measures import accuracy
 from .policy import Pool
 from .state import State
 
@@ -21,10 +25,17 @@ UNSURE = {0.1: 0.25, 0.5: 1.0, 0.9: 4.0}
 
 
 class Outlook:
-    """Forecasts of a state, made again only when something has changed."""
+    """Forecasts of a state, made again only when something has changed.
 
-    def __init__(self, state: State) -> None:
+    Parameters
+    ----------
+    tell
+        Called with the first forecast of each request, which is held against its start later on.
+    """
+
+    def __init__(self, state: State, tell: Callable[[ev.ForecastTold], None] | None = None) -> None:
         self._state = state
+        self._tell = tell
         self._made: tuple[Any, ...] = ()
         self._at = 0.0
         self._etas: dict[str, float] = {}
@@ -39,7 +50,18 @@ class Outlook:
                 for pool in Pool
                 for id, when in foresee(self._state, pool, now, FORESEEN).items()
             }
+            self._note(self._etas, now)
         return self._etas
+
+    def _note(self, etas: Iterable[str], now: float) -> None:
+        """Keep the first forecast of those who had none yet."""
+        anew = {id for id in etas if self._state.foretold(id) is None}
+        if not anew or self._tell is None:
+            return
+        for pool in {self._state.pool(id) for id in anew}:
+            for id, span in spans(self._state, pool, now, FORESEEN).items():
+                if id in anew:
+                    self._tell(_told(id, span))
 
     def explain(self, request: str, now: float) -> dict[str, Any]:
         """All there is to say about a request.
@@ -62,6 +84,13 @@ class Outlook:
             "label": found.label,
             "want": found.want.value,
             "count": found.count,
+            "least": found.least or found.count,
+            "memory": found.memory,
+            "share": found.share,
+            "model": found.model,
+            "placement": found.placement.value,
+            "cpus": found.cpus,
+            "host_memory": found.host_memory,
             "time": found.time,
             "priority": found.priority,
             "state": found.state.value,
@@ -79,20 +108,42 @@ class Outlook:
         pool = state.pool(request.id)
         line = [other.id for other in state.queue(pool)]
         place = line.index(request.id) + 1
-        early, eta, late = (
-            foresee(state, pool, now, place, share).get(request.id) for share in (0.1, 0.5, 0.9)
-        )
-        known = [when for when in (early, eta, late) if when is not None]
+        span = spans(state, pool, now, place).get(request.id)
+        eta, earliest, latest = span or (None, None, None)
         aging = state.policy.aging
-        return {
+        row = {
             "position": place,
             "waiting": len(line),
             "eta": eta,
-            "earliest": min(known) if eta is not None else None,
-            "latest": max(known) if eta is not None and late is not None else None,
+            "earliest": earliest,
+            "latest": latest,
             "first_at": None if aging is None else request.submitted + aging,
             "why": _why(state, request, pool, place),
+            "accuracy": accuracy(state.hits(pool, request)),
         }
+        if span and self._tell:
+            self._tell(_told(request.id, span))
+        return row
+
+
+def spans(
+    state: State, pool: Pool, now: float, first: int
+) -> dict[str, tuple[float, float, float | None]]:
+    """When the first so many of a line start: probably, at the earliest and at the latest.
+
+    Those of which the first is not known are left out; None: nobody knows how late it may be.
+    """
+    early, likely, late = (foresee(state, pool, now, first, share) for share in UNSURE)
+    found = {}
+    for id, eta in likely.items():
+        known = [when for when in (early.get(id), eta, late.get(id)) if when is not None]
+        found[id] = (eta, min(known), max(known) if id in late else None)
+    return found
+
+
+def _told(request: str, span: tuple[float, float, float | None]) -> ev.ForecastTold:
+    eta, earliest, latest = span
+    return ev.ForecastTold(request=request, eta=eta, earliest=earliest, latest=latest)
 
 
 def foresee(
@@ -102,15 +153,14 @@ def foresee(
     line = state.queue(pool)[:first]
     if not line:
         return {}
+    fleet = state.fleet
     held = [
-        Held(_end(state, lease, now, share), _kept(lease, now), memories)
+        Held(_end(state, lease, now, share), _kept(lease, now), lease.slots)
         for lease in state.leases.values()
-        if (memories := state.fleet.memories_of(lease.slots, pool))
+        if fleet.special() or fleet.pool_of_slot(lease.slots[0]) is pool
     ]
-    waiting = [
-        Waiting(r.id, r.count, r.memory, _length(state, r, 0.0, share), r.time) for r in line
-    ]
-    return starts(now, state.fleet.free_memories(pool), held, waiting)
+    waiting = [Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), r.time) for r in line]
+    return starts(now, pool, fleet.branch(), held, waiting)
 
 
 def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
@@ -156,5 +206,8 @@ def _why(state: State, request: Request, pool: Pool, place: int) -> str:
             return f"Process {about}, which holds no lease, is on a device that it needs."
         case "NodeDown":
             return "A node with devices that it needs is down; 'aios status' shows which."
-    free = state.fleet.free(pool, request.memory)
-    return f"It is next; {free} of the {request.count} it needs are free."
+    demand = demand_of(request)
+    free = state.fleet.free(pool, demand.each)
+    if free >= demand.least:
+        return f"It is next; {free} are free, but no node has the {demand.least} that it needs."
+    return f"It is next; {free} of the {demand.least} it needs are free."

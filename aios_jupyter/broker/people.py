@@ -20,7 +20,7 @@ from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
 from .protocol import Connection, Handler
-from .views import policy_view, queue_row
+from .views import load_view, policy_view, queue_row
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -31,6 +31,7 @@ READ_ONLY = frozenset(
         "subscribe",
         "queue.row",
         "explain",
+        "load",
         "lease.get",
         "run.get",
         "policy.get",
@@ -63,6 +64,7 @@ class People:
             "extend": (msg.ExtendBy, self._extend),
             "queue.row": (msg.ById, self._queue_row),
             "explain": (msg.ById, self._explain),
+            "load": (None, self._load),
             "policy.get": (None, self._policy),
             "policy.set": (msg.PolicyChoice, self._choose_policy),
             "lease.get": (msg.ById, self._lease),
@@ -83,6 +85,9 @@ class People:
                     raise AccessError(f"A session must say hello before {op!r}.")
                 if connection.role == "viewer" and op not in READ_ONLY:
                     raise AccessError(f"{connection.name} may look but not {op}; ask an admin.")
+                if self._hub.journal.failure and op not in READ_ONLY:
+                    # Nothing could be promised.
+                    raise self._hub.journal.failure
                 result = function(connection, body)
             except AccessError as error:
                 about = getattr(body, "id", "") or getattr(body, "lease", "")
@@ -93,6 +98,12 @@ class People:
             return result
 
         return guarded
+
+    def kept_back(self, connection: Connection, op: str, body: Any) -> None:
+        """The answer to a call could not be made durable: a new request is taken back."""
+        if op == "submit" and not self._hub.journal.durable("request", body.id):
+            reason = "the broker's journal could not be written"
+            self._hub.handle(ev.Cancelled(request=body.id, by=reason, admin=True))
 
     def look_for_lost(self) -> None:
         """End sessions whose processes are gone; called once a second."""
@@ -166,7 +177,8 @@ class People:
         _check_names(request.label)
         _check_time(request.time)
         request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
-        self._hub.handle(ev.Submitted(request=request, admin=connection.role == "admin"))
+        event = ev.Submitted(request=request, admin=connection.role == "admin")
+        self._hub.handle(event, told=(request.id, connection))
         request = self._hub.state.requests[request.id]
         lease = self._hub.state.leases.get(request.lease)
         if lease is None or lease.state is not LeaseState.ACTIVE:
@@ -183,6 +195,9 @@ class People:
 
     def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
         return self._hub.outlook.explain(body.id, time.time())
+
+    def _load(self, connection: Connection, _: None) -> dict[str, Any]:
+        return load_view(self._hub.state)
 
     def _policy(self, connection: Connection, _: None) -> dict[str, Any]:
         return policy_view(self._hub.state)

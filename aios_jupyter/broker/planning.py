@@ -8,20 +8,23 @@ time, and where there is none only devices that the first cannot use are granted
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
-from ..schema import Lease, LeaseState, Request, RequestState, Slot
+from ..schema import Lease, LeaseState, Placement, Request, RequestState, Slot
 from . import events as ev
 from . import history
 from .deadlines import Deadlines
+from .demand import Demand, demand_of
 from .events import replace
 from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
 from .shares import Shares
 from .sortedlist import SortedList
+from .stock import Stock
 from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
@@ -41,11 +44,14 @@ class Reservation(NamedTuple):
         The time at which it can start, seconds since the epoch; -inf when no end is known.
     spare
         How many devices that would suit it are left over then.
+    then
+        What can be granted then, where to count devices is not enough.
     """
 
     request: str
     when: float
     spare: int
+    then: Stock | None = None
 
 
 class Planning(Ledger):
@@ -125,7 +131,8 @@ class Planning(Ledger):
             if slots is not None:
                 return request, slots
             free = self.fleet.free(pool)
-            candidates = self._queue.candidates(pool, free) if free else ()
+            any_free = free or self.fleet.shared(pool)
+            candidates = self._queue.candidates(pool, free) if any_free else ()
             found = self._backfill(pool, request, candidates)
         if found is None:
             self._in_vain[pool] = attempt
@@ -145,13 +152,20 @@ class Planning(Ledger):
             refused.add(shape)
             request = self.requests[id]
             slots = self._place(pool, request)
-            if slots is not None and self._delays_nobody(pool, head, id, slots):
+            if slots is None:
+                continue
+            if self._delays_nobody(pool, head, id, slots):
                 return request, slots
+            if shape.demand.least < len(slots):
+                fewer = max(shape.demand.least, self._reservation(pool, head).spare)
+                slots = self._place(pool, replace(request, count=fewer))
+                if slots is not None and self._delays_nobody(pool, head, id, slots):
+                    return request, slots
         return None
 
     def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
         """Devices on which a request could start now; None when there are not enough."""
-        return self.fleet.pick(pool, request.count, request.memory)
+        return self.fleet.pick(pool, demand_of(request))
 
     def _delays_nobody(
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
@@ -160,26 +174,51 @@ class Planning(Ledger):
         length = self._queue.shape(request).length
         if length is not None and self._now + length <= reservation.when:
             return True
-        return self.fleet.suiting(slots, head.memory) <= reservation.spare
+        demand = self._queue.shape(head.id).demand
+        if reservation.then is None or reservation.when == -math.inf:
+            return self.fleet.suiting(slots, demand.each) <= reservation.spare
+        then = reservation.then.branch()
+        then.take(slots)
+        return then.fits(pool, demand)
 
     def _reservation(self, pool: Pool, head: Request) -> Reservation:
         """What is kept for the first request of a line, which does not fit now."""
-        state = (head.id, self.fleet.version, self._ends_version)
+        demand = self._queue.shape(head.id).demand
+        countable = not (
+            self.fleet.special() or self._queue.special(pool) or demand.placement is Placement.NODE
+        )
+        state = (head.id, self.fleet.version, self._ends_version, countable)
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
-        missing = head.count - self.fleet.free(pool, head.memory)
+        # Where all that is asked for and held are whole devices, to count them is enough.
+        reserve = self._reserve_by_count if countable else self._reserve_by_trial
+        reservation = reserve(pool, head.id, demand)
+        self._reserved[pool] = (state, reservation)
+        return reservation
+
+    def _reserve_by_count(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        missing = demand.least - self.fleet.free(pool, demand.each)
         when = -math.inf
         for end, id in self._ends[pool]:
             if missing <= 0 and end > when:
                 break
-            missing -= self.fleet.suiting(self.leases[id].slots, head.memory)
+            missing -= self.fleet.suiting(self.leases[id].slots, demand.each)
             if missing <= 0:
                 when = max(end, self._now)
-        spare = -missing if missing <= 0 else 0
-        reservation = Reservation(head.id, when, spare)
-        self._reserved[pool] = (state, reservation)
-        return reservation
+        return Reservation(head, when, max(0, -missing))
+
+    def _reserve_by_trial(self, pool: Pool, head: str, demand: Demand) -> Reservation:
+        """The same by giving back one lease after the other, where some are of parts of devices."""
+        then = self.fleet.branch()
+        when = -math.inf
+        for end, id in heapq.merge(*self._ends.values()):
+            if when > -math.inf and end > when:
+                break
+            then.give(self.leases[id].slots)
+            if when == -math.inf and then.fits(pool, demand):
+                when = max(end, self._now)
+        return Reservation(head, when, 0, then)
 
     # --- the ends of leases
 
@@ -315,7 +354,7 @@ class Planning(Ledger):
             )
         for request in self.requests.values():
             if request.state is RequestState.QUEUED:
-                pool = self.fleet.pool_for(request.want, request.count, request.memory)
+                pool = self.fleet.pool_for(request.want, demand_of(request))
                 # One that no pool can grant any more is ended by the review that follows.
                 self._enqueue(request, pool or Pool.CPU)
         for lease in self.leases.values():

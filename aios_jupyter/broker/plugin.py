@@ -18,13 +18,16 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import tempfile
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distributed import Scheduler, SchedulerPlugin
 
 from ..config import settings
+from ..errors import AiosError
 from ..process import process_start
 from ..tls import Bundle
 from .protocol import split_address
@@ -62,13 +65,26 @@ async def dask_setup(scheduler: Scheduler) -> None:
         task = asyncio.ensure_future(scheduler.close(reason="aios: stopped"))
         scheduler.aios_closing = task
 
-    broker = Broker(directory, bundle, settings(), on_end=stop)
-    scheduler.add_plugin(BrokerPlugin(broker), name=BrokerPlugin.name)
     fresh = os.environ.get("AIOS_BROKER_FRESH") == "1"
-    port = await broker.start(host, port, fresh=fresh)
+    try:
+        broker = Broker(directory, bundle, settings(), on_end=stop)
+        port = await broker.start(host, port, fresh=fresh)
+    except Exception as error:  # noqa: BLE001  # it is told, and ends the process
+        _exit(error)
+    scheduler.add_plugin(BrokerPlugin(broker), name=BrokerPlugin.name)
     # A preload runs before the scheduler has bound its own port.
     task = asyncio.ensure_future(_announce(scheduler, broker, f"{host}:{port}"))
     scheduler.aios_announcing = task
+
+
+def _exit(error: Exception) -> NoReturn:
+    """End this process: Dask would go on without the broker, and nobody be told why."""
+    if not isinstance(error, AiosError):
+        traceback.print_exception(error)
+    # The last line of the log: whoever waits for this process shows it.
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 async def _announce(scheduler: Scheduler, broker: Broker, address: str) -> None:

@@ -1,4 +1,4 @@
-"""Who is next, on which nodes, and what is refused. Pure, and without memory of its own.
+"""Who is next. Pure, and without memory of its own.
 
 A policy only orders requests; `waiting.py` keeps them in that order, and `planning.py` decides who
 starts: the first that waits, and whoever behind it delays it by nothing (EASY backfill). A request
@@ -8,12 +8,12 @@ for accelerators never holds back one for CPU slots.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..errors import AiosError, AllocationError, UsageError
-from ..schema import Request, Want
+from ..errors import UsageError
+from ..schema import Request
 
 # How long a lease is taken to last of which nothing is known.
 UNKNOWN_TIME = 3600.0
@@ -108,94 +108,3 @@ def policy_named(name: str, aging: float | None = None) -> Policy:
     if not (math.isfinite(aging) and aging > 0):
         raise UsageError(f"{aging} seconds is not a length of time; give a number above zero.")
     return replace(policy, aging=aging)
-
-
-def pack(nodes_by_free: Mapping[int, Collection[str]], count: int) -> list[tuple[str, int]]:
-    """Choose the fewest nodes for a gang, and leave the largest holes whole.
-
-    Parameters
-    ----------
-    nodes_by_free
-        Nodes by their number of free devices; together they have at least `count`.
-    count
-        Size of the gang.
-
-    Returns
-    -------
-    list of (str, int)
-        Nodes and how many devices to take on each: the fullest node that can take all of what is
-        left, after as many whole nodes as need be.
-    """
-    chosen: list[tuple[str, int]] = []
-    left = count
-    for free in sorted(nodes_by_free, reverse=True):
-        for node in nodes_by_free[free]:
-            if free >= left:
-                break
-            chosen.append((node, free))
-            left -= free
-        else:
-            continue
-        break
-    taken = {node for node, _ in chosen}
-    for free in sorted(nodes_by_free):
-        if free >= left:
-            for node in nodes_by_free[free]:
-                if node not in taken:
-                    return [*chosen, (node, left)]
-    raise AssertionError(f"{count} devices are not free")
-
-
-def refusal(
-    want: Want, pool: Pool, count: int, memory: int, capacity: int, largest_memory: int, total: int
-) -> AiosError | None:
-    """Why a request could never be granted, or None.
-
-    Parameters
-    ----------
-    want, pool, count, memory
-        What is asked for, and the pool that it would be taken from.
-    capacity
-        Devices of the pool with enough memory, on all known nodes.
-    largest_memory
-        Of any device of the pool, in bytes.
-    total
-        Devices of the pool, whatever their memory.
-    """
-    if count <= 0:
-        return UsageError(f"{count} is not a number of devices; ask for at least one.")
-    if memory < 0:
-        return UsageError(f"{memory} bytes is not an amount of memory; ask for 0 or more.")
-    if count <= capacity:
-        return None
-    if want is Want.GPU and not total:
-        return AllocationError(
-            "This cluster has no GPU: ask with '--devices N' to take CPU slots where there is no "
-            "accelerator, or try GPUs on a cluster started with 'aios up --simulate-gpus N'."
-        )
-    if not total:
-        return AllocationError(
-            "The cluster knows of no node with devices yet; look at 'aios status' and ask again "
-            "when one has joined."
-        )
-    one, many = _words(want, pool)
-    if not capacity:
-        return AllocationError(
-            f"No {one} of this cluster has {_size(memory)} of memory: the largest has "
-            f"{_size(largest_memory)}, ask for that or less."
-        )
-    whole = f" with {_size(memory)} of memory or more" if memory else ""
-    return AllocationError(
-        f"{count} {many}{whole} can never be granted here: ask for at most {capacity}, which is "
-        "all that this cluster has."
-    )
-
-
-def _words(want: Want, pool: Pool) -> tuple[str, str]:
-    if pool is Pool.CPU:
-        return "CPU slot", "CPU slots"
-    return ("GPU", "GPUs") if want is Want.GPU else ("device", "devices")
-
-
-def _size(memory: int) -> str:
-    return f"{memory / 1e9:.3g} GB"

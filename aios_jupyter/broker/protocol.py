@@ -1,30 +1,23 @@
 """The wire between kernels, broker and node agents: typed msgpack frames over TLS, no pickle.
 
-A frame is a 4-byte big-endian length and one msgpack array, tagged by its first element:
-
-    ["call",  id, op, body]        asks; answered by "reply" or "fail" with the same id
-    ["reply", id, body]
-    ["fail",  id, kind, message]   `kind` names a class of `errors.py`
-    ["event", topic, body]         told, never answered
-
-The first call on a connection is an op that ends in "hello" and carries `version`; anything else
-closes the connection. Bodies are structs of `schema.py` and `messages.py`, checked for types when
-decoded: a malformed body is a `fail`, a malformed frame ends the connection. Payloads (pickled
-cells) are opaque bytes within a body.
+Frames are those of `frames.py`. The first call on a connection is an op that ends in "hello" and
+carries `version`; anything else closes the connection. Bodies are structs of `schema.py` and
+`messages.py`, checked for types when decoded: a malformed body is a `fail`, a malformed frame ends
+the connection. Payloads (pickled cells) are opaque bytes within a body.
 
 A server does not read from a peer that does not take its answers, so that nobody can make it keep
 more than a frame and `MAX_BACKLOG` bytes for him.
 
 Writes are coalesced: everything that one turn of the event loop produced leaves in one write.
 `before_write` runs ahead of that write; the broker commits its journal there, so that nothing is
-seen before it is durable, at one commit for all connections of a turn.
+seen before it is durable, at one commit for all connections of a turn. Where that fails, answers
+become refusals with its sentence, and events wait until it succeeds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -34,10 +27,10 @@ import msgspec
 
 from ..errors import AiosError, ClusterError, ProtocolError, from_kind
 from ..tls import SERVER_ROLES, peer
-from . import messages
+from . import frames, messages
+from .frames import MAX_FRAME
 
 VERSION = 1
-MAX_FRAME = 64 * 1024 * 1024
 CHUNK = 4 * 1024 * 1024
 HIGH_WATER = 8 * 1024 * 1024
 MAX_BACKLOG = 4 * MAX_FRAME
@@ -52,32 +45,6 @@ log = logging.getLogger("aios.protocol")
 Handler = tuple[Any, Callable[["Connection", Any], Any]]
 
 
-class _Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
-    id: int
-    op: str
-    body: msgspec.Raw
-
-
-class _Reply(msgspec.Struct, tag="reply", array_like=True, frozen=True):
-    id: int
-    body: msgspec.Raw
-
-
-class _Fail(msgspec.Struct, tag="fail", array_like=True, frozen=True):
-    id: int
-    kind: str
-    message: str
-
-
-class _Event(msgspec.Struct, tag="event", array_like=True, frozen=True):
-    topic: str
-    body: msgspec.Raw
-
-
-_decode_frame = msgspec.msgpack.Decoder(_Call | _Reply | _Fail | _Event).decode
-_encode = msgspec.msgpack.Encoder().encode
-
-
 class Connection(asyncio.Protocol):
     """One connection, either side.
 
@@ -89,7 +56,9 @@ class Connection(asyncio.Protocol):
     on_close
         Called once with the connection when it is gone.
     before_write
-        Called ahead of each write.
+        Called ahead of each write; an `AiosError` that it raises keeps all but that sentence back.
+    on_kept
+        Called with each call (its op and body) whose answer was kept back.
     admit
         Called with the connection ahead of its hello; raises an `AiosError` to refuse it.
     server
@@ -102,6 +71,7 @@ class Connection(asyncio.Protocol):
         *,
         on_close: Callable[[Connection], None] | None = None,
         before_write: Callable[[], None] | None = None,
+        on_kept: Callable[[Connection, str, Any], None] | None = None,
         admit: Callable[[Connection], None] | None = None,
         server: bool = False,
     ) -> None:
@@ -114,12 +84,16 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._on_close = on_close
         self._before_write = before_write
+        self._on_kept = on_kept
+        # Answers since the last write: place in the outbox, id, op ("" for refusals) and body.
+        self._answered: list[tuple[int, int, str, Any]] = []
         self._admit = admit
         self._lost = LOST
         self._buffer = bytearray()
-        self._outbox: list[bytes] = []
+        self._outbox: list[bytearray] = []
         self._unwritten = 0
         self._flushing = False
+        self._later: asyncio.TimerHandle | None = None
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -157,7 +131,7 @@ class Connection(asyncio.Protocol):
             frame = bytes(buffer[start + 4 : start + 4 + size])
             start += 4 + size
             try:
-                message = _decode_frame(frame)
+                message = frames.decode(frame)
             except (msgspec.MsgspecError, RecursionError) as error:
                 self.abort(f"a malformed frame ({error})")
                 return
@@ -205,24 +179,32 @@ class Connection(asyncio.Protocol):
         """
         if self.closed.is_set():
             raise ClusterError(self._lost)
-        self._next += 1
-        identity = self._next
+        identity = self._next = self._next + 1
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         self._waiting[identity] = future
-        self._send(_Call(identity, op, msgspec.Raw(_encode(body))))
+        timer = None
         try:
-            async with asyncio.timeout(timeout):
-                raw = await future
-        except TimeoutError:
-            raise ClusterError(f"The cluster did not answer {op!r} within {timeout:g} s.") from None
+            self._send(("call", identity, op, body))
+            if timeout is not None:
+                # Lighter than `asyncio.timeout`, of which every call would make one.
+                late = f"The cluster did not answer {op!r} within {timeout:g} s."
+                fail = frames.Fail(identity, ClusterError.kind, late)
+                timer = self._loop.call_later(timeout, self._settle, fail)
+            raw = await future
         finally:
+            if timer:
+                timer.cancel()
             self._waiting.pop(identity, None)
         return msgspec.msgpack.decode(raw, type=result)
 
-    def tell(self, topic: str, body: Any = None) -> None:
-        """Send an event; nothing waits for it."""
+    def tell(self, topic: str, body: Any = None, *, within: float = 0.0) -> None:
+        """Send an event; nothing waits for it.
+
+        With `within` (seconds) it may wait so long for others to leave in the same write; it never
+        comes after what is sent later.
+        """
         if not self.closed.is_set():
-            self._send(_Event(topic, msgspec.Raw(_encode(body))))
+            self._send(("event", topic, body), within)
 
     async def drain(self) -> None:
         """Wait until the other side has taken most of what was sent."""
@@ -249,28 +231,40 @@ class Connection(asyncio.Protocol):
         log.warning("closing a connection of %s (%s): %s", self.name, self.role, why)
         self._transport.abort()
 
-    def _send(self, message: msgspec.Struct) -> None:
-        data = _encode(message)
-        if len(data) > MAX_FRAME:
-            raise ProtocolError(
-                f"A message of {len(data)} bytes is over the limit of {MAX_FRAME}; send less."
-            )
+    def _send(self, message: tuple[Any, ...], within: float = 0.0) -> None:
+        data = frames.encode(message)
         self._unwritten += len(data)
         if self._server and self._unwritten > MAX_BACKLOG:
             # So many questions at once that the answers would fill the memory.
             self._outbox.clear()
             self.abort("it asks faster than it reads")
             return
-        self._outbox.append(len(data).to_bytes(4, "big"))
         self._outbox.append(data)
-        if not self._flushing:
-            self._flushing = True
+        if self._flushing:
+            return
+        if within:
+            if self._later is None:
+                self._later = self._loop.call_later(within, self._flush)
+            return
+        self._flushing = True
+        if self._server:
+            # What has arrived meanwhile is taken in first: one commit for more of them.
+            self._loop.call_soon(self._loop.call_soon, self._flush)
+        else:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._before_write:
-            self._before_write()
+            try:
+                self._before_write()
+            except AiosError as error:
+                self._keep_back(error)
+                return
+        self._answered.clear()
         if self._outbox and not self._transport.is_closing():
             self._transport.write(b"".join(self._outbox))
             if self._server and self._transport.get_write_buffer_size() > MAX_BACKLOG:
@@ -278,22 +272,43 @@ class Connection(asyncio.Protocol):
         self._outbox.clear()
         self._unwritten = 0
 
+    def flush(self) -> None:
+        """Write what was kept back, if that can be written now."""
+        if self._outbox and not self.closed.is_set():
+            self._flush()
+
+    def _keep_back(self, error: AiosError) -> None:
+        """Nothing may be seen of what is not durable; whoever asked is told why."""
+        kept, self._answered = self._answered, []
+        for place, *_ in reversed(kept):
+            del self._outbox[place]
+        self._unwritten = sum(map(len, self._outbox))
+        if not self._transport.is_closing():
+            fails = (frames.encode(("fail", id, error.kind, str(error))) for _, id, _, _ in kept)
+            self._transport.write(b"".join(fails))
+        for _, _, op, body in kept:
+            if self._on_kept and op:
+                self._on_kept(self, op, body)
+
     # --- receiving
 
     def _dispatch(self, message: Any) -> None:
-        match message:
-            case _Reply(id=identity, body=body):
-                future = self._waiting.get(identity)
-                if future and not future.done():
-                    future.set_result(body)
-            case _Fail(id=identity, kind=kind, message=text):
-                future = self._waiting.get(identity)
-                if future and not future.done():
-                    future.set_exception(from_kind(kind, text))
-            case _Call(id=identity, op=op, body=body):
-                self._answer(identity, op, body)
-            case _Event(topic=topic, body=body):
-                self._hear(topic, body)
+        kind = type(message)
+        if kind is frames.Call:
+            self._answer(message.id, message.op, message.body)
+        elif kind is frames.Event:
+            self._hear(message.topic, message.body)
+        else:
+            self._settle(message)
+
+    def _settle(self, answer: frames.Reply | frames.Fail) -> None:
+        future = self._waiting.get(answer.id)
+        if future is None or future.done():
+            return
+        if isinstance(answer, frames.Reply):
+            future.set_result(answer.body)
+        else:
+            future.set_exception(from_kind(answer.kind, answer.message))
 
     def _answer(self, identity: int, op: str, body: msgspec.Raw) -> None:
         try:
@@ -309,17 +324,22 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(f"The call {op!r} has a wrong shape: {error}.") from None
             result = function(self, decoded)
         except AiosError as error:
-            self._send(_Fail(identity, error.kind, str(error)))
+            self._refuse(identity, error)
             if not self.greeted:
                 self.close()
             return
         except Exception as error:  # noqa: BLE001  # logged there
             self._broken(identity, op, error)
             return
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             self._spawn(self._answer_later(identity, op, result))
         else:
-            self._send(_Reply(identity, msgspec.Raw(_encode(result))))
+            self._answered.append((len(self._outbox), identity, op, decoded))
+            self._send(("reply", identity, result))
+
+    def _refuse(self, identity: int, error: AiosError) -> None:
+        self._answered.append((len(self._outbox), identity, "", None))
+        self._send(("fail", identity, error.kind, str(error)))
 
     def _greet(self, op: str, body: msgspec.Raw) -> None:
         if not op.endswith("hello"):
@@ -341,17 +361,17 @@ class Connection(asyncio.Protocol):
         try:
             value = await result
         except AiosError as error:
-            self._send(_Fail(identity, error.kind, str(error)))
+            self._refuse(identity, error)
         except Exception as error:  # noqa: BLE001  # logged there
             self._broken(identity, op, error)
         else:
-            self._send(_Reply(identity, msgspec.Raw(_encode(value))))
+            self._send(("reply", identity, value))
 
     def _broken(self, identity: int, op: str, error: Exception) -> None:
         """A mistake of ours ends this call alone: the connection, and all others, go on."""
         log.error("the call %r failed", op, exc_info=error)
         text = f"{op} failed within the cluster ({error!r}); its log has the details."
-        self._send(_Fail(identity, AiosError.kind, text))
+        self._send(("fail", identity, AiosError.kind, text))
 
     def _hear(self, topic: str, body: msgspec.Raw) -> None:
         handler = self.handlers.get(topic)
@@ -368,7 +388,7 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("the event %r failed", topic)
             return
-        if inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             self._spawn(result)
 
     def _spawn(self, coroutine: Any) -> None:

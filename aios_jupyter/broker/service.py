@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..errors import AccessError
+from ..errors import AccessError, ClusterError
 from ..schema import LIVE
 from ..tls import Bundle, Revoked
 from . import events as ev
@@ -30,6 +30,7 @@ log = logging.getLogger("aios.broker")
 
 VIEW_INTERVAL = 0.2
 SWEEP_INTERVAL = 1.0
+SNAPSHOT_INTERVAL = 300.0
 # What was said before must be written before the process ends.
 SHUTDOWN_DELAY = 0.05
 
@@ -80,6 +81,7 @@ class Broker:
         self._tasks = [
             asyncio.create_task(self._every(SWEEP_INTERVAL, self._sweep)),
             asyncio.create_task(self._every(VIEW_INTERVAL, self._watchers.show)),
+            asyncio.create_task(self._keep_snapshots()),
         ]
         return self.port
 
@@ -90,14 +92,17 @@ class Broker:
         self._server.close()
         for connection in list(self._connections):
             connection.close()
-        self.hub.journal.commit()
-        self.hub.journal.close()
+        try:
+            self.hub.journal.commit()
+        finally:
+            self.hub.journal.close()
 
     def _connection(self) -> Connection:
         connection = Connection(
             self._handlers,
             on_close=self._closed,
             before_write=self.hub.journal.commit,
+            on_kept=self._people.kept_back,
             admit=self._admit,
             server=True,
         )
@@ -158,6 +163,18 @@ class Broker:
             except Exception:
                 log.exception("%s failed", function.__name__)
 
+    async def _keep_snapshots(self) -> None:
+        """One of what was found at the start, which is known to be good, and of what follows."""
+        kept = -1
+        while True:
+            if self.hub.journal.commits != kept:
+                kept = self.hub.journal.commits
+                try:
+                    await asyncio.to_thread(self.hub.journal.snapshot)
+                except ClusterError as error:
+                    log.error("no snapshot of the journal was made: %s", error)
+            await asyncio.sleep(SNAPSHOT_INTERVAL)
+
     def _sweep(self) -> None:
         self._people.look_for_lost()
         self.hub.count_refusals()
@@ -167,9 +184,21 @@ class Broker:
             if silence > self.hub.settings.suspect_after:
                 connection.abort(f"silent for {silence:.0f} s")
         self.hub.handle(ev.Tick())
-        self.hub.journal.commit()
+        self._write()
         self._end_when_idle()
         self._let_go()
+
+    def _write(self) -> None:
+        """Commit; once that works again, what was kept back meanwhile is told."""
+        before = self.hub.journal.failure
+        try:
+            self.hub.journal.commit()
+        except ClusterError as error:
+            if before is None:
+                log.error("%s", error)
+            return
+        for connection in self._connections:
+            connection.flush()
 
     def _end_when_idle(self) -> None:
         state = self.hub.state

@@ -14,15 +14,18 @@ from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
 from . import events as ev
 from . import gang, history
+from .demand import demand_of
 from .events import replace
 from .leasing import Leasing
 from .ledger import nodes_of
-from .policy import Pool, refusal
+from .measures import Measuring
+from .policy import Pool
+from .refusal import refusal
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Leasing):
+class State(Measuring, Leasing):
     """All that the broker knows and decides.
 
     Parameters
@@ -71,6 +74,7 @@ class State(Leasing):
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
+            ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
 
@@ -124,6 +128,7 @@ class State(Leasing):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._keep_counts()
 
     # --- sessions
 
@@ -181,6 +186,7 @@ class State(Leasing):
         )
         self._put("request", request.id, request)
         self._open.setdefault(request.session, {})[request.id] = None
+        self._note_arrival(request, pool)
         self._enqueue(request, pool)
         self._deadlines.arm("age", request.id)
 
@@ -188,15 +194,7 @@ class State(Leasing):
         fleet, want = self.fleet, request.want
         accelerated = want is Want.DEVICE and fleet.capacity(Pool.ACCELERATOR) > 0
         pool = Pool.ACCELERATOR if want is Want.GPU or accelerated else Pool.CPU
-        error = refusal(
-            want,
-            pool,
-            count=request.count,
-            memory=request.memory,
-            capacity=fleet.capacity(pool, request.memory),
-            total=fleet.capacity(pool),
-            largest_memory=fleet.largest_memory(pool) if request.memory else 0,
-        )
+        error = refusal(want, pool, demand_of(request), fleet.hardware)
         if error:
             raise error
         return pool

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
-from .policy import POLICIES
+from .measures import accuracy
+from .policy import POLICIES, Pool
 from .state import State
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
@@ -57,7 +58,8 @@ def snapshot(
                 **_device(device, usage.get(device.id)),
                 "node": node.id,
                 "host": node.host,
-                "holder": _holder(state, device.id, runs_of),
+                "holder": _holder(state, state.holder.get(device.id, ""), runs_of),
+                "shares": _shares(state, device.id, runs_of),
                 "outside": msgspec.to_builtins(state.outside.get(device.id, ())),
             }
             for node in nodes
@@ -98,6 +100,18 @@ def policy_view(state: State) -> dict[str, Any]:
     }
 
 
+def load_view(state: State) -> dict[str, Any]:
+    """Of each pool: its devices, what was asked of it by the hour, and how forecasts came true."""
+    return {
+        pool.value: {
+            "devices": state.fleet.capacity(pool),
+            "hours": msgspec.to_builtins(state.hours(pool)),
+            "accuracy": accuracy(state.hits(pool)),
+        }
+        for pool in Pool
+    }
+
+
 def difference(old: Snapshot, new: Snapshot) -> Snapshot:
     """Rows of `new` that differ from `old`, None for those that are gone; {} when equal."""
     delta: Snapshot = {}
@@ -127,8 +141,17 @@ def _device(device: Device, usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _holder(state: State, device: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
-    lease = state.leases.get(state.holder.get(device, ""))
+def _shares(state: State, device: str, runs_of: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Who shares a device and how much of its memory each has; nobody where it is held whole."""
+    return [
+        {**holder, "memory": memory}
+        for lease, memory in state.fleet.shares(device).items()
+        if memory and (holder := _holder(state, lease, runs_of))
+    ]
+
+
+def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any] | None:
+    lease = state.leases.get(id)
     if lease is None:
         return None
     return {
@@ -146,6 +169,7 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
         "label": request.label,
         "want": request.want.value,
         "count": request.count,
+        "least": request.least or request.count,
         "submitted": request.submitted,
         "position": position,
         "reason": reason,
@@ -164,6 +188,7 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "state": LeaseState(lease.state).value,
         "used": lease.used,
         "scope": lease.scope.value,
+        "share": lease.slots[0].share,
     }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..schema import Request
+from .demand import Demand, demand_of
 from .policy import Policy, Pool
 from .sortedlist import SortedList
 
@@ -31,9 +32,13 @@ class Shape(NamedTuple):
     `length` is for how long they want the devices at most, None for no limit.
     """
 
-    devices: int
-    memory: int
+    demand: Demand
     length: float | None
+
+    @property
+    def devices(self) -> int:
+        """How many devices have to be free as a whole."""
+        return 0 if self.demand.each.share else self.demand.least
 
 
 class _Place(NamedTuple):
@@ -94,6 +99,7 @@ class Queue:
         self._lines: dict[Pool, dict[str, _Group]] = {pool: {} for pool in Pool}
         self._waiting: dict[str, _Place] = {}
         self._came: dict[Pool, list[str]] = {pool: [] for pool in Pool}
+        self._special = dict.fromkeys(Pool, 0)
         # Rises with every request that comes or changes its place, by pool.
         self.version = dict.fromkeys(Pool, 0)
 
@@ -110,7 +116,7 @@ class Queue:
         """Put a request in a line."""
         group = request.user if self.policy.by_user else EVERYBODY
         entry = (self.policy.key(request), arrival, request.id)
-        shape = Shape(request.count, request.memory, request.time)
+        shape = Shape(demand_of(request), request.time)
         self._place(_Place(pool, group, shape, entry))
 
     def move(self, request: str, pool: Pool) -> None:
@@ -137,6 +143,7 @@ class Queue:
         group.remove(place.shape, place.entry)
         if not group.order:
             del groups[place.group]
+        self._special[place.pool] -= not place.shape.demand.each.counts(place.pool)
         self.version[place.pool] += 1
 
     def pool(self, request: str) -> Pool:
@@ -159,6 +166,10 @@ class Queue:
     def shape(self, request: str) -> Shape:
         """What a request needs, and for how long."""
         return self._waiting[request].shape
+
+    def special(self, pool: Pool) -> bool:
+        """Whether anybody in a line asks for other things than whole devices."""
+        return self._special[pool] > 0
 
     def head(self, pool: Pool) -> str | None:
         """The request that is next in a pool's line."""
@@ -196,7 +207,7 @@ class Queue:
                 heapq.heappop(turns)
                 continue
             found.append(entry[2])
-            count = self._waiting[entry[2]].shape.devices
+            count = self._waiting[entry[2]].shape.demand.most
             heapq.heapreplace(turns, (had + step * count, user, step, entries))
         return found
 
@@ -211,4 +222,5 @@ class Queue:
         groups = self._lines[place.pool]
         groups.setdefault(place.group, _Group()).add(place.shape, place.entry)
         self._came[place.pool].append(place.entry[2])
+        self._special[place.pool] += not place.shape.demand.each.counts(place.pool)
         self.version[place.pool] += 1

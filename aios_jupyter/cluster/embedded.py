@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import QUIET_DASK, settings
-from ..errors import ClusterError, NoClusterError
+from ..errors import ClusterError, ConflictError, NoClusterError
 from ..process import alive
 from ..tls import Bundle, create
 
@@ -93,7 +93,9 @@ def running(path: Path) -> dict[str, Any] | None:
     return facts if facts and alive(facts["pid"], facts["start"]) else None
 
 
-def ensure(*, start: bool = True, simulate_gpus: int | None = None) -> dict[str, Any]:
+def ensure(
+    *, start: bool = True, simulate_gpus: int | None = None, from_snapshot: bool = False
+) -> dict[str, Any]:
     """Make sure that broker and node run; returns what the broker wrote (`address`, `dask`).
 
     Parameters
@@ -102,16 +104,28 @@ def ensure(*, start: bool = True, simulate_gpus: int | None = None) -> dict[str,
         When False, a cluster that was never started (or was stopped) is not started.
     simulate_gpus
         For a new cluster: how many simulated GPUs the node offers.
+    from_snapshot
+        For a broker that refuses its damaged journal: start from the last snapshot of that. The
+        damaged one is kept beside it.
 
     Raises
     ------
     NoClusterError
         There is none and `start` is False.
+    ConflictError
+        `from_snapshot`, and the broker runs.
+    NotFoundError
+        `from_snapshot`, and there is none.
     ClusterError
         It does not start; names the log to read.
     """
     paths = Paths.current()
     broker, node = running(paths.broker), running(paths.node)
+    if broker and from_snapshot:
+        raise ConflictError(
+            "The cluster is running, with a journal that is whole; stop it with 'aios down' before "
+            "you go back to a snapshot."
+        )
     if broker and node and paths.connection.exists() and simulate_gpus is None:
         return broker
     if not start:
@@ -119,6 +133,10 @@ def ensure(*, start: bool = True, simulate_gpus: int | None = None) -> dict[str,
     with lock(paths.runtime / "lock"):
         if not start:
             _require(paths)
+        if from_snapshot and not running(paths.broker):
+            from ..broker import snapshots
+
+            snapshots.go_on_from(paths.state / "journal.sqlite")
         return _repair(paths, simulate_gpus)
 
 

@@ -2,9 +2,9 @@
 
 base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
-views     what a verb shows: tables and cards
+views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, runs, data, models, users    the verbs
+cluster, leases, forecasts, runs, data, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -23,6 +23,7 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .cluster import doctor, down, status, up
 from .data import augment, data
+from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
@@ -51,7 +52,7 @@ def aios(ctx: click.Context) -> None:
 
 for _verb in (
     *(up, down, status, doctor),
-    *(alloc, release, extend, leases, queue, explain_request, cancel, policy),
+    *(alloc, release, extend, leases, queue, explain_request, cancel, policy, forecast),
     *(train, run, runs, attach, logs, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),

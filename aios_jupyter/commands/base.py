@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from ..units import parse_duration, parse_size
+from ..units import parse_count, parse_duration, parse_size
 
 
 class VerbGroup(click.Group):
@@ -92,8 +92,15 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _count(text: str) -> int | str:
+    """A number, or what the session reads as a range."""
+    least, most = parse_count(text)
+    return most if least == most else f"{least}:{most}"
+
+
 DURATION = _Parsed("duration", parse_duration)
 SIZE = _Parsed("size", parse_size)
+COUNT = _Parsed("count", _count)
 NAMES = _Parsed("names", _names)
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")

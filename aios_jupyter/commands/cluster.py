@@ -32,16 +32,21 @@ DEVICE_COLUMNS = (
     metavar="N",
     help="Offer N simulated GPUs on a machine without real ones.",
 )
+@click.option(
+    "--from-snapshot",
+    is_flag=True,
+    help="Go on from the last snapshot of a journal that is refused as damaged.",
+)
 @click.pass_obj
-def up(host: Host, simulate_gpus: int | None) -> None:
+def up(host: Host, simulate_gpus: int | None, from_snapshot: bool) -> None:
     """Start your cluster, or find the one that runs.
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
     """
-    if simulate_gpus is not None:
+    if simulate_gpus is not None or from_snapshot:
         from ..cluster.embedded import ensure
 
-        ensure(start=True, simulate_gpus=simulate_gpus)
+        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot)
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 
@@ -135,14 +140,20 @@ def device_row(device: dict[str, Any]) -> dict[str, Any]:
 def holder_text(device: dict[str, Any]) -> str:
     """Who holds a device: a lease, a process outside any lease, or "free"."""
     holder, outside = device["holder"], device["outside"]
+    if shares := device.get("shares"):
+        return "; ".join(f"{_who(one)} {format_size(one['memory'])}" for one in shares)
     if holder:
-        who = f"{holder['user']} · {holder['label']}" if holder["label"] else holder["user"]
-        return f"{who} ({holder['run'] or holder['lease']})"
+        return _who(holder)
     if outside:
         process = outside[0]
         more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
         return f"outside any lease: {process['name'] or 'a process'} {process['pid']}{more}"
     return "free"
+
+
+def _who(holder: dict[str, Any]) -> str:
+    who = f"{holder['user']} · {holder['label']}" if holder["label"] else holder["user"]
+    return f"{who} ({holder['run'] or holder['lease']})"
 
 
 @click.command()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AiosError, ConflictError, NotFoundError, RunError, UsageError
+from .charts import Panel
 from .feed import Feed
 from .views import Card, Table
 
@@ -105,7 +106,7 @@ class Host:
     def take(self, result: RunResult) -> None:
         """Take what a run brought back; a shell has no use for it."""
 
-    def show(self, view: Table | Card, value: Any = None) -> Any:
+    def show(self, view: Table | Card | Panel, value: Any = None) -> Any:
         """Show a table or a card, and give `value` back as the verb's result."""
         click.echo(view.text())
         return value

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import NotFoundError, UsageError
-from ..units import format_duration
-from .base import DURATION, SIZE, as_json, echo_json, labelled, pairs
+from ..schema import Placement
+from ..units import format_duration, format_size, parse_count
+from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
+from .forecasts import accuracy_text
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -48,20 +50,41 @@ POLICY_COLUMNS = (
 
 devices_wanted = click.option(
     "--devices",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="N accelerators, or CPU slots where the cluster has none.",
+    type=COUNT,
+    metavar="N[:M]",
+    help="N accelerators, or CPU slots where the cluster has none; N:M takes up to M.",
 )
 gpus_wanted = click.option(
-    "--gpus", type=click.IntRange(min=1), metavar="N", help="N GPUs, and nothing else will do."
+    "--gpus", type=COUNT, metavar="N[:M]", help="N GPUs, and nothing else will do; N:M up to M."
 )
 
 
 @click.command()
 @devices_wanted
 @gpus_wanted
-@click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="N CPU slots.")
+@click.option("--cpus", type=COUNT, metavar="N[:M]", help="N CPU slots; N:M takes up to M.")
 @click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB.")
+@click.option("--gpu-model", default="", metavar="NAME", help="Part of each GPU's name, like a100.")
+@click.option("--share", is_flag=True, help="That much of each GPU's memory; others get the rest.")
+@click.option(
+    "--placement",
+    type=click.Choice([placement.value for placement in Placement]),
+    default=Placement.PACK.value,
+    help="On few nodes (pack, the default), on many (spread), or all on one (node).",
+)
+@click.option(
+    "--cpus-per-device",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Cores of its node that come with each.",
+)
+@click.option(
+    "--memory-per-device",
+    type=SIZE,
+    metavar="SIZE",
+    help="Memory of its node that comes with each.",
+)
 @click.option("--time", "time_", type=DURATION, metavar="TIME", help="The lease ends after this.")
 @click.option("--wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue.")
 @click.option("--nonblock", is_flag=True, help="Fail at once when it cannot be had now.")
@@ -70,10 +93,15 @@ gpus_wanted = click.option(
 @click.pass_obj
 def alloc(
     host: Host,
-    devices: int | None,
-    gpus: int | None,
-    cpus: int | None,
+    devices: int | str | None,
+    gpus: int | str | None,
+    cpus: int | str | None,
     gpu_memory: int | None,
+    gpu_model: str,
+    share: bool,
+    placement: str,
+    cpus_per_device: int | None,
+    memory_per_device: int | None,
     time_: float | None,
     wait: float | None,
     nonblock: bool,
@@ -82,7 +110,8 @@ def alloc(
 ) -> Any:
     """Lease devices, waiting until they are free.
 
-    One of --devices, --gpus and --cpus says how many. Ctrl-C while waiting leaves the queue. In a
+    One of --devices, --gpus and --cpus says how many; 2:4 takes as many as are free of 2 to 4. With
+    --share a lease has --gpu-memory of each GPU, and others may have the rest of it. Ctrl-C while waiting leaves the queue. In a
     shell the lease ends with the shell, in a notebook with its kernel, or with 'release'.
     """
     what = _wanted(devices, gpus, cpus)
@@ -95,6 +124,11 @@ def alloc(
             devices=devices,
             cpus=cpus,
             memory=gpu_memory,
+            model=gpu_model,
+            share=share,
+            placement=placement,
+            cpus_per_device=cpus_per_device or 0,
+            memory_per_device=memory_per_device,
             time=time_,
             wait=wait,
             nonblock=nonblock,
@@ -105,15 +139,20 @@ def alloc(
     return host.lease(session, lease, lease_card(lease, time.time()))
 
 
-def _wanted(devices: int | None, gpus: int | None, cpus: int | None) -> str:
+def _wanted(devices: int | str | None, gpus: int | str | None, cpus: int | str | None) -> str:
     given = [
-        plural(count, noun)
+        count_text(*parse_count(count), noun)
         for count, noun in ((devices, "device"), (gpus, "GPU"), (cpus, "CPU slot"))
         if count is not None
     ]
     if len(given) != 1:
         raise UsageError("Say how many of what: one of --devices N, --gpus N and --cpus N.")
     return given[0]
+
+
+def count_text(least: int, most: int, noun: str) -> str:
+    """`1 GPU`, `2 to 4 GPUs`."""
+    return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
 
 
 def lease_card(lease: Lease, now: float) -> Card:
@@ -141,7 +180,8 @@ def slots_text(lease: Lease) -> str:
         f"{plural(len(indices), kind_name(kind))} ({', '.join(f'#{i}' for i in indices)}) on {node}"
         for (kind, node), indices in kinds.items()
     ]
-    return "; ".join(parts)
+    share = lease.slots[0].share
+    return "; ".join(parts) + (f", {format_size(share)} of each" if share else "")
 
 
 def clock(when: float) -> str:
@@ -212,24 +252,44 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
 @click.pass_obj
 def queue(host: Host, json_: bool) -> Any:
     """List waiting requests in their order."""
-    rows = host.session(start=False).queue()
+    session = host.session(start=False)
+    rows = session.queue()
     if json_:
         return echo_json(rows)
-    return host.show(queue_table(rows, time.time()), rows)
+    accuracy = session.forecast_accuracy() if rows else None
+    return host.show(queue_table(rows, time.time(), accuracy), rows)
 
 
-def queue_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
-    """Requests, one a line."""
+def queue_table(
+    rows: Sequence[dict[str, Any]], now: float, accuracy: dict[str, Any] | None = None
+) -> Table:
+    """Requests, one a line, and how good such forecasts have been."""
     shown = [
         {
             **row,
-            "want": plural(row["count"], KINDS[row["want"]]),
+            "want": wish_text(row),
             "waited": format_duration(max(0.0, now - row["submitted"])),
             "eta": about(row.get("eta"), now),
         }
         for row in rows
     ]
-    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.")
+    title = f"forecasts so far: {accuracy_text(accuracy)}" if accuracy else ""
+    return Table(QUEUE_COLUMNS, shown, empty="Nobody waits.", title=title)
+
+
+def wish_text(row: Mapping[str, Any]) -> str:
+    """What a request asks for: `2 to 4 GPUs, 'a100', 8 GB shared, on one node`."""
+    parts = [count_text(row.get("least") or row["count"], row["count"], KINDS[row["want"]])]
+    if row.get("model"):
+        parts.append(f"'{row['model']}'")
+    if row.get("memory"):
+        parts.append(format_size(row["memory"]) + (" shared" if row["share"] else " or more"))
+    if row.get("cpus"):
+        parts.append(f"{row['cpus']} CPUs each")
+    if row.get("host_memory"):
+        parts.append(f"{format_size(row['host_memory'])} of host memory each")
+    parts += {"spread": ["spread out"], "node": ["on one node"]}.get(row.get("placement", ""), [])
+    return ", ".join(parts)
 
 
 def about(when: float | None, now: float) -> str:
@@ -251,7 +311,7 @@ def explain_request(host: Host, request: str, json_: bool) -> Any:
 
 def explain_card(found: dict[str, Any], now: float) -> Card:
     """Position, reason and forecast of a request."""
-    title, what = f"request {found['id']}", plural(found["count"], KINDS[found["want"]])
+    title, what = f"request {found['id']}", wish_text(found)
     if found["state"] != "queued":
         fields = (("wanted", what), ("lease", found["lease"]), ("because", found["reason"]))
         return Card(title, badge=found["state"], fields=fields)
@@ -274,6 +334,7 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
             ("wants", what),
             ("position", f"{found['position']} of {found['waiting']}"),
             ("starts in", starts),
+            ("forecasts", accuracy_text(found.get("accuracy"))),
             ("first in line", first),
             ("may last", format_duration(found["time"]) if found["time"] else ""),
             ("will last", predicted),

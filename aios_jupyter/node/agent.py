@@ -207,7 +207,8 @@ class Agent:
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         self._grants.pop(end.lease, None)
         await self.runs.end_lease(end.lease, end.reason or "the lease ended")
-        self._report("node.gone", msg.ById(id=end.lease), durable=True)
+        if end.confirm:
+            self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
     # --- telemetry
 

@@ -22,7 +22,8 @@ from ..runs import messages as msg
 from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
-from .hosting import Hosted, HostedRuns
+from .hosted import Hosted
+from .hosting import HostedRuns
 
 GRANT_TIMEOUT = 5.0
 LONGEST = 200

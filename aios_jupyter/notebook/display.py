@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..commands.charts import Panel
 from ..commands.host import (
     Advance,
     Host,
@@ -29,7 +30,7 @@ from ..commands.host import (
 )
 from ..commands.views import Card, Table
 from ..errors import ClusterError, NoClusterError, NotFoundError, RunError, UsageError
-from . import html
+from . import charts, html
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -143,11 +144,10 @@ class NotebookHost(Host):
 
     # --- static views
 
-    def show(self, view: Table | Card, value: Any = None) -> Any:
+    def show(self, view: Table | Card | Panel, value: Any = None) -> Any:
         """Show a table or card; `value` becomes the magic's result and is not shown again."""
         if rich(self.shell):
-            inside = html.table(view) if isinstance(view, Table) else html.framed(html.card(view))
-            self._take_slot().show(view.text(), html.page(inside))
+            self._take_slot().show(view.text(), html.page(_inside(view)))
         else:
             super().show(view)
         return self._mark(value)
@@ -333,6 +333,12 @@ class NotebookHost(Host):
         handle.stop("interrupted")
         with contextlib.suppress(RunError):
             handle.wait()
+
+
+def _inside(view: Table | Card | Panel) -> str:
+    if isinstance(view, Panel):
+        return charts.panel(view)
+    return html.table(view) if isinstance(view, Table) else html.framed(html.card(view))
 
 
 def cluster_exists() -> bool:

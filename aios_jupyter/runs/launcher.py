@@ -143,6 +143,7 @@ def ranks_on(address: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
             device=slot.device,
             kind=slot.kind,
             index=slot.index,
+            share=slot.share,
             devices=tuple(other.device for _, other in here),
         )
         for local, (rank, slot) in enumerate(here)

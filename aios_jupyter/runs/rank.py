@@ -77,11 +77,13 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     """What a rank's environment has besides what it inherits: that of `torchrun`, and devices.
 
     Every rank of a node sees all the lease's GPUs there, and LOCAL_RANK says which is its own. A
-    process can use one MIG slice only, so there each rank is as if alone on its machine.
+    process can use one MIG slice only, so there each rank is as if alone on its machine. Where the
+    lease has a share of a device, AIOS_DEVICE_MEMORY is how many bytes.
     """
     spec, rank, meet = orders.spec, orders.rank, orders.rendezvous
     alone = rank.kind is DeviceKind.MIG
     local, local_world = (0, 1) if alone else (rank.local_rank, rank.local_world_size)
+    share = {"AIOS_DEVICE_MEMORY": str(rank.share)} if rank.share else {}
     on_gpu = rank.kind in (DeviceKind.GPU, DeviceKind.MIG)
     visible = ((rank.device,) if alone else rank.devices) if on_gpu else ()
     variables = {
@@ -116,7 +118,7 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     if inherited.get("MPLBACKEND", "").startswith("module://"):
         # A notebook's backend, which draws where a rank has nothing.
         result["MPLBACKEND"] = "Agg"
-    return result | {name: str(value) for name, value in variables.items()}
+    return result | share | {name: str(value) for name, value in variables.items()}
 
 
 def _checkpoints(orders: Orders) -> str:

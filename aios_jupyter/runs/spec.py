@@ -49,7 +49,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
 
 
 class RankSpec(Struct, frozen=True, kw_only=True):
-    """One rank. `devices` are all devices of the lease on this node, `device` is its own."""
+    """One rank. `devices` are all devices of the lease on this node, `device` is its own.
+
+    `share` is how much of that device's memory is the lease's, bytes; 0: all of it.
+    """
 
     rank: int
     local_rank: int
@@ -60,6 +63,7 @@ class RankSpec(Struct, frozen=True, kw_only=True):
     kind: DeviceKind
     index: int
     devices: tuple[str, ...] = ()
+    share: int = 0
 
 
 class Rendezvous(Struct, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ _steps: StepCounter | None = None
 def attach(orders: Orders) -> None:
     """Serve the ranks' store in rank 0, on the port that was bound before any rank started.
 
-    Also counts optimizer steps, where there is an agent to tell.
+    Also keeps to the lease's share of the GPU's memory, where it has no more than that, and counts
+    optimizer steps, where there is an agent to tell.
     """
     global _steps  # noqa: PLW0603  # one process trains at a time
     if orders.listen_fd >= 0 and dist.is_available():
@@ -52,6 +53,8 @@ def attach(orders: Orders) -> None:
         )
         # The server ends with this object.
         _kept.append(store)
+    if orders.rank.share:
+        _keep_to(orders.rank.share)
     if dist.is_available():
         _end_groups_gently()
     channel = events.channel()
@@ -60,6 +63,22 @@ def attach(orders: Orders) -> None:
 
         _steps = StepCounter(channel)
         register_optimizer_step_post_hook(_steps)
+
+
+def _keep_to(share: int) -> None:
+    """Let torch take no more than so many bytes of the rank's GPU, once CUDA is initialized.
+
+    Not before: code that forks must not have initialized it, and many a rank never does.
+    """
+    device = torch.device(os.environ.get("AIOS_DEVICE", "cpu"))
+    if device.type != "cuda":
+        return
+
+    def limit() -> None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share / total), device)
+
+    torch.cuda._lazy_call(limit)  # what torch's own deferred settings use
 
 
 def finish() -> None:

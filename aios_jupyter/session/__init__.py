@@ -8,6 +8,7 @@ link      the connection
 leases    who holds what
 runs      code on leased devices
 assets    datasets, models, endpoints
+forecasts how many devices keep waits short
 users     who has access, and who did what
 """
 
@@ -18,11 +19,12 @@ from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
 from .assets import AssetVerbs, Endpoint
+from .forecasts import ForecastVerbs
 from .link import observe
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, UserVerbs):
+class Session(AssetVerbs, UserVerbs, ForecastVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, Grant, PolicyChoice
+from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Request, Scope, Want
-from ..units import parse_duration, parse_size
+from ..schema import Lease, LeaseState, Placement, Request, Scope, Want
+from ..units import MOST_DEVICES, parse_count, parse_duration, parse_size
 from .link import Link
 
 FOREVER = 10 * 365 * 86400.0
@@ -25,10 +25,15 @@ class LeaseVerbs(Link):
     def alloc(
         self,
         *,
-        gpus: int | None = None,
-        devices: int | None = None,
-        cpus: int | None = None,
+        gpus: int | str | None = None,
+        devices: int | str | None = None,
+        cpus: int | str | None = None,
         memory: str | int | None = None,
+        model: str = "",
+        share: bool = False,
+        placement: str = "pack",
+        cpus_per_device: int = 0,
+        memory_per_device: str | int | None = None,
         time: str | float | None = None,
         wait: str | float | None = None,
         nonblock: bool = False,
@@ -43,9 +48,18 @@ class LeaseVerbs(Link):
         ----------
         gpus, devices, cpus
             How many, exactly one of the three: real or simulated GPUs only; GPUs where the cluster
-            has any and CPU slots where it has none; CPU slots.
+            has any and CPU slots where it has none; CPU slots. "2:4" takes as many as are free of 2
+            to 4.
         memory
             Least memory of each device, "8GB" or bytes.
+        model
+            What the name of each device contains, in any case: "a100".
+        share
+            Take no more than `memory` of each device, and let others have the rest of it.
+        placement
+            `pack` on few nodes, `spread` over many, or `node`: all on one.
+        cpus_per_device, memory_per_device
+            Cores and memory of its node that come with each device, for this lease alone.
         time
             How long, "2h" or seconds; None for as long as the session lives.
         scope
@@ -61,8 +75,10 @@ class LeaseVerbs(Link):
         ------
         AllocationError
             Refused, cancelled, or not granted in the time given.
+        UsageError
+            What is asked for makes no sense.
         """
-        want, count = _wanted(gpus, devices, cpus)
+        want, least, count = _wanted(gpus, devices, cpus)
         limit = 0.0 if nonblock else (FOREVER if wait is None else parse_duration(wait))
         request = Request(
             id=f"q-{secrets.token_hex(4)}",
@@ -70,7 +86,13 @@ class LeaseVerbs(Link):
             user="",
             want=want,
             count=count,
+            least=least,
             memory=0 if memory is None else parse_size(memory),
+            model=model.strip(),
+            share=share,
+            placement=_placement(placement),
+            cpus=_per_device(cpus_per_device),
+            host_memory=0 if memory_per_device is None else parse_size(memory_per_device),
             time=None if time is None else parse_duration(time),
             label=label or self.label,
             scope=scope,
@@ -95,7 +117,7 @@ class LeaseVerbs(Link):
             if not pending.granted.done():
                 self.cancel(request.id)
             raise
-        return self._loop.run(_granted(pending)).lease
+        return pending.granted.result().lease
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -222,7 +244,8 @@ class LeaseVerbs(Link):
         if lease is not None:
             found: Lease = self._call("lease.get", ById(id=lease), Lease)
             return found
-        count = next((n for n in want.values() if n is not None), None)
+        given = next((n for n in want.values() if n is not None), None)
+        count = None if given is None else parse_count(given)[0]
         try:
             held = self._held()
         except NotFoundError:
@@ -234,7 +257,10 @@ class LeaseVerbs(Link):
         return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL)
 
 
-def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Want, int]:
+def _wanted(
+    gpus: int | str | None, devices: int | str | None, cpus: int | str | None
+) -> tuple[Want, int, int]:
+    """What is wanted, and how many: the least and the most."""
     given = [
         (want, n)
         for want, n in ((Want.GPU, gpus), (Want.DEVICE, devices), (Want.CPU, cpus))
@@ -242,19 +268,31 @@ def _wanted(gpus: int | None, devices: int | None, cpus: int | None) -> tuple[Wa
     ]
     if len(given) != 1:
         raise UsageError("Say how many devices you want with one of --gpus, --devices and --cpus.")
-    return given[0]
+    want, count = given[0]
+    return want, *parse_count(count)
+
+
+def _placement(text: str) -> Placement:
+    try:
+        return Placement(text)
+    except ValueError:
+        names = ", ".join(placement.value for placement in Placement)
+        raise UsageError(f"'{text}' is not a placement; choose one of {names}.") from None
+
+
+def _per_device(cpus: int) -> int:
+    if not 0 <= cpus <= MOST_DEVICES:
+        raise UsageError(f"{cpus} is not a number of CPUs for each device; ask for 1 or more.")
+    return cpus
 
 
 async def _settle(pending: Pending, timeout: float) -> None:
     await asyncio.wait([pending.granted], timeout=timeout)
 
 
-async def _granted(pending: Pending) -> Grant:
-    return await pending.granted
-
-
 def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
-    what = f"{request.count} {request.want.value}(s)"
+    least = f"{request.least} to " if request.least < request.count else ""
+    what = f"{least}{request.count} {request.want.value}(s)"
     why = f" ({row['reason']})" if row else ""
     if limit == 0:
         return f"{what} cannot be granted now{why}; leave out --nonblock to wait."

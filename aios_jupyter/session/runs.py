@@ -16,6 +16,7 @@ from ..errors import AiosError, NotFoundError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.spec import Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
+from ..units import parse_count
 from .leases import LeaseVerbs
 
 # What belongs to the asking process alone and must not reach its ranks.
@@ -35,8 +36,8 @@ class RunVerbs(LeaseVerbs):
         filename: str = "",
         argv: Sequence[str] = (),
         kwargs: dict[str, Any] | None = None,
-        devices: int | None = None,
-        gpus: int | None = None,
+        devices: int | str | None = None,
+        gpus: int | str | None = None,
         lease: str | None = None,
         detach: bool = False,
         framework: str = "auto",
@@ -105,7 +106,8 @@ class RunVerbs(LeaseVerbs):
             )
         else:
             held = self._lease_for_run(lease, want, on_wait)
-        world = gpus or devices or len(held.slots)
+        count = devices if gpus is None else gpus
+        world = len(held.slots) if count is None else parse_count(count)[1]
         spec = RunSpec(
             id=f"r-{secrets.token_hex(4)}",
             lease=held.id,

@@ -23,7 +23,8 @@ export function deviceState(device: IDevice, snapshot: ISnapshot): DeviceState {
     return 'lost';
   }
   if (device.holder) {
-    return device.holder.user === snapshot.cluster.user ? 'mine' : 'held';
+    const holders = device.shares?.length ? device.shares : [device.holder];
+    return holders.some(one => one.user === snapshot.cluster.user) ? 'mine' : 'held';
   }
   return device.outside.length > 0 ? 'outside' : 'free';
 }

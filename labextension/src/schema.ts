@@ -35,6 +35,11 @@ export interface IHolder {
   run: string;
 }
 
+/** A part of a device's memory. */
+export interface IShare extends IHolder {
+  memory: number;
+}
+
 export interface IProcess {
   pid: number;
   memory: number;
@@ -55,7 +60,10 @@ export interface IDevice {
   temperature: number | null;
   power: number | null;
   power_limit: number | null;
+  /** Of several that share it, the first. */
   holder: IHolder | null;
+  /** Who shares it; empty where one holds it whole. */
+  shares?: IShare[];
   outside: IProcess[];
 }
 
@@ -65,6 +73,8 @@ export interface IRequest {
   label: string;
   want: 'gpu' | 'device' | 'cpu';
   count: number;
+  /** How many will do where `count` are not free. */
+  least?: number;
   submitted: number;
   position: number;
   reason: string;

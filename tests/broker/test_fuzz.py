@@ -275,6 +275,11 @@ def hello_frame(to: str, secret: str) -> bytes:
 # --- the properties
 
 
+def lasting(records: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+    """Without what hellos add, and counts of what was before, which are put there each second."""
+    return {key: record for key, record in records.items() if key[0] not in ("session", "hour")}
+
+
 @quick
 @given(data=st.data())
 def test_valid_frames_with_any_body_are_answered_or_refused(world: World, data: Any) -> None:
@@ -477,3 +482,134 @@ def test_many_refusals_are_counted_and_do_not_fill_the_journal(world: World) -> 
 async def _newest(world: World) -> dict[str, Any]:
     (record,) = world.broker.hub.journal.audit(1)
     return record
+
+
+# --- what is not hers, by crafted frames on her own valid certificate
+
+IMPERSONATIONS: list[tuple[str, Any]] = [
+    ("release", {"id": "LEASE"}),
+    ("release", {"id": "LEASE", "reason": "", "user": "alice", "by": "alice", "admin": True}),
+    ("extend", {"id": "LEASE", "time": 86400.0}),
+    ("extend", {"id": "LEASE", "time": None, "by": "alice", "admin": True}),
+    ("extend", {"id": "LEASE", "time": -1.0}),
+    ("cancel", {"id": "q-alice", "by": "alice"}),
+    ("lease.get", {"id": "LEASE"}),
+    ("lease.token", {"id": "LEASE", "user": "alice"}),
+    ("run.get", {"id": "r-alice"}),
+    ("run.stop", {"id": "r-alice", "reason": "stopped by alice"}),
+    ("submit", {"id": "q-alice", "session": "SESSION", "user": "alice", "want": "gpu", "count": 2}),
+    ("run.create", {"id": "r-alice", "lease": "LEASE", "session": "SESSION", "user": "alice",
+                    "kind": "run", "name": "hers", "world_size": 2, "nodes": ["box"]}),
+    ("run.create", {"id": "r-other", "lease": "LEASE", "session": "SESSION", "user": "alice",
+                    "kind": "run", "name": "hers", "world_size": 2, "nodes": ["box"]}),
+    ("node.hello", {"version": VERSION, "node": {"id": "box", "host": "box", "address": "a:1",
+                                                 "pid": 1, "devices": []}}),
+    ("node.gone", {"id": "LEASE"}),
+    ("node.exit", {"run": "r-alice", "exit": {"rank": 0, "code": 0, "time": 1.0}}),
+    ("node.run", {"run": "r-alice", "state": "succeeded"}),
+    ("node.met", {"run": "r-alice", "attempt": 1, "address": "a", "port": 1}),
+    ("user.changed", {"what": "revoked", "name": "alice"}),
+    ("shutdown", None),
+    ("audit", None),
+]  # fmt: skip
+
+
+def filled(body: Any, world: World) -> Any:
+    if isinstance(body, dict):
+        return {key: filled(value, world) for key, value in body.items()}
+    if not isinstance(body, str):
+        return body
+    return {"LEASE": world.lease.id, "SESSION": msg.session_id(world.secret)}.get(body, body)
+
+
+@pytest.mark.parametrize(
+    ("op", "body"), IMPERSONATIONS, ids=[f"{n}-{op}" for n, (op, _) in enumerate(IMPERSONATIONS)]
+)
+def test_what_is_alices_is_refused_to_others(world: World, op: str, body: Any) -> None:
+    """With a hello of her own, with one that names Alice, and as an event that asks nothing."""
+    before = world.records()
+    content = filled(body, world)
+    named = msgspec.to_builtins(hello_of(secrets.token_hex(16)))
+    named["owner"] |= {"user": "alice", "label": "alice's notebook"}
+    for hello in (hello_frame("broker", secrets.token_hex(16)), frame("call", 0, "hello", named)):
+        answers = world.send(
+            hello,
+            frame("call", 1, op, content),
+            frame("call", 2, "bye", None),
+            frame("call", BARRIER, "beat", None),
+            until=BARRIER,
+        )
+        assert [answer[:2] for answer in answers][:2] == [["reply", 0], ["fail", 1]], answers
+        assert answers[1][2] in ("access", "usage", "conflict", "not-found"), answers
+        if op not in ("submit", "shutdown"):
+            assert answers[1][2] == "access", answers
+    # An event is carried out without an answer, so that nothing of it may be carried out.
+    world.send(hello_frame("broker", secrets.token_hex(16)), frame("event", op, content))
+    after = {key: value for key, value in world.records().items() if key[0] != "session"}
+    assert after == {key: value for key, value in before.items() if key[0] != "session"}
+    world.check()
+
+
+def test_a_connection_cannot_become_another_session(world: World) -> None:
+    """A second hello, with Alice's owner or with her secret, changes nothing."""
+    before = world.records()
+    own = secrets.token_hex(16)
+    alices = msgspec.to_builtins(hello_of(own))
+    alices["owner"]["id"] = msg.session_id(world.secret)
+    answers = world.send(
+        hello_frame("broker", own),
+        frame("call", 1, "hello", alices),
+        frame("call", 2, "hello", hello_of(world.secret)),
+        frame("call", 3, "release", msg.ById(id=world.lease.id)),
+        frame("call", 4, "bye", None),
+        frame("call", BARRIER, "beat", None),
+        until=BARRIER,
+    )
+    kinds = [answer[0] for answer in answers]
+    assert kinds == ["reply", "fail", "fail", "fail", "reply", "reply"]
+    assert world.records() == before
+    world.check()
+
+
+def test_her_calls_are_answered_while_somebody_floods(world: World) -> None:
+    """Frames of every bad kind, without end, on several connections: hers goes on beside them."""
+    hello = hello_frame("broker", secrets.token_hex(16))
+    bad = [
+        hello + frame("call", 1, "release", msg.ById(id=world.lease.id)) * 500,
+        hello + frame("call", 1, "submit", {"id": 5}) * 500,
+        (MAX_FRAME + 1).to_bytes(4, "big"),
+        hello + (MAX_FRAME).to_bytes(4, "big") + b"\x91" * 50_000,
+        hello[: len(hello) // 2],
+        frame("call", 0, "status", None) * 500,
+    ]
+
+    async def flood(data: bytes, stop: asyncio.Event) -> int:
+        host, port = split_address(world.address)
+        context = tls.Bundle.of(world.tls, "mallory").client_context()
+        number = 0
+        while not stop.is_set():
+            with contextlib.suppress(OSError, ssl.SSLError):
+                _, writer = await asyncio.open_connection(host, port, ssl=context)
+                writer.write(data)
+                number += 1
+                await writer.drain()
+                writer.transport.abort()
+        return number
+
+    async def beside() -> tuple[int, list[int]]:
+        stop = asyncio.Event()
+        floods = [asyncio.ensure_future(flood(data, stop)) for data in bad]
+        answered = 0
+        try:
+            for _ in range(100):
+                own = await world.alice.call("lease.get", msg.ById(id=world.lease.id), Lease, 10)
+                assert own == world.lease
+                answered += 1
+        finally:
+            stop.set()
+        return answered, await asyncio.gather(*floods)
+
+    answered, floods = world.loop.run(beside())
+    assert answered == 100
+    assert all(floods), floods
+    world.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,36 +11,57 @@ from hypothesis import strategies as st
 from simulated import HOUR, Cluster
 
 from aios_jupyter.broker import events as ev
+from aios_jupyter.broker.demand import Demand, Each
 from aios_jupyter.broker.forecast import Held, Waiting, starts
 from aios_jupyter.broker.outlook import Outlook, foresee
 from aios_jupyter.broker.policy import Pool
+from aios_jupyter.broker.stock import Stock
 from aios_jupyter.errors import NotFoundError
-from aios_jupyter.schema import Process
+from aios_jupyter.schema import Device, DeviceKind, Node, Process, Slot
 
 
 def explain(cluster: Cluster, request: str) -> dict[str, Any]:
     return Outlook(cluster.state).explain(request, cluster.now)
 
 
-def test_who_waits_starts_as_leases_end() -> None:
-    held = [Held(10.0, 10.0, (1, 1)), Held(20.0, 20.0, (1,)), Held(None, None, (1,))]
-    line = [
-        Waiting("a", 2, 0, 5.0, 5.0),
-        Waiting("b", 3, 0, None, None),
-        Waiting("c", 4, 0, 1.0, 1.0),
-        Waiting("never", 5, 0, 1.0, 1.0),
+def play(
+    memories: list[int],
+    held: list[tuple[float | None, int]],
+    line: list[tuple[str, int, int, float | None]],
+) -> dict[str, float]:
+    """`starts` on one node, with leases of the next so many devices, and requests for others."""
+    devices = tuple(
+        Device(id=f"g{i}", kind=DeviceKind.GPU, name="", index=i, memory=memory)
+        for i, memory in enumerate(memories)
+    )
+    stock = Stock()
+    stock.put_node(Node(id="n", host="n", address="n:1", pid=1, devices=devices), 0, 0)
+    slots = [
+        Slot(node="n", device=device.id, kind=device.kind, index=device.index, address="n:1")
+        for device in devices
     ]
-    assert starts(0.0, [], held, line) == {"a": 10.0, "b": 20.0}
+    leases, taken = [], 0
+    for end, count in held:
+        leases.append(Held(end, end, tuple(slots[taken : taken + count])))
+        taken += count
+    for number, device in enumerate(devices):
+        stock.put("n", device, usable=True, held=math.inf if number < taken else 0.0)
+    waiting = [
+        Waiting(id, Demand(count, count, Each(memory)), length, length)
+        for id, count, memory, length in line
+    ]
+    return starts(0.0, Pool.ACCELERATOR, stock.branch(), leases, waiting)
+
+
+def test_who_waits_starts_as_leases_end() -> None:
+    held = [(10.0, 2), (20.0, 1), (None, 1)]
+    line = [("a", 2, 0, 5.0), ("b", 3, 0, None), ("c", 4, 0, 1.0), ("never", 5, 0, 1.0)]
+    assert play([1, 1, 1, 1], held, line) == {"a": 10.0, "b": 20.0}
 
 
 def test_the_smallest_device_that_will_do_is_taken_and_backfill_counts() -> None:
-    held = [Held(10.0, 10.0, (80,))]
-    line = [
-        Waiting("large", 1, 80, 5.0, 5.0),
-        Waiting("small", 1, 0, None, None),
-        Waiting("other", 1, 0, 3.0, 3.0),
-    ]
-    assert starts(0.0, [16], held, line) == {"small": 0.0, "large": 10.0, "other": 15.0}
+    line = [("large", 1, 80, 5.0), ("small", 1, 0, None), ("other", 1, 0, 3.0)]
+    assert play([80, 16], [(10.0, 1)], line) == {"small": 0.0, "large": 10.0, "other": 15.0}
 
 
 def test_explain_gives_place_reason_and_time() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -34,6 +35,7 @@ from aios_jupyter.schema import (
     LeaseState,
     Node,
     Owner,
+    Placement,
     Process,
     Progress,
     RankExit,
@@ -53,7 +55,13 @@ GB = 10**9
 def devices(node: str, gpus: tuple[int, ...], slots: int) -> tuple[Device, ...]:
     return (
         *(
-            Device(id=f"{node}-g{i}", kind=DeviceKind.SIMULATED, name="", index=i, memory=size * GB)
+            Device(
+                id=f"{node}-g{i}",
+                kind=DeviceKind.SIMULATED,
+                name=f"Simulated {size}",
+                index=i,
+                memory=size * GB,
+            )
             for i, size in enumerate(gpus)
         ),
         *(
@@ -68,6 +76,30 @@ MACHINES = {
     "n0": (devices("n0", (16, 16), 1), devices("n0", (16,), 1)),
     "n1": (devices("n1", (8,), 1), devices("n1", (), 1)),
 }
+SIZES = {device.id: device.memory for offers in MACHINES.values() for device in offers[0]}
+CORES, HOST_MEMORY = {"n0": 4, "n1": 2}, {"n0": 32 * GB, "n1": 16 * GB}
+# What requests ask for beside a number of devices.
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"memory": 8 * GB},
+    {"memory": 16 * GB},
+    {"model": "simulated 16"},
+    {"least": 1},
+    {"least": 1, "time": 5.0},
+    {"least": 2, "count": 3},
+    {"memory": 4 * GB, "share": True},
+    {"memory": 4 * GB, "share": True, "least": 1, "count": 3},
+    {"memory": 8 * GB, "share": True, "time": 5.0},
+    {"memory": 12 * GB, "share": True},
+    {"placement": Placement.NODE},
+    {"placement": Placement.SPREAD},
+    {"placement": Placement.NODE, "least": 1},
+    {"cpus": 1},
+    {"cpus": 2},
+    {"cpus": 3, "memory": 4 * GB, "share": True},
+    {"host_memory": 12 * GB},
+    {"host_memory": 20 * GB},
+)
 OWNERS = {
     owner.id: owner
     for owner in (
@@ -96,6 +128,18 @@ def pool_of(kind: DeviceKind) -> Pool:
     return Pool.ACCELERATOR if kind in ACCELERATORS else Pool.CPU
 
 
+def will_do(device: Device, request: Request) -> bool:
+    """Whether a device has what is asked for, were it free."""
+    if request.share and device.kind is DeviceKind.CPU:
+        return False
+    return device.memory >= request.memory and request.model in device.name.lower()
+
+
+def cores_for(request: Request, line: Pool) -> int:
+    """How many of its node's cores each device of a request takes."""
+    return max(1, request.cpus) if line is Pool.CPU else request.cpus
+
+
 _ENDING = (RunState.STOPPING, RunState.FAILED, RunState.STOPPED)
 
 
@@ -116,6 +160,8 @@ class Broker(RuleBasedStateMachine):
         self.told_to_end: set[tuple[str, str]] = set()
         self.lost_at: dict[str, float] = {}
         self.down_at: dict[str, float] = {}
+        # Leases, of whenever, that have parts of devices.
+        self.sharing: set[str] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -193,11 +239,15 @@ class Broker(RuleBasedStateMachine):
 
     def check_grants(self, actions: list[ev.Action]) -> None:
         """Promises 2, 5 and 8, and the order of the queue, for each new grant."""
+        beside = (
+            len({pool_of(a.lease.slots[0].kind) for a in actions if isinstance(a, ev.Granted)}) > 1
+        )
         for action in actions:
             if not isinstance(action, ev.Granted):
                 continue
             request, lease = action.request, action.lease
-            assert len({slot.device for slot in lease.slots}) == request.count
+            assert len({slot.device for slot in lease.slots}) == len(lease.slots)
+            self.check_layout(request, lease)
             kinds = {pool_of(slot.kind) for slot in lease.slots}
             assert len(kinds) == 1
             if request.want is not Want.DEVICE:
@@ -207,22 +257,40 @@ class Broker(RuleBasedStateMachine):
                 assert slot.node in self.connected
                 assert self.spec(slot.node, slot.device).memory >= request.memory
                 assert slot.device not in self.state.outside
-                held = self.processes[slot.node]
-                assert not any(slot.device in on for on in held.values()), "still in use"
+                assert not any(
+                    slot.device in on and not (request.share and id in self.sharing)
+                    for id, on in self.processes[slot.node].items()
+                ), "still in use"
+            if request.share:
+                self.sharing.add(lease.id)
             (line,) = kinds
             head = next(iter(self.state.queue(line)), None)
-            if head and self.before(head, request) and self.state.leases.get(lease.id) == lease:
+            if head is None or (beside and (head.cpus or head.host_memory)):
+                continue  # lines share the nodes' cores and memory, and reserve each for itself
+            if self.before(head, request) and self.state.leases.get(lease.id) == lease:
                 without = self.earliest(head, line, without=lease.id)
                 assert self.earliest(head, line) <= without, "overtaken and delayed"
                 suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
                 assert not suits or without < math.inf, "overtaken for an unknown time"
+
+    def check_layout(self, request: Request, lease: Lease) -> None:
+        """As many as were asked for, of the right model, on the right nodes."""
+        number = len(lease.slots)
+        assert (request.least or request.count) <= number <= request.count
+        on = Counter(slot.node for slot in lease.slots)
+        if request.placement is Placement.NODE:
+            assert len(on) == 1
+        for slot in lease.slots:
+            assert request.model in self.spec(slot.node, slot.device).name.lower()
+            assert slot.share == (request.memory if request.share else 0)
 
     def before(self, head: Request, request: Request) -> bool:
         """Whether the policy puts a request that waits before one that was granted."""
         policy = self.state.policy
         if policy.by_user or self.state._queue.aged(head.id):
             return False
-        order = [*self.accepted, request.id]
+        # One of the two may be the one that was submitted just now.
+        order = [*self.accepted, request.id, head.id]
         first, second = ((policy.key(r), order.index(r.id)) for r in (head, request))
         return first < second
 
@@ -232,22 +300,61 @@ class Broker(RuleBasedStateMachine):
             node in self.connected
             and device not in self.state.outside
             and device not in self.state.fleet._blocked
-            and self.spec(node, device).memory >= request.memory
+            and will_do(self.spec(node, device), request)
         )
 
     def earliest(self, request: Request, line: Pool, without: str = "") -> float:
         """When a request can start by the ends of the leases, by trying every end."""
         ends = {}
-        for node in self.connected & self.state.nodes.keys():
-            for device in self.state.nodes[node].devices:
-                if pool_of(device.kind) is line and self.suits(node, device.id, request):
-                    lease = self.state.leases.get(self.state.holder.get(device.id, ""))
-                    if lease is None or lease.id == without or lease.state is LeaseState.ENDING:
-                        ends[device.id] = self.now
-                    else:
-                        ends[device.id] = math.inf if lease.expires is None else lease.expires
-        times = sorted(ends.values())
-        return times[request.count - 1] if len(times) >= request.count else math.inf
+        for lease in self.state.leases.values():
+            end = math.inf if lease.expires is None else lease.expires
+            over = lease.id == without or lease.state is LeaseState.ENDING
+            ends[lease.id] = self.now if over else end
+        for when in sorted({self.now, *ends.values()} - {math.inf}):
+            held = [lease for lease in self.state.leases.values() if ends[lease.id] > when]
+            if self.fits(request, line, held):
+                return when
+        return math.inf
+
+    def fits(
+        self, request: Request, line: Pool, held: Iterable[Lease], outside: bool = False
+    ) -> bool:
+        """Whether a request could start beside these leases; `outside`: and all else out of use."""
+        found = [
+            self.room(self.state.nodes[node], request, line, held, outside)
+            for node in self.connected & self.state.nodes.keys()
+        ]
+        most = max(found, default=0) if request.placement is Placement.NODE else sum(found)
+        return most >= (request.least or request.count)
+
+    def room(
+        self, node: Node, request: Request, line: Pool, held: Iterable[Lease], outside: bool
+    ) -> int:
+        """How many devices a node could give to a request beside these leases."""
+        here = [
+            (slot, self.state.requests[lease.request])
+            for lease in held
+            for slot in lease.slots
+            if slot.node == node.id
+        ]
+        number = 0
+        for device in node.devices:
+            others = [other for slot, other in here if slot.device == device.id]
+            suits = outside or self.suits(node.id, device.id, request)
+            if pool_of(device.kind) is not line or not suits or not will_do(device, request):
+                continue
+            if request.share:
+                shared = sum(other.memory for other in others) + request.memory <= device.memory
+                number += all(other.share for other in others) and shared
+            else:
+                number += not others
+        if cores := cores_for(request, line):
+            used = sum(cores_for(other, pool_of(slot.kind)) for slot, other in here)
+            number = min(number, (CORES[node.id] - used) // cores)
+        if request.host_memory:
+            used = sum(other.host_memory for _, other in here)
+            number = min(number, (HOST_MEMORY[node.id] - used) // request.host_memory)
+        return number
 
     def spec(self, node: str, device: str) -> Device:
         return next(d for d in self.state.nodes[node].devices if d.id == device)
@@ -313,26 +420,45 @@ class Broker(RuleBasedStateMachine):
         session=sessions,
         want=st.sampled_from(Want),
         count=st.integers(1, 3),
-        memory=st.sampled_from([0, 0, 8 * GB, 16 * GB]),
+        extra=st.one_of(st.just({}), st.sampled_from(EXTRAS)),
         time=st.sampled_from([None, None, 5.0, 100.0]),
         priority=st.sampled_from([0, 0, -1]),
         scope=st.sampled_from(Scope),
     )
-    def submit_a_wish(self, session: str, **wish: Any) -> None:
+    def submit_a_wish(self, session: str, extra: dict[str, Any], **wish: Any) -> None:
         self.ensure_open(session)
-        self.submit(session, **wish)
+        self.submit(session, **(wish | extra))
 
-    @rule(session=sessions, count=st.integers(1, 3), scope=st.sampled_from(Scope))
-    def submit_and_run(self, session: str, count: int, scope: Scope) -> None:
+    @rule(
+        session=sessions,
+        extras=st.lists(st.sampled_from(EXTRAS), min_size=2, max_size=6),
+        want=st.sampled_from([Want.GPU, Want.GPU, Want.CPU]),
+        time=st.sampled_from([None, 5.0, 100.0]),
+    )
+    def submit_several(
+        self, session: str, extras: list[dict[str, Any]], want: Want, time: float | None
+    ) -> None:
         self.ensure_open(session)
-        answer = self.submit(session, want=Want.GPU, count=count, scope=scope)
+        for extra in extras:
+            self.submit(session, **({"want": want, "count": 1, "time": time} | extra))
+            self.a_device_has_at_most_one_lease()
+
+    @rule(
+        session=sessions,
+        count=st.integers(1, 3),
+        scope=st.sampled_from(Scope),
+        extra=st.sampled_from([{}, {"memory": 4 * GB, "share": True}]),
+    )
+    def submit_and_run(self, session: str, count: int, scope: Scope, extra: dict[str, Any]) -> None:
+        self.ensure_open(session)
+        answer = self.submit(session, want=Want.GPU, count=count, scope=scope, **extra)
         for action in answer if isinstance(answer, list) else ():
             if isinstance(action, ev.Granted):
                 self.start(self.new_run(action.lease))
 
     @rule(session=sessions)
     def train(self, session: str) -> None:
-        self.submit_and_run(session, count=2, scope=Scope.SESSION)
+        self.submit_and_run(session, count=2, scope=Scope.SESSION, extra={})
 
     @rule(
         session=sessions,
@@ -343,6 +469,16 @@ class Broker(RuleBasedStateMachine):
                 {"count": 1, "memory": 99 * GB},
                 {"count": 99},
                 {"count": 1, "time": 0.0},
+                {"count": 2, "least": 3},
+                {"count": 2, "least": -1},
+                {"count": 1, "share": True},
+                {"count": 1, "share": True, "memory": 99 * GB},
+                {"count": 1, "model": "h100"},
+                {"count": 3, "placement": Placement.NODE},
+                {"count": 1, "cpus": 99},
+                {"count": 1, "cpus": -1},
+                {"count": 3, "cpus": 3},
+                {"count": 1, "host_memory": 2**63},
             ]
         ),
     )
@@ -381,6 +517,13 @@ class Broker(RuleBasedStateMachine):
         answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
         assert isinstance(answer, AccessError) == (by != lease.user)
 
+    @precondition(lambda self: self.state.requests)
+    @rule(index=number, ahead=st.sampled_from([0.0, 60.0, 3600.0]))
+    def tell_a_forecast(self, index: int, ahead: float) -> None:
+        request = self.pick(self.state.requests, index)
+        eta = self.now + ahead
+        self.do(ev.ForecastTold(request=request.id, eta=eta, earliest=self.now, latest=eta))
+
     # --- nodes
 
     @rule(node=nodes, healthy=st.sampled_from([True, True, True, False]), alive=st.booleans())
@@ -395,7 +538,15 @@ class Broker(RuleBasedStateMachine):
         port = 1 if healthy else 2
         self.do(
             ev.NodeJoined(
-                node=Node(id=node, host=node, address=f"{node}:{port}", pid=1, devices=offer),
+                node=Node(
+                    id=node,
+                    host=node,
+                    address=f"{node}:{port}",
+                    pid=1,
+                    devices=offer,
+                    cpus=CORES[node],
+                    memory=HOST_MEMORY[node],
+                ),
                 held=tuple(self.processes[node]),
             )
         )
@@ -620,23 +771,40 @@ class Broker(RuleBasedStateMachine):
     @invariant()
     def a_device_has_at_most_one_lease(self) -> None:
         """Promise 1."""
-        holders = Counter(
-            slot.device for lease in self.state.leases.values() for slot in lease.slots
+        holders: dict[str, list[Lease]] = {}
+        cores, memory = Counter[str](), Counter[str]()
+        for lease in self.state.leases.values():
+            request = self.state.requests[lease.request]
+            for slot in lease.slots:
+                holders.setdefault(slot.device, []).append(lease)
+                cores[slot.node] += cores_for(request, pool_of(slot.kind))
+                memory[slot.node] += request.host_memory
+        assert self.state.holder.keys() == holders.keys()
+        for device, leases in holders.items():
+            assert self.state.holder[device] in {lease.id for lease in leases}
+            shares = self.state.fleet.shares(device)
+            requests = {lease.id: self.state.requests[lease.request] for lease in leases}
+            assert shares == {id: r.memory if r.share else 0 for id, r in requests.items()}
+            if len(leases) > 1:
+                assert all(shares.values()), "a share beside a lease of the whole device"
+            assert sum(shares.values()) <= SIZES[device], "more than there is"
+        assert all(cores[node] <= CORES[node] for node in cores)
+        assert all(memory[node] <= HOST_MEMORY[node] for node in memory)
+        on_device: dict[str, set[str]] = {}
+        for held in self.processes.values():
+            for lease_id, on in held.items():
+                for device in on:
+                    on_device.setdefault(device, set()).add(lease_id)
+        assert all(len(ids) == 1 or ids <= self.sharing for ids in on_device.values()), (
+            "processes of two leases on one device"
         )
-        assert all(count == 1 for count in holders.values())
-        assert self.state.holder == {
-            slot.device: lease.id for lease in self.state.leases.values() for slot in lease.slots
-        }
-        on_device = Counter(
-            device for held in self.processes.values() for on in held.values() for device in on
-        )
-        assert all(count == 1 for count in on_device.values()), "two leases' processes on one"
 
     @invariant()
     def a_gang_is_whole(self) -> None:
         """Promise 2."""
         for lease in self.state.leases.values():
-            assert len(lease.slots) == self.state.requests[lease.request].count
+            request = self.state.requests[lease.request]
+            assert (request.least or request.count) <= len(lease.slots) <= request.count
 
     @invariant()
     def the_journal_has_it_all(self) -> None:
@@ -663,6 +831,14 @@ class Broker(RuleBasedStateMachine):
             assert granted or lease.reason
 
     @invariant()
+    def forecasts_are_of_those_who_wait(self) -> None:
+        queue = {request.id for request in self.state.queue()}
+        assert self.state._foretold.keys() <= queue
+        for pool in Pool:
+            for hit in self.state.hits(pool).hits:
+                assert hit.ahead >= 0
+
+    @invariant()
     def nobody_holds_anything_without_a_session(self) -> None:
         """Promise 5."""
         for lease in self.state.leases.values():
@@ -682,23 +858,12 @@ class Broker(RuleBasedStateMachine):
             if head is None:
                 continue
             request = state.requests[head]
-            fitting = [
-                device.id
-                for node in state.nodes.values()
-                if state.node_up(node.id)
-                for device in node.devices
-                if pool_of(device.kind) is pool and device.memory >= request.memory
-            ]
             reason = state.reason(head)
-            free = [
-                id
-                for id in fitting
-                if not (id in state.holder or id in state.outside or id in state.fleet._blocked)
-            ]
-            assert len(free) < request.count
-            assert (reason == "NodeDown") == (len(fitting) < request.count)
-            clear = [id for id in fitting if id not in state.outside]
-            assert (reason == "Resources") == (len(clear) >= request.count)
+            assert not self.fits(request, pool, state.leases.values())
+            assert (reason == "NodeDown") != self.fits(request, pool, (), outside=True)
+            blocked, state.fleet._blocked = state.fleet._blocked, {}
+            assert (reason == "Resources") == self.fits(request, pool, ())
+            state.fleet._blocked = blocked
 
     @invariant()
     def who_waits_behind_knows_why(self) -> None:
@@ -707,16 +872,7 @@ class Broker(RuleBasedStateMachine):
         for pool in Pool:
             head, *others = state.queue(pool) or [None]
             for request in others:
-                free = [
-                    device.id
-                    for node in self.connected & state.nodes.keys()
-                    for device in state.nodes[node].devices
-                    if pool_of(device.kind) is pool
-                    and device.memory >= request.memory
-                    and not (device.id in state.holder or device.id in state.outside)
-                    and device.id not in state.fleet._blocked
-                ]
-                kept = len(free) >= request.count
+                kept = self.fits(request, pool, state.leases.values())
                 why = f"Reservation(for {head.id})" if kept else "Priority"
                 assert state.reason(request.id) == why
 

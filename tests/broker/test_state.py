@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from aios_jupyter.broker import events as ev
-from aios_jupyter.broker.policy import pack
+from aios_jupyter.broker.placement import pack
 from aios_jupyter.broker.state import State
 from aios_jupyter.errors import (
     AccessError,

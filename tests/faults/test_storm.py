@@ -17,6 +17,8 @@ def test_the_promises_are_kept_through_a_storm(tmp_path: Path) -> None:
     assert numbers["leases granted"] > 10, numbers
     assert numbers["runs that succeeded"] > 3, numbers
     assert numbers["kernels killed"] and numbers["brokers killed"], numbers
+    assert sum(number for deed, number in numbers.items() if deed.startswith("conn")) > 3, numbers
+    assert numbers["looks at the queue"] > 12, numbers
 
 
 def granted(lease: str, request: str, *devices: str) -> dict[str, Any]:
@@ -49,3 +51,18 @@ def test_the_checker_sees_fences_that_fall_and_requests_that_are_lost() -> None:
     assert storm._fences(audit, [("counter", "fence", 2)]) == ["fence 1 follows 2"]
     assert storm._fences(audit[:1], [("counter", "fence", 1)])
     assert storm._requests(audit, {"q1": 1, "q3": 1}, {}) == ["request q3 was lost"]
+
+
+def test_the_checker_sees_who_waits_for_what_is_free() -> None:
+    free = {"kind": "simulated", "holder": None, "outside": []}
+    held = {**free, "holder": {"lease": "L1"}}
+    view = {
+        "devices": {"d0": free, "d1": free, "d2": held},
+        "queue": {
+            "q1": {"count": 3, "reason": "Resources"},
+            "q2": {"count": 2, "reason": "Reservation(for q1)"},
+        },
+    }
+    assert storm.idle(view) == []
+    view["queue"]["q3"] = {"count": 2, "reason": "Priority"}
+    assert storm.idle(view) == ["request q3 waits for 2 of 2 free devices, 'Priority'"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,37 @@ def test_devices_that_a_rank_sees(
     assert found["CUDA_VISIBLE_DEVICES"] == visible
     assert found["AIOS_DEVICE"] == device
     assert (found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == (local, local_world)
+
+
+def test_a_share_of_a_device_is_told_to_its_rank() -> None:
+    whole = orders(DeviceKind.GPU)
+    part = whole.__replace__(rank=whole.rank.__replace__(share=8 * 10**9))
+    assert environment(part, {})["AIOS_DEVICE_MEMORY"] == "8000000000"
+    assert "AIOS_DEVICE_MEMORY" not in environment(whole, {})
+
+
+def test_torch_keeps_to_its_share_once_cuda_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from aios_jupyter.runs import torch as attached
+
+    deferred: list[Callable[[], None]] = []
+    limits: list[tuple[float, str]] = []
+    card = types.SimpleNamespace(total_memory=16 * 10**9)
+    monkeypatch.setattr(torch.cuda, "_lazy_call", deferred.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda fraction, device: limits.append((fraction, str(device))),
+    )
+    monkeypatch.setenv("AIOS_DEVICE", "cpu")
+    attached._keep_to(4 * 10**9)
+    assert not deferred
+    monkeypatch.setenv("AIOS_DEVICE", "cuda:1")
+    attached._keep_to(4 * 10**9)
+    assert not limits, "CUDA is not used yet"
+    deferred[0]()
+    assert limits == [(0.25, "cuda:1")]
 
 
 def test_what_the_user_has_set_stays() -> None:

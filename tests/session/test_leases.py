@@ -207,3 +207,60 @@ def test_explain_says_why_a_request_waits_and_until_when(session: Session) -> No
     assert (ended["state"], ended["reason"]) == ("ended", f"cancelled by {session.user}")
     with pytest.raises(NotFoundError, match="no request 'q-none'"):
         session.explain("q-none")
+
+
+def test_two_sessions_share_one_simulated_gpu(session: Session) -> None:
+    held = session.alloc(gpus=3)
+    first = session.alloc(gpus=1, memory="8GB", share=True)
+    with connect(label="second") as second:
+        lease = second.alloc(gpus=1, memory="6GB", share=True)
+        device = lease.slots[0].device
+        assert device == first.slots[0].device
+        assert lease.slots[0].share == 6 * 10**9
+        with pytest.raises(AllocationError, match="cannot be granted now"):
+            second.alloc(gpus=1, memory="8GB", share=True, nonblock=True)
+        with pytest.raises(AllocationError, match="cannot be granted now"):
+            second.alloc(gpus=1, nonblock=True)
+        shares = session.status()["devices"][device]["shares"]
+        assert [one["memory"] for one in shares] == [8 * 10**9, 6 * 10**9]
+        code = "import os; told = os.environ['AIOS_DEVICE_MEMORY']"
+        handle = second.start(code, cell=True, lease=lease.id, pull=["told"])
+        assert handle.wait().pulled == {"told": "6000000000"}
+        session.release(held.id)
+        session.release(first.id)
+    until(lambda: len(free(session)) == 4, "all that was shared is whole again")
+
+
+def test_a_range_gets_three_of_four(session: Session) -> None:
+    session.alloc(gpus=1)
+    assert len(session.alloc(gpus="2:4").slots) == 3
+    with pytest.raises(AllocationError, match="2 to 4 gpu"):
+        session.alloc(gpus="2:4", nonblock=True)
+
+
+def test_alloc_from_a_shell_with_a_model_a_placement_and_cores(session: Session) -> None:
+    def aios(*words: str) -> subprocess.CompletedProcess[str]:
+        start = "from aios_jupyter.commands import main; main()"
+        command = [sys.executable, "-c", start, "alloc", *words]
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    wish = "--gpus 1:2 --gpu-model simulated --placement node --cpus-per-device 1"
+    made = aios(*wish.split(), "--memory-per-device", "1MB", "--gpu-memory", "4GB", "--share")
+    assert made.returncode == 0, made.stderr
+    assert "2 simulated GPUs" in made.stdout
+    assert "3.7 GiB of each" in made.stdout
+    session.release(everything=True)
+    for wish, sentence in {
+        "--gpus 1 --gpu-model h100": "No GPU of this cluster is a 'h100'",
+        "--gpus 1 --share": "Say how much",
+        "--gpus 1 --share --gpu-memory 99GB": "the largest has 17.2 GB",
+        "--gpus 5 --placement node": "ask for at most 4",
+        "--gpus 3:2": "the least first",
+        "--gpus 1 --cpus-per-device 100000": "No node can give 100000 CPUs",
+    }.items():
+        refused = aios(*wish.split())
+        assert refused.returncode in (1, 2)
+        assert sentence in refused.stderr
+        assert refused.stderr.count("\n") == 1

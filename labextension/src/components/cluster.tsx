@@ -87,6 +87,7 @@ function NodeGroup(props: { group: INodeGroup }): React.ReactElement {
             device={device}
             run={snapshot?.runs[device.holder?.run ?? '']?.name ?? ''}
             state={snapshot ? deviceState(device, snapshot) : 'lost'}
+            user={snapshot?.cluster.user ?? ''}
           />
         ))}
       </ul>

@@ -19,6 +19,7 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
   device: IDevice;
   run: string;
   state: DeviceState;
+  user: string;
 }): React.ReactElement {
   const { trans } = useServices();
   const { device, state } = props;
@@ -64,9 +65,19 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
           )}
         </div>
       )}
-      {device.holder && (
-        <Holder holder={device.holder} run={props.run} mine={state === 'mine'} />
-      )}
+      {device.shares?.length
+        ? device.shares.map(share => (
+            <Holder
+              key={share.lease}
+              holder={share}
+              run={share.lease === device.holder?.lease ? props.run : share.run}
+              mine={share.user === props.user}
+              memory={share.memory}
+            />
+          ))
+        : device.holder && (
+            <Holder holder={device.holder} run={props.run} mine={state === 'mine'} />
+          )}
       {device.outside.map(process => (
         <Outside key={process.pid} process={process} />
       ))}
@@ -108,10 +119,14 @@ function Holder(props: {
   holder: IHolder;
   run: string;
   mine: boolean;
+  memory?: number;
 }): React.ReactElement {
   const { trans } = useServices();
   const { user, label } = props.holder;
-  const parts = [props.mine ? trans.__('you') : user, label, props.run].filter(Boolean);
+  const memory = props.memory ? bytes(props.memory) : '';
+  const parts = [props.mine ? trans.__('you') : user, label, props.run, memory].filter(
+    Boolean
+  );
   const text = parts.join(' · ');
   return (
     <div className="aios-Device-holder" title={text}>

@@ -31,11 +31,13 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
   const now = useNow();
   const { request } = props;
   const mine = request.user === snapshot?.cluster.user;
-  const what = {
+  const count = {
     gpu: trans._n('%1 GPU', '%1 GPUs', request.count),
     device: trans._n('%1 device', '%1 devices', request.count),
     cpu: trans._n('%1 CPU', '%1 CPUs', request.count)
   }[request.want];
+  const elastic = request.least && request.least < request.count;
+  const what = elastic ? `${request.least}–${count}` : count;
   const waiting = trans.__('waiting %1', duration(now - request.submitted));
   const starts = request.eta
     ? ` · ${trans.__('starts in about %1', duration(Math.max(0, request.eta - now)))}`

@@ -1,0 +1,44 @@
+"""What an agent knows of one run on its machine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+from ..broker import messages as msg
+from ..runs.messages import StartRun
+from ..schema import RankExit, Run
+from .ranks import LocalGang
+
+
+class Hosted:
+    """One run on this machine.
+
+    One that may be restarted rests between the end of its ranks and the broker's word: `again` starts
+    the next attempt, `over` says that there is none.
+    """
+
+    def __init__(self, run: Run, ranks: tuple[int, ...], directory: Path) -> None:
+        self.run = run
+        self.ranks = ranks
+        self.directory = directory
+        self.gang: LocalGang | None = None
+        self.order: StartRun | None = None
+        self.payload: bytes | None = None
+        self.attempt = 0
+        self.resting = False
+        self.called: msg.RunAgain | None = None
+        self.exits: tuple[RankExit, ...] = ()
+        self.listener: socket.socket | None = None
+        self.ended = asyncio.Event()
+        self.changed = asyncio.Condition()
+        self.devices: dict[int, str] = {}
+        self.summary: dict[str, Any] = {}
+        self.reporting = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still have processes."""
+        return self.gang is not None and not self.ended.is_set()
