@@ -71,6 +71,7 @@ class FakeSession:
         self.held: list[Lease] = []
         self.rows: list[dict[str, Any]] = []
         self.waits: list[dict[str, Any]] = []
+        self.booked: list[dict[str, Any]] = [RESERVATION]
         self.granted: Lease | Exception | None = None
         self.handle = FakeHandle([], RunResult("r-1", "succeeded", 2, 1.5, {"loss": 0.5}, {}))
         self.run_state = "succeeded"
@@ -101,6 +102,13 @@ class FakeSession:
 
     def cancel(self, request: str) -> None:
         self.cancelled.append(request)
+
+    def reservations(self) -> list[dict[str, Any]]:
+        return self.booked
+
+    def reserve(self, **wish: Any) -> dict[str, Any]:
+        self.calls.append(("reserve", wish))
+        return self.booked[0]
 
     def queue(self) -> list[dict[str, Any]]:
         return self.waits
@@ -170,5 +178,9 @@ SNAPSHOT: dict[str, Any] = {
         "d2": {**DEVICE, "id": "d2", "index": 2, "holder": None, "utilization": None,
                "outside": [{"pid": 7, "memory": 0, "name": "python", "user": "eve"}]},
     },
-    "queue": {}, "leases": {}, "runs": {},
+    "queue": {}, "leases": {}, "reservations": {}, "runs": {},
+}  # fmt: skip
+RESERVATION = {
+    "id": "b-1", "user": "me", "label": "night", "want": "gpu", "count": 2, "start": 4e9,
+    "end": 4e9 + 3600, "devices": ["d0", "d1"], "lease": "",
 }  # fmt: skip

@@ -63,6 +63,11 @@ def shell(*arguments: str) -> int:
         ("alloc --gpus 1 --gpu-memory 99999999PB", "is not an amount of memory"),
         ("alloc --gpus 1 --gpu-memory 0GB", "'0GB' is not an amount of memory"),
         ("alloc --gpus 1 --time soon", "'soon' is not a length of time"),
+        ("reserve --gpus 1 --at 22:00", "Missing option '--time'"),
+        ("reserve --gpus 1 --devices 1 --at +1h --time 1h", "one of --devices N, --gpus N"),
+        ("reserve --gpus 1 --at +1h --time never", "'never' is not a length of time"),
+        ("policy --idle maybe", "'maybe' is not a length of time"),
+        ("policy --queue batch", "--queue says for which queue --idle is"),
         ("policy best", "'best' is not one of 'fifo', 'sjf', 'priority', 'fair'"),
         ("alloc --gpus 1 --gpu-memory big", "'big' is not an amount of memory"),
         ("extend lease-1", "Missing argument 'TIME'"),
@@ -535,6 +540,49 @@ def test_who_waits_is_told_when_it_will_start() -> None:
     row = {"position": 1, "reason": "Resources", "eta": 1e9}
     when = time.strftime("%H:%M", time.localtime(1e9))
     assert waiting_text("1 GPU", row).endswith(f"(Resources), starts at about {when}")
+
+
+# --- times
+
+
+def test_reservations_are_made_and_listed(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("reserve", "--gpus", "2", "--at", "+1h", "--time", "30m", "--label", "night") == 0
+    name, wish = session.calls[-2]
+    assert name == "reserve"
+    assert (wish["gpus"], wish["at"], wish["time"], wish["label"]) == (2, "+1h", 1800.0, "night")
+    text = capsys.readouterr().out
+    assert "reservation b-1" in text
+    assert "2 GPUs" in text
+    assert "alloc --reservation b-1" in text
+    assert shell("reservations") == 0
+    text = capsys.readouterr().out
+    assert "RESERVATION" in text
+    assert "night" in text
+    assert shell("cancel", "b-1") == 0
+    assert session.cancelled == ["b-1"]
+
+
+def test_a_lease_that_ends_soon_or_is_idle_says_so() -> None:
+    lease = make_lease().__replace__(
+        expires=1240.0, warned=True, idle_since=400.0, idle_ends=1060.0
+    )
+    text = lease_table([lease], 1000.0).text()
+    assert "NOTICE" in text
+    assert "idle for 10 min, ends in 1 min; its time ends in 4 min" in text
+
+
+def test_limits_are_shown_with_the_policy() -> None:
+    found = {
+        "name": "fifo",
+        "policies": [],
+        "weights": {},
+        "idle": {"": 1800.0},
+        "max_time": 7200.0,
+    }
+    title = policy_table(found).title
+    assert title.endswith("leases end when idle for 30 min; leases last 2 h at most")
 
 
 # --- look inside

@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -27,6 +27,7 @@ from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
+from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .users import audit, user
 
@@ -53,6 +54,7 @@ def aios(ctx: click.Context) -> None:
 for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, forecast),
+    *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),

@@ -207,7 +207,8 @@ class Agent:
 
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         self._grants.pop(end.lease, None)
-        await self.runs.end_lease(end.lease, end.reason or "the lease ended")
+        grace = settings().stop_grace if end.grace is None else end.grace
+        await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
         if end.confirm:
             self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
@@ -250,7 +251,10 @@ class Agent:
         for grant in list(self._grants.values()):
             expires = grant.lease.expires
             if expires is not None and expires + settings().stop_grace < _now():
-                await self._end_lease(msg.LeaseEnd(lease=grant.lease.id, reason="its time is over"))
+                end = msg.LeaseEnd(
+                    lease=grant.lease.id, reason="its time is over", grace=settings().end_grace
+                )
+                await self._end_lease(end)
 
 
 def _now() -> float:

@@ -130,8 +130,10 @@ class HostedRuns:
             raise NotFoundError(f"The broker has not announced run {run!r}.") from None
         return self._runs[run]
 
-    async def stop(self, run: str, reason: str, attempt: int = 0) -> None:
-        """End the ranks of a run: SIGTERM, grace, SIGKILL; returns when they are gone.
+    async def stop(
+        self, run: str, reason: str, attempt: int = 0, grace: float | None = None
+    ) -> None:
+        """End the ranks of a run: SIGTERM, grace (s), SIGKILL; returns when they are gone.
 
         Ranks of an `attempt` that had yet to be started are reported as stopped.
         """
@@ -142,7 +144,7 @@ class HostedRuns:
             self._never_started(hosted, reason)
         elif hosted.live:
             hosted.order = None
-            await hosted.gang.stop(settings().stop_grace)
+            await hosted.gang.stop(settings().stop_grace if grace is None else grace)
             if hosted.resting:
                 hosted.attempt = max(hosted.attempt, attempt)
                 self._never_started(hosted, reason)
@@ -154,10 +156,10 @@ class HostedRuns:
         if hosted and hosted.gang and hosted.attempt == attempt and hosted.live:
             await hosted.gang.stop(settings().stop_grace)
 
-    async def end_lease(self, lease: str, reason: str) -> None:
+    async def end_lease(self, lease: str, reason: str, grace: float | None = None) -> None:
         """End every run of a lease and confirm it."""
         runs = [i for i, hosted in self._runs.items() if hosted.run.lease == lease]
-        await asyncio.gather(*(self.stop(run, reason) for run in runs))
+        await asyncio.gather(*(self.stop(run, reason, grace=grace) for run in runs))
 
     async def stop_all(self, reason: str) -> None:
         """End every run."""

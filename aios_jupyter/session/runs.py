@@ -142,7 +142,7 @@ class RunVerbs(LeaseVerbs):
             # Also an interrupt on the way: nothing may run that nobody holds a handle of.
             with contextlib.suppress(AiosError):
                 self.stop(spec.id)
-            if held.scope is not Scope.SESSION:
+            if held.scope not in (Scope.SESSION, Scope.RESERVED):
                 # It may have ended with the run already.
                 with contextlib.suppress(NotFoundError):
                     self.release(held.id)
