@@ -31,8 +31,15 @@ class Settings:
     owner_grace
         How long leases wait for an owner whose connection closed but whose process is not known
         to be dead.
-    stop_grace
-        Between SIGTERM and SIGKILL for ranks.
+    stop_grace, end_grace
+        Between SIGTERM and SIGKILL for ranks: when somebody stops them, and when the time of their
+        lease is over, so that they may save what they have.
+    warn_before
+        How long before its end a lease's session is warned; of short leases after nine tenths.
+    idle_grace
+        Between the warning of an idle lease and its end, where `aios policy --idle` is set.
+    reserve_limit
+        Device-hours that a user who is no admin may have reserved at a time.
     zygote_idle
         A node keeps a process with the framework imported, so that runs start at once, until none
         has needed it for so long; 0 turns that off.
@@ -54,6 +61,10 @@ class Settings:
     reap_after: float = 60.0
     owner_grace: float = 60.0
     stop_grace: float = 5.0
+    end_grace: float = 30.0
+    warn_before: float = 300.0
+    idle_grace: float = 300.0
+    reserve_limit: float = 64.0
     zygote_idle: float = 600.0
     journal_sync: str = "NORMAL"
     policy: str = "fifo"

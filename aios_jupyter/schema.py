@@ -121,12 +121,14 @@ class Scope(StrEnum):
     """What a lease lasts for, apart from its time.
 
     SESSION: until its session ends. CELL: until its last run has ended, or its session. DETACHED:
-    until its last run has ended, whatever becomes of the session (endpoints).
+    until its last run has ended, whatever becomes of the session (endpoints). RESERVED: until its
+    time is over, whatever becomes of runs and sessions; each session of its user may take it up.
     """
 
     SESSION = "session"
     CELL = "cell"
     DETACHED = "detached"
+    RESERVED = "reserved"
 
 
 class Placement(StrEnum):
@@ -200,6 +202,32 @@ class Slot(Struct, frozen=True, kw_only=True):
     host_memory: int = 0
 
 
+class Booking(Struct, frozen=True, kw_only=True):
+    """A reservation: `count` devices for one user from `start` for `time` seconds.
+
+    `id` is made by the client: a retry is the same. `devices` are those that are promised, of the
+    pool `pool`: both the broker's to say. The lease is granted to `session` if it is open then. A reservation that has
+    started is a lease with the field `booking`.
+    """
+
+    id: str
+    session: str
+    user: str
+    want: Want
+    count: int
+    start: float
+    time: float
+    memory: int = 0
+    label: str = ""
+    pool: str = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> float:
+        """When it is over, seconds since the epoch."""
+        return self.start + self.time
+
+
 class LeaseState(StrEnum):
     """ACTIVE until its end; ENDING while its processes are not yet confirmed gone."""
 
@@ -211,7 +239,9 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`
-    is the request's.
+    is the request's, `booking` the reservation that it comes from. `warned`: its session has been
+    told of its end. `idle_since` is set when it was found idle, and it ends at `idle_ends` unless
+    it computes again. `grace` is between SIGTERM and SIGKILL for its ranks, None the usual one.
     """
 
     id: str
@@ -228,6 +258,11 @@ class Lease(Struct, frozen=True, kw_only=True):
     state: LeaseState = LeaseState.ACTIVE
     used: bool = False
     reason: str = ""
+    booking: str = ""
+    warned: bool = False
+    idle_since: float | None = None
+    idle_ends: float | None = None
+    grace: float | None = None
 
 
 class RunKind(StrEnum):

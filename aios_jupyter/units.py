@@ -1,12 +1,13 @@
 """Times and sizes as people write and read them.
 
-Pure functions without imports beyond `re`. Durations are seconds, sizes bytes.
+Pure functions. Durations are seconds, sizes bytes, points in time seconds since the epoch.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from datetime import datetime, timedelta
 
 from .errors import UsageError
 
@@ -18,6 +19,7 @@ _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 8640
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhd])\s*", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
 _COUNT = re.compile(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?")
+_TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
@@ -89,6 +91,47 @@ def parse_count(text: str | int) -> tuple[int, int]:
     if most > MOST_DEVICES:
         raise UsageError(f"No cluster has '{text}' devices; ask for at most {MOST_DEVICES}.")
     return least, most
+
+
+def parse_when(text: str | float, now: float) -> float:
+    """Read a point in time, by the clock of this machine where no zone is given.
+
+    Parameters
+    ----------
+    text
+        `22:00` (today, or tomorrow where that is past), `2026-03-01T08:30` (ISO 8601), `+30m` (from
+        now), or seconds since the epoch.
+    now
+        Seconds since the epoch.
+
+    Returns
+    -------
+    float
+        Seconds since the epoch; later than `now` except where a date says otherwise.
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    text = text.strip()
+    try:
+        if text.startswith("+"):
+            return now + parse_duration(text[1:])
+        if match := _TIME_OF_DAY.fullmatch(text):
+            hour, minute, second = (int(part or 0) for part in match.groups())
+            today = datetime.fromtimestamp(now)  # noqa: DTZ006  # as on the wall
+            then = today.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            if then.timestamp() <= now:
+                then += timedelta(days=1)
+            return then.timestamp()
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, UsageError):
+        raise UsageError(
+            f"'{text}' is not a point in time; write it like 22:00, 2026-03-01T08:30 or +30m."
+        ) from None
 
 
 def parse_size(text: str | float) -> int:

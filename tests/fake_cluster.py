@@ -349,7 +349,14 @@ def view(
     leases: list[View],
     runs: list[View],
 ) -> View:
-    sections = {"nodes": nodes, "devices": devices, "queue": queue, "leases": leases, "runs": runs}
+    sections = {
+        "nodes": nodes,
+        "devices": devices,
+        "queue": queue,
+        "leases": leases,
+        "reservations": [],
+        "runs": runs,
+    }
     simulated = any(row["kind"] == "simulated" for row in devices)
     return {
         "cluster": cluster(simulated),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from aios_jupyter.errors import NotFoundError
@@ -70,10 +71,12 @@ class FakeSession:
         self.held: list[Lease] = []
         self.rows: list[dict[str, Any]] = []
         self.waits: list[dict[str, Any]] = []
+        self.booked: list[dict[str, Any]] = [RESERVATION]
         self.granted: Lease | Exception | None = None
         self.handle = FakeHandle([], RunResult("r-1", "succeeded", 2, 1.5, {"loss": 0.5}, {}))
         self.run_state = "succeeded"
         self.cancelled: list[str] = []
+        self.looked: list[Any] = []
 
     def alloc(self, *, on_wait: Callable[[dict[str, Any]], None], **options: Any) -> Lease:
         self.calls.append(("alloc", options))
@@ -100,6 +103,13 @@ class FakeSession:
     def cancel(self, request: str) -> None:
         self.cancelled.append(request)
 
+    def reservations(self) -> list[dict[str, Any]]:
+        return self.booked
+
+    def reserve(self, **wish: Any) -> dict[str, Any]:
+        self.calls.append(("reserve", wish))
+        return self.booked[0]
+
     def queue(self) -> list[dict[str, Any]]:
         return self.waits
 
@@ -120,6 +130,16 @@ class FakeSession:
     def logs(self, run: str, rank: int | None, follow: bool) -> Iterator[str]:
         self.calls.append(("logs", {"run": run, "rank": rank, "follow": follow}))
         yield "one\ntwo\n"
+
+    def stacks(self, run: str, rank: int | None) -> list[Any]:
+        self.calls.append(("stacks", {"run": run, "rank": rank}))
+        return self.looked
+
+    def profile(self, run: str, to: str, rank: int) -> Path:
+        self.calls.append(("profile", {"run": run, "to": to, "rank": rank}))
+        path = Path(to)
+        path.write_text("{}")
+        return path
 
     def user_list(self) -> list[dict[str, Any]]:
         return [{"name": "bob", "role": "viewer", "state": "revoked", "added": 0.0,
@@ -158,5 +178,9 @@ SNAPSHOT: dict[str, Any] = {
         "d2": {**DEVICE, "id": "d2", "index": 2, "holder": None, "utilization": None,
                "outside": [{"pid": 7, "memory": 0, "name": "python", "user": "eve"}]},
     },
-    "queue": {}, "leases": {}, "runs": {},
+    "queue": {}, "leases": {}, "reservations": {}, "runs": {},
+}  # fmt: skip
+RESERVATION = {
+    "id": "b-1", "user": "me", "label": "night", "want": "gpu", "count": 2, "start": 4e9,
+    "end": 4e9 + 3600, "devices": ["d0", "d1"], "lease": "",
 }  # fmt: skip

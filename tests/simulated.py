@@ -21,6 +21,7 @@ class Cluster:
         self.count = 0
         self.started: dict[str, float] = {}
         self.records: dict[tuple[str, str], Any] = {}
+        self.told: list[ev.Action] = []
         for name, kind, number in (("g", DeviceKind.GPU, gpus), ("c", DeviceKind.CPU, slots)):
             devices = tuple(
                 Device(id=f"{name}{i}", kind=kind, name="", index=i, memory=1)
@@ -37,6 +38,8 @@ class Cluster:
                 del self.records[action.kind, action.id]
             elif isinstance(action, ev.Granted):
                 self.started[action.request.id] = self.now
+            elif not isinstance(action, ev.Audit):
+                self.told.append(action)
 
     def ask(self, count: int = 1, user: str = "ana", admin: bool = False, **wish: Any) -> str:
         """Submit a request; returns its id."""

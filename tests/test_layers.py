@@ -58,7 +58,7 @@ ALLOWED_GROUND: dict[str, tuple[str, ...]] = {
 }
 # These decide who gets what, and are tested without IO; so is all that they import.
 CORE = ("broker.state", "broker.policy", "broker.forecast")
-PURE_STANDARD = {"bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
+PURE_STANDARD = {"bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "heapq", "itertools",
                  "math", "operator", "typing", "__future__"}  # fmt: skip
 
 HEAVY = {"cv2", "dask", "distributed", "ipywidgets", "keras", "matplotlib", "mlflow", "numpy", "onnx",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from aios_jupyter.errors import UsageError
-from aios_jupyter.units import format_duration, format_size, parse_duration, parse_size
+from aios_jupyter.units import format_duration, format_size, parse_duration, parse_size, parse_when
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,40 @@ def test_sizes_are_said_in_binary_units(size: int, text: str) -> None:
 def test_what_is_said_can_be_read_again(seconds: int) -> None:
     said = format_duration(seconds)
     assert parse_duration(said.replace(" ", "")) == pytest.approx(seconds, rel=0.02)
+
+
+def wall(*parts: int) -> float:
+    """A point in time by this machine's own clock: year, month, day, hour, minute, second."""
+    return time.mktime((*parts, *[0] * (8 - len(parts)), -1))
+
+
+NOON = wall(2026, 3, 1, 12, 0, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "then"),
+    [
+        ("22:00", wall(2026, 3, 1, 22, 0)),
+        ("9:30", wall(2026, 3, 2, 9, 30)),
+        ("12:00:30", wall(2026, 3, 2, 12, 0, 30)),
+        ("2026-03-05T08:30", wall(2026, 3, 5, 8, 30)),
+        ("2026-03-05 08:30", wall(2026, 3, 5, 8, 30)),
+        ("+1h30m", wall(2026, 3, 1, 13, 30, 30)),
+        (" +30s ", wall(2026, 3, 1, 12, 1)),
+    ],
+)
+def test_points_in_time_are_read_by_the_clock_on_the_wall(text: str, then: float) -> None:
+    assert parse_when(text, NOON) == then
+
+
+def test_a_zone_is_heeded_and_a_number_taken_as_it_is() -> None:
+    assert parse_when("1970-01-01T01:00:05+01:00", NOON) == 5.0
+    assert parse_when(17, NOON) == 17.0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "25:00", "12:60", "+", "+0s", "-5m", "2026-13-01", "7"]
+)
+def test_what_is_no_point_in_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a point in time"):
+        parse_when(text, NOON)

@@ -28,7 +28,10 @@ from .protocol import VERSION, Connection, connect
 T = TypeVar("T")
 # Calls that change nothing, or nothing more the second time.
 REPEATABLE = frozenset(
-    {"status", "subscribe", "submit", "queue.row", "lease.get", "lease.token", "run.get"}
+    {
+        *("status", "subscribe", "submit", "queue.row", "lease.get", "lease.token", "run.get"),
+        *("reserve", "claim"),
+    }
 )
 Locate = Callable[[], Awaitable[tuple[str, Bundle]]]
 
@@ -201,6 +204,14 @@ class AsyncClient:
         self.tokens[lease] = grant.token
         return grant
 
+    async def claim(self, reservation: str) -> messages.Claim:
+        """Take up a reservation: it will be this session's, or its lease is now."""
+        body = messages.ById(id=reservation)
+        claim: messages.Claim = await self.call("claim", body, messages.Claim)
+        if claim.grant:
+            self.tokens[claim.grant.lease.id] = claim.grant.token
+        return claim
+
     async def subscribe(self, watcher: Callable[[dict[str, Any]], None]) -> None:
         """Have `watcher` called with the whole snapshot, then with each delta.
 
@@ -215,7 +226,9 @@ class AsyncClient:
             await self._locate()
 
     def listen(self, listener: Callable[[str, Any], None]) -> None:
-        """Have `listener(topic, body)` called for `lease.ended` (Lease) and `run.ended` (Run)."""
+        """Have `listener(topic, body)` called for `lease.ended` (Lease), `run.ended` (Run) and
+        `notice` (Notice).
+        """
         self._listeners.append(listener)
 
     # --- the connection
@@ -243,6 +256,7 @@ class AsyncClient:
             "request.ended": (Request, lambda _, request: self._ended(request)),
             "lease.ended": (Lease, lambda _, lease: self._tell("lease.ended", lease)),
             "run.ended": (Run, lambda _, run: self._tell("run.ended", run)),
+            "notice": (messages.Notice, lambda _, notice: self._tell("notice", notice)),
             "view": (dict[str, Any], lambda _, view: self._watcher and self._watcher(view)),
         }
         connection = await connect(address, bundle.client_context(), handlers)

@@ -20,8 +20,12 @@ class Deadlines:
     """
 
     def __init__(self, kinds: Mapping[str, tuple[When, Act]]) -> None:
-        self._kinds = kinds
+        self._kinds = dict(kinds)
         self._heap: list[tuple[float, str, str]] = []
+
+    def add(self, kind: str, when: When, act: Act) -> None:
+        """One kind of deadline more."""
+        self._kinds[kind] = (when, act)
 
     def arm(self, kind: str, id: str) -> None:
         """The deadline of a thing has been set or moved."""

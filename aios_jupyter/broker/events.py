@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias, TypeVar
 
 from ..schema import (
+    Booking,
     Lease,
     Node,
     Owner,
@@ -177,6 +178,48 @@ class WeightChanged(Struct):
     admin: bool = False
 
 
+class LimitChanged(Struct):
+    """From now on that limit holds, in seconds; None: there is none.
+
+    `name` is `max-time` (of leases), or `idle` (after which a lease is warned, then reclaimed);
+    `queue` the queue for which it holds, "" for all that have none of their own.
+    """
+
+    name: str
+    seconds: float | None
+    by: str
+    queue: str = ""
+    admin: bool = False
+
+
+class Booked(Struct):
+    """A user wants devices reserved."""
+
+    booking: Booking
+    admin: bool = False
+
+
+class Claimed(Struct):
+    """A session of the user takes up a reservation: its lease, or that which it will get."""
+
+    booking: str
+    session: str
+    by: str
+
+
+class FoundIdle(Struct):
+    """Nothing has been computed on a lease's devices since then, for as long as the limit says."""
+
+    lease: str
+    since: float
+
+
+class FoundBusy(Struct):
+    """Something is computed on the devices of a lease that was found idle."""
+
+    lease: str
+
+
 class ForecastTold(Struct):
     """Somebody was told when a request will probably start: at `eta`, between `earliest` and
     `latest` (seconds since the epoch; `latest` None: nobody knows).
@@ -211,6 +254,11 @@ Event: TypeAlias = (
     | RanksGone
     | PolicyChanged
     | WeightChanged
+    | LimitChanged
+    | Booked
+    | Claimed
+    | FoundIdle
+    | FoundBusy
     | ForecastTold
     | Tick
 )
@@ -302,6 +350,7 @@ class Hits(Struct):
 Record: TypeAlias = (
     Owner
     | Request
+    | Booking
     | Lease
     | Run
     | Node
@@ -356,11 +405,13 @@ class EndLease(Struct):
     """Tell these agents to end all processes of the lease and to answer with RanksGone.
 
     The lease is named by its id alone, as an agent may hold processes of one long forgotten.
+    `grace` (s) is between SIGTERM and SIGKILL, None the usual one.
     """
 
     lease: str
     nodes: tuple[str, ...]
     reason: str = ""
+    grace: float | None = None
 
 
 class LeaseEnded(Struct):
@@ -398,6 +449,20 @@ class RunEnded(Struct):
     run: Run
 
 
+class Handed(Struct):
+    """Tell the lease's agents that another session of its user has taken it up."""
+
+    lease: Lease
+
+
+class Notice(Struct):
+    """Tell a session something that its user should know; `about` is the id of a lease or such."""
+
+    session: str
+    about: str
+    text: str
+
+
 Action: TypeAlias = (
     Put
     | Drop
@@ -410,4 +475,6 @@ Action: TypeAlias = (
     | MeetAgain
     | StartAgain
     | RunEnded
+    | Handed
+    | Notice
 )

@@ -215,6 +215,21 @@ class Fleet:
         """Whether there are devices for a whole gang."""
         return self._stock.fits(pool, demand)
 
+    def __contains__(self, device: str) -> bool:
+        return device in self._home
+
+    def slot(self, device: str) -> Slot:
+        """A known device as a lease has it whole."""
+        node, spec = self._home[device]
+        return Slot(
+            node=node,
+            device=device,
+            kind=spec.kind,
+            index=spec.index,
+            address=self.nodes[node].address,
+            cpus=ANY.cores(pool_of(spec)),
+        )
+
     def free(self, pool: Pool, each: Each = ANY) -> int:
         """How many devices that will do can be granted now."""
         return self._stock.free(pool, each)

@@ -19,6 +19,7 @@ from ..schema import Lease, Owner, Request, Run, RunState, Usage
 from . import events as ev
 from . import gang
 from . import messages as msg
+from .idle import Activity
 from .journal import Journal
 from .ledger import nodes_of
 from .outlook import Outlook
@@ -60,6 +61,8 @@ class Hub:
         When those who wait will start.
     usage
         The last sample of each device.
+    activity
+        When something was computed last under each lease.
     changed
         Something that people see has changed.
     used
@@ -74,7 +77,12 @@ class Hub:
             owner_grace=settings.owner_grace,
             node_grace=settings.reap_after,
             policy=settings.policy,
+            warn_before=settings.warn_before,
+            end_grace=settings.end_grace,
+            idle_grace=settings.idle_grace,
+            reserve_limit=settings.reserve_limit * 3600,
         )
+        self.activity = Activity(time.time())
         self.outlook = Outlook(self.state, self.handle)
         self.sessions: dict[str, set[Connection]] = {}
         self.agents: dict[str, Connection] = {}
@@ -128,8 +136,8 @@ class Hub:
                     self._announce(request, lease, told)
                 case ev.RequestEnded(request=request):
                     self._tell_session(request.session, "request.ended", request)
-                case ev.EndLease(lease=identity, nodes=nodes, reason=reason):
-                    end = msg.LeaseEnd(lease=identity, reason=reason)
+                case ev.EndLease(lease=identity, nodes=nodes, reason=reason, grace=grace):
+                    end = msg.LeaseEnd(lease=identity, reason=reason, grace=grace)
                     self.tell_nodes(nodes, "lease.end", end)
                 case ev.LeaseEnded(lease=lease):
                     end = msg.LeaseEnd(lease=lease.id, reason=lease.reason, confirm=False)
@@ -151,6 +159,11 @@ class Hub:
                     if run.max_restarts:
                         self.tell_nodes(run.nodes, "run.over", msg.ById(id=run.id))
                     self._tell_session(run.session, "run.ended", run)
+                case ev.Handed(lease=lease):
+                    nodes = tuple({slot.node for slot in lease.slots})
+                    self.tell_nodes(nodes, "lease.granted", self.grant_for_agent(lease))
+                case ev.Notice(session=session, about=about, text=text):
+                    self._tell_session(session, "notice", msg.Notice(about=about, text=text))
 
     def audit(self, what: str, who: str, **detail: Any) -> None:
         """Keep a record of what the core does not know of: who it was, and refusals."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import ClusterError, UsageError
-from ..schema import Lease, Node, Owner, Request, Run
+from ..schema import Booking, Lease, Node, Owner, Request, Run
 from . import events as ev
 from . import snapshots, wal
 
@@ -38,6 +38,7 @@ LOG_PAGES = 4000
 LOOKS, LOOK_AGAIN = 3, 0.05
 
 _TYPES: dict[str, type[Any]] = {
+    "booking": Booking,
     "counter": int,
     "hour": ev.Hour,
     "foretold": ev.Foretold,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ..schema import Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
+from ..schema import Booking, Keep, Lease, LeaseState, Request, RequestState, Run, Scope, Slot
 from . import events as ev
 from . import gang
 from .deadlines import Deadlines
@@ -18,6 +18,9 @@ from .events import replace
 from .ledger import nodes_of
 from .planning import Planning
 from .policy import Pool
+
+# Leases that outlive their session.
+APART = (Scope.DETACHED, Scope.RESERVED)
 
 
 class Leasing(Planning):
@@ -35,6 +38,7 @@ class Leasing(Planning):
         self.owner_grace = owner_grace
         self.node_grace = node_grace
         self.unused_grace = unused_grace
+        self.end_grace: float | None = None
         self.node_memory = max(node_memory, node_grace)
         self._deadlines = Deadlines(
             {
@@ -62,8 +66,11 @@ class Leasing(Planning):
                     self._queue.remove(request.id)
                     self._grant_to(request, slots)
 
-    def _grant_to(self, request: Request, slots: tuple[Slot, ...]) -> None:
+    def _grant_to(
+        self, request: Request, slots: tuple[Slot, ...], booking: Booking | None = None
+    ) -> Lease:
         fence = self._next_fence()
+        expires = None if request.time is None else self._now + request.time
         lease = Lease(
             id=f"L{fence}",
             request=request.id,
@@ -72,10 +79,11 @@ class Leasing(Planning):
             slots=slots,
             fence=fence,
             granted=self._now,
-            expires=None if request.time is None else self._now + request.time,
+            expires=booking.end if booking else expires,
             predicted=request.predicted,
             label=request.label,
             scope=request.scope,
+            booking=booking.id if booking else "",
         )
         for slot in slots:
             self.fleet.hold(slot, lease.id)
@@ -86,6 +94,7 @@ class Leasing(Planning):
         devices = [slot.device for slot in slots]
         self._audit("granted", lease.user, lease=lease.id, request=request.id, devices=devices)
         self._out.append(ev.Granted(request=request, lease=lease))
+        return lease
 
     def _end_queued(self, request: Request, reason: str) -> None:
         self._queue.remove(request.id)
@@ -110,21 +119,25 @@ class Leasing(Planning):
 
     # --- leases
 
-    def _end(self, lease: Lease, reason: str, lost_node: str = "") -> None:
+    def _end(
+        self, lease: Lease, reason: str, lost_node: str = "", grace: float | None = None
+    ) -> None:
         """Begin the end of a lease; it is over at once when no processes can be left."""
         if lease.state is LeaseState.ENDING:
             return
         self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
             self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
-        lease = replace(lease, state=LeaseState.ENDING, reason=reason)
+        lease = replace(lease, state=LeaseState.ENDING, reason=reason, grace=grace)
         self._put("lease", lease.id, lease)
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
         waiting = nodes_of(lease) - self._written_off if lease.used else set()
         self._waiting_for[lease.id] = waiting
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:
-            self._out.append(ev.EndLease(lease=lease.id, nodes=connected, reason=reason))
+            self._out.append(
+                ev.EndLease(lease=lease.id, nodes=connected, reason=reason, grace=grace)
+            )
         if not waiting:
             self._finish(lease)
 
@@ -158,7 +171,7 @@ class Leasing(Planning):
         return found.expires if found and found.state is LeaseState.ACTIVE else None
 
     def _expired(self, lease: str) -> None:
-        self._end(self.leases[lease], "its time is over")
+        self._end(self.leases[lease], "its time is over", grace=self.end_grace)
 
     def _unused_deadline(self, lease: str) -> float | None:
         found = self.leases.get(lease)
@@ -185,7 +198,8 @@ class Leasing(Planning):
         )
         self._out.append(ev.RunEnded(run=run))
         lease = self.leases.get(run.lease)
-        if lease and lease.scope is not Scope.SESSION and run.lease not in self._live:
+        whole = (Scope.SESSION, Scope.RESERVED)
+        if lease and lease.scope not in whole and run.lease not in self._live:
             self._end(lease, f"its run {run.id} has ended")
 
     # --- sessions
@@ -197,7 +211,7 @@ class Leasing(Planning):
             request = self.requests[id]
             if request.state is RequestState.QUEUED:
                 self._end_queued(request, reason)
-            elif self.leases[request.lease].scope is not Scope.DETACHED:
+            elif self.leases[request.lease].scope not in APART:
                 self._end(self.leases[request.lease], reason)
             elif (self._unused_deadline(request.lease) or math.inf) <= self._now:
                 self._unused(request.lease)

@@ -110,11 +110,15 @@ class Ledger:
             return found.reason
         pool = self._queue.pool(request)
         head = self._queue.head(pool)
+        if self.fleet.fits(pool, demand_of(found)):
+            return f"Reservation(for {self._kept_for(pool, found) or head})"
         if head == request:
             return self.fleet.shortage(pool, demand_of(found))
-        if self.fleet.fits(pool, demand_of(found)):
-            return f"Reservation(for {head})"
         return "Priority"
+
+    def _kept_for(self, pool: Pool, request: Request) -> str:
+        """The reservation that keeps a request from starting; "": none does."""
+        raise NotImplementedError
 
     def records(self) -> Iterable[tuple[str, str, ev.Record]]:
         """What the journal has when every action so far has been applied to it."""

@@ -110,15 +110,33 @@ class ExtendBy(Struct, frozen=True, kw_only=True):
     time: float | None
 
 
+class Notice(Struct, frozen=True, kw_only=True):
+    """To a session: something that its user should know of a lease or reservation (`about`)."""
+
+    about: str
+    text: str
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """Answer to `claim`: when the reservation starts, and its grant once it has."""
+
+    start: float
+    grant: Grant | None = None
+
+
 class PolicyChoice(Struct, frozen=True, kw_only=True):
     """`policy.set`: how requests are ordered from now on; None leaves `name` as it is.
 
     `aging` (s) is after how long a request goes first, `weights` are users' parts under `fair`.
+    `idle` (s) by queue is after how long without computing a lease is warned, "" for all queues;
+    `max_time` (s) how long a lease may last; 0 takes such a limit away.
     """
 
     name: str | None = None
     aging: float | None = None
     weights: dict[str, float] = {}
+    idle: dict[str, float] = {}
+    max_time: float | None = None
 
 
 class NodeReport(Struct, frozen=True, kw_only=True):
@@ -178,11 +196,15 @@ class Records(Struct, frozen=True, kw_only=True):
 
 
 class LeaseEnd(Struct, frozen=True, kw_only=True):
-    """To an agent: end all processes of this lease and, where asked to `confirm`, say `node.gone`."""
+    """To an agent: end all processes of this lease and, where asked to `confirm`, say `node.gone`.
+
+    `grace` (s) is between SIGTERM and SIGKILL, None the agent's own `stop_grace`.
+    """
 
     lease: str
     reason: str = ""
     confirm: bool = True
+    grace: float | None = None
 
 
 class RunStop(Struct, frozen=True, kw_only=True):

@@ -90,6 +90,7 @@ class Nodes:
     def _report(self, connection: Connection, report: msg.NodeReport) -> None:
         for usage in report.usage:
             self._hub.usage[usage.device] = usage
+        self._hub.activity.sampled(self._hub.state, report.usage, time.time())
         node = connection.context.node
         if report.outside != {
             device.id: self._hub.state.outside[device.id]
@@ -100,7 +101,9 @@ class Nodes:
         self._hub.changed = True
 
     def _run(self, connection: Connection, report: msg.RunReport) -> None:
-        if report.run in self._hub.state.runs:
+        known = self._hub.state.runs.get(report.run)
+        if known:
+            self._hub.activity.note(known.lease, time.time())
             self._hub.handle(
                 ev.RunReported(
                     run=report.run,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import NotFoundError
-from ..schema import Lease, LeaseState, Request, RequestState
+from ..schema import Lease, LeaseState, Request, RequestState, Slot
 from . import events as ev
 from . import history
 from .demand import demand_of
@@ -155,12 +155,29 @@ def foresee(
         return {}
     fleet = state.fleet
     held = [
-        Held(_end(state, lease, now, share), _kept(lease, now), lease.slots)
+        Held(*_until(state, slots, _end(state, lease, now, share), _kept(lease, now)), slots)
         for lease in state.leases.values()
+        for slots in (((slot,) for slot in lease.slots) if state.bookings else (lease.slots,))
         if fleet.special() or fleet.pool_of_slot(lease.slots[0]) is pool
     ]
+    stock = fleet.branch()
+    for slot, until in state.reserved_slots():
+        # Who waits is promised no device that is reserved before that is over.
+        if stock.has(slot):
+            stock.take((slot,))
+            held.append(Held(until, until, (slot,)))
     waiting = [Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), r.time) for r in line]
-    return starts(now, pool, fleet.branch(), held, waiting)
+    return starts(now, pool, stock, held, waiting)
+
+
+def _until(
+    state: State, slots: tuple[Slot, ...], end: float | None, kept: float | None
+) -> tuple[float | None, float | None]:
+    """When who waits may have what a lease has: never before the reservations of it are over."""
+    reserved = state.reserved_until(slots[0])
+    if reserved is None or end is None or kept is None:
+        return end, kept
+    return max(end, reserved), max(kept, reserved)
 
 
 def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
@@ -198,6 +215,11 @@ def _why(state: State, request: Request, pool: Pool, place: int) -> str:
             return f"{before} before it by the policy '{state.policy.name}'."
         case "Reservation":
             head = about.removeprefix("for ")
+            if booking := state.bookings.get(head):
+                return (
+                    f"It would fit, but {booking.user} has reserved devices that it would still "
+                    f"hold then ({head}); ask with a shorter --time to go first."
+                )
             return (
                 f"It would fit, but the free devices are kept for {head}, which is before it; ask "
                 "with a shorter --time to go first."

@@ -14,13 +14,13 @@ from typing import Any
 from .. import __version__
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..process import alive
-from ..schema import Keep, Lease, LeaseState, Owner, Request, RequestState, Run
+from ..schema import Booking, Keep, Lease, LeaseState, Owner, Request, RequestState, Run
 from . import events as ev
 from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
 from .protocol import Connection, Handler
-from .views import load_view, policy_view, queue_row
+from .views import load_view, policy_view, queue_row, reservation_rows
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -62,6 +62,8 @@ class People:
             "cancel": (msg.ById, self._cancel),
             "release": (msg.ById, self._release),
             "extend": (msg.ExtendBy, self._extend),
+            "reserve": (Booking, self._reserve),
+            "claim": (msg.ById, self._claim),
             "queue.row": (msg.ById, self._queue_row),
             "explain": (msg.ById, self._explain),
             "load": (None, self._load),
@@ -190,6 +192,24 @@ class People:
             ev.Cancelled(request=body.id, by=connection.name, admin=connection.role == "admin")
         )
 
+    def _reserve(self, connection: Connection, booking: Booking) -> dict[str, Any] | None:
+        owner = connection.context.owner
+        _check_id(booking.id)
+        _check_names(booking.label)
+        booking = replace(booking, session=owner.id, user=owner.user)
+        self._hub.handle(ev.Booked(booking=booking, admin=connection.role == "admin"))
+        return reservation_rows(self._hub.state).get(booking.id)
+
+    def _claim(self, connection: Connection, body: msg.ById) -> msg.Claim:
+        state, session = self._hub.state, connection.context.owner.id
+        self._hub.handle(ev.Claimed(booking=body.id, session=session, by=connection.name))
+        booking = state.bookings.get(body.id)
+        if booking:
+            return msg.Claim(start=booking.start)
+        lease = state.leases[state.lease_of(body.id)]
+        grant = msg.Grant(lease=lease, token=self._hub.token(lease))
+        return msg.Claim(start=lease.granted, grant=grant)
+
     def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
         return queue_row(self._hub.state, body.id, self._hub.outlook.etas(time.time()))
 
@@ -209,6 +229,16 @@ class People:
         if body.name is not None or body.aging is not None:
             name = body.name or self._hub.state.policy.name
             self._hub.handle(ev.PolicyChanged(name=name, aging=body.aging, by=by, admin=admin))
+        limits = [("idle", queue, seconds) for queue, seconds in body.idle.items()]
+        if body.max_time is not None:
+            limits.append(("max-time", "", body.max_time))
+        for limit, queue, seconds in limits:
+            _check_names(queue)
+            self._hub.handle(
+                ev.LimitChanged(
+                    name=limit, queue=queue, seconds=seconds or None, by=by, admin=admin
+                )
+            )
         return policy_view(self._hub.state)
 
     def _release(self, connection: Connection, body: msg.ById) -> None:
@@ -291,6 +321,7 @@ class People:
         if missing:
             raise ConflictError(f"Node {missing[0]} of lease {lease.id} is down; try again later.")
         self._hub.handle(ev.RunCreated(run=run))
+        self._hub.activity.note(lease.id, time.time())
         for node in run.nodes:
             ranks = tuple(rank for rank, slot in enumerate(slots) if slot.node == node)
             self._hub.agents[node].tell("run.created", msg.RunCreated(run=run, ranks=ranks))
@@ -331,6 +362,8 @@ class People:
                 self._hub.handle(ev.Released(lease=lease.id, by=user, admin=True, reason=reason))
             elif request.state is RequestState.QUEUED:
                 self._hub.handle(ev.Cancelled(request=request.id, by="an admin", admin=True))
+        for booking in [b for b in state.bookings.values() if b.user == user]:
+            self._hub.handle(ev.Cancelled(request=booking.id, by="an admin", admin=True))
 
 
 def _check_id(identity: str) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import AccessError, UsageError
 from ..schema import Lease, LeaseState, Placement, Request, RequestState, Slot
 from . import events as ev
 from . import history
+from .calendar import Calendar
 from .deadlines import Deadlines
 from .demand import Demand, demand_of
 from .events import replace
+from .fleet import Fleet
 from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
 from .shares import Shares
@@ -31,6 +35,8 @@ from .waiting import Queue, Shape
 POLICY = "policy"
 # Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
 SCORED_FOR = 1.0
+# At how many times it is tried whether reservations leave the first of a line enough.
+AROUND = 50
 
 
 class Reservation(NamedTuple):
@@ -69,10 +75,12 @@ class Planning(Ledger):
         self._history: dict[str, ev.Lasted] = {}
         self._settings: dict[str, ev.Choice] = {}
         self._shares = Shares()
+        self._calendar = Calendar()
         # Users' shares, and when and for which cluster they were worked out.
         self._scores: dict[str, float] = {}
         self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
         self._tables |= {
+            "booking": self._calendar.bookings,
             "history": self._history,
             "setting": self._settings,
             "usage": self._shares.used,
@@ -165,7 +173,47 @@ class Planning(Ledger):
 
     def _place(self, pool: Pool, request: Request) -> tuple[Slot, ...] | None:
         """Devices on which a request could start now; None when there are not enough."""
-        return self.fleet.pick(pool, demand_of(request))
+        return self._beside_bookings(request).pick(pool, demand_of(request))
+
+    def _beside_bookings(self, request: Request) -> Fleet | Stock:
+        """What a request can have now: all that is free but for what is promised to others."""
+        kept = self._kept_from(request)
+        if not kept:
+            return self.fleet
+        stock = self.fleet.branch()
+        self._set_aside(stock, kept)
+        return stock
+
+    def _set_aside(self, stock: Stock, devices: Iterable[str]) -> None:
+        """In a branch: nothing of these devices is to be had."""
+        for device in devices:
+            slot = self.fleet.slot(device) if device in self.fleet else None
+            # The core of a CPU slot that is held is with its lease, and not to be taken again.
+            if slot and (not slot.cpus or stock.has(slot)):
+                stock.take((slot,))
+
+    def _kept_from(self, request: Request) -> dict[str, str]:
+        """Devices that a request cannot have now for a reservation, which is named."""
+        if not self._calendar:
+            return {}
+        kept: dict[str, str] = {}
+        for device, booking in self._calendar.kept(self._now, request.time):
+            kept.setdefault(device, booking)
+        return kept
+
+    def _kept_for(self, pool: Pool, request: Request) -> str:
+        """The reservation without which a request that would fit could start; "": there is none."""
+        kept = self._kept_from(request)
+        if not kept or self._place(pool, request):
+            return ""
+        demand = demand_of(request)
+        stock = self.fleet.branch()
+        most = stock.free(pool, demand.each)
+        for device, booking in kept.items():
+            self._set_aside(stock, (device,))
+            if stock.free(pool, demand.each) < most:
+                return booking
+        return ""
 
     def _delays_nobody(
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
@@ -176,6 +224,8 @@ class Planning(Ledger):
             return True
         demand = self._queue.shape(head.id).demand
         if reservation.then is None or reservation.when == -math.inf:
+            kept = self._kept_from(head)
+            slots = tuple(slot for slot in slots if slot.device not in kept)
             return self.fleet.suiting(slots, demand.each) <= reservation.spare
         then = reservation.then.branch()
         then.take(slots)
@@ -191,6 +241,10 @@ class Planning(Ledger):
         known = self._reserved.get(pool)
         if known and known[0] == state and known[1].when > self._now:
             return known[1]
+        if self._calendar:
+            reservation = self._reserve_around(pool, head, demand)
+            self._reserved[pool] = (state, reservation)
+            return reservation
         # Where all that is asked for and held are whole devices, to count them is enough.
         reserve = self._reserve_by_count if countable else self._reserve_by_trial
         reservation = reserve(pool, head.id, demand)
@@ -219,6 +273,33 @@ class Planning(Ledger):
             if when == -math.inf and then.fits(pool, demand):
                 when = max(end, self._now)
         return Reservation(head, when, 0, then)
+
+    def _reserve_around(self, pool: Pool, head: Request, demand: Demand) -> Reservation:
+        """The same where devices are promised to others from some time on.
+
+        After `AROUND` times at which they would do but for that, it is as if none were known.
+        """
+        length = math.inf if head.time is None else head.time
+        then, tries = self.fleet.branch(), 0
+        for when, leases in self._openings():
+            for lease in leases:
+                then.give(self.leases[lease].slots)
+            if not then.fits(pool, demand):
+                continue
+            beside = then.branch()
+            self._set_aside(beside, self._calendar.within(when, when + length))
+            if beside.fits(pool, demand):
+                return Reservation(head.id, when, 0, beside)
+            if (tries := tries + 1) == AROUND:
+                break
+        return Reservation(head.id, -math.inf, 0)
+
+    def _openings(self) -> Iterator[tuple[float, list[str]]]:
+        """When devices come free, by leases that end then or reservations that do (`[]`)."""
+        leases = ((max(end, self._now), id) for end, id in heapq.merge(*self._ends.values()))
+        bookings = ((end, "") for end in self._calendar.ends() if end > self._now)
+        for when, group in groupby(heapq.merge(leases, bookings), key=itemgetter(0)):
+            yield when, [id for _, id in group if id]
 
     # --- the ends of leases
 

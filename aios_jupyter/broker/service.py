@@ -184,6 +184,8 @@ class Broker:
             if silence > self.hub.settings.suspect_after:
                 connection.abort(f"silent for {silence:.0f} s")
         self.hub.handle(ev.Tick())
+        for found in list(self.hub.activity.findings(self.hub.state, time.time())):
+            self.hub.handle(found)
         self._write()
         self._end_when_idle()
         self._let_go()
@@ -203,7 +205,7 @@ class Broker:
     def _end_when_idle(self) -> None:
         state = self.hub.state
         live = any(run.state in LIVE for run in state.runs.values())
-        if live or state.leases or state.queue():
+        if live or state.leases or state.bookings or state.queue():
             self.hub.used = time.monotonic()
         elif time.monotonic() - self.hub.used > self.hub.settings.idle_timeout:
             log.info("idle for %.0f s: stopping", self.hub.settings.idle_timeout)

@@ -28,6 +28,14 @@ class SortedList(Generic[T]):
         for chunk in self._chunks:
             yield from chunk
 
+    def __contains__(self, item: T) -> bool:
+        at = bisect_left(self._lasts, item)
+        if at == len(self._chunks):
+            return False
+        chunk = self._chunks[at]
+        place = bisect_left(chunk, item)
+        return place < len(chunk) and chunk[place] == item
+
     def first(self) -> T | None:
         """The least item."""
         return self._chunks[0][0] if self._chunks else None

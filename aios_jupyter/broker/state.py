@@ -11,21 +11,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Node, Request, RequestState, Run, RunState, Slot, Want
+from ..schema import (
+    Lease,
+    LeaseState,
+    Node,
+    Request,
+    RequestState,
+    Run,
+    RunState,
+    Scope,
+    Slot,
+    Want,
+)
 from . import events as ev
 from . import gang, history
 from .demand import demand_of
 from .events import replace
-from .leasing import Leasing
 from .ledger import nodes_of
 from .measures import Measuring
 from .policy import Pool
 from .refusal import refusal
+from .timing import Timing
 
 _ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
-class State(Measuring, Leasing):
+class State(Measuring, Timing):
     """All that the broker knows and decides.
 
     Parameters
@@ -42,6 +53,8 @@ class State(Measuring, Leasing):
         have granted end.
     policy
         What orders the queue until an admin chooses another.
+    warn_before, end_grace, idle_grace, reserve_limit
+        Those of `Timing` and `Bookings`.
     """
 
     def __init__(
@@ -52,8 +65,22 @@ class State(Measuring, Leasing):
         unused_grace: float = 60.0,
         node_memory: float = 900.0,
         policy: str = "fifo",
+        warn_before: float = 300.0,
+        end_grace: float = 30.0,
+        idle_grace: float = 300.0,
+        reserve_limit: float = 64 * 3600.0,
     ) -> None:
-        super().__init__(owner_grace, node_grace, unused_grace, node_memory, policy)
+        super().__init__(
+            owner_grace,
+            node_grace,
+            unused_grace,
+            node_memory,
+            policy,
+            reserve_limit,
+            warn_before=warn_before,
+            end_grace=end_grace,
+            idle_grace=idle_grace,
+        )
         self._latest = -math.inf
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.SessionOpened: self._session_opened,
@@ -74,6 +101,11 @@ class State(Measuring, Leasing):
             ev.RanksGone: self._ranks_gone,
             ev.PolicyChanged: self._policy_changed,
             ev.WeightChanged: self._weight_changed,
+            ev.LimitChanged: self._limit_changed,
+            ev.Booked: self._booked,
+            ev.Claimed: self._claimed,
+            ev.FoundIdle: self._found_idle,
+            ev.FoundBusy: self._found_busy,
             ev.ForecastTold: self._forecast_told,
             ev.Tick: self._tick,
         }
@@ -114,6 +146,7 @@ class State(Measuring, Leasing):
         out = self._begin()
         self._load(records)
         self._load_plans()
+        self._load_times()
         self._review_queue()
         self._clock_back()
         self._deadlines.fire(now)
@@ -159,6 +192,8 @@ class State(Measuring, Leasing):
     def _submitted(self, event: ev.Submitted) -> None:
         request = event.request
         known = self.requests.get(request.id)
+        if request.id in self.bookings:
+            raise ConflictError(f"{request.id} is the id of a reservation; use a new one.")
         if known:
             if known.session != request.session:
                 raise AccessError(f"Request {request.id} belongs to another session; use a new id.")
@@ -169,11 +204,14 @@ class State(Measuring, Leasing):
         if owner.user != request.user:
             raise AccessError(f"Session {owner.id} belongs to {owner.user}; ask in your own.")
         _check_time(request.time)
+        if request.scope is Scope.RESERVED:
+            raise UsageError("Such a lease comes from a reservation; make one with 'reserve'.")
         if request.priority > 0 and not event.admin:
             raise AccessError(
                 f"{request.user} may not ask with priority {request.priority}; leave --priority "
                 "out, give a number below 0, or ask an admin."
             )
+        request = self._within_limits(request, event.admin)
         pool = self._pool_or_refuse(request)
         # The peer made the record: what is the broker's to say is said here.
         request = replace(
@@ -201,6 +239,8 @@ class State(Measuring, Leasing):
 
     def _cancelled(self, event: ev.Cancelled) -> None:
         request = self.requests.get(event.request)
+        if request is None and self._cancel_booking(event.request, event):
+            return
         if request is None:
             raise NotFoundError(
                 f"There is no request {event.request!r}; 'aios queue' lists those that wait."
@@ -222,8 +262,10 @@ class State(Measuring, Leasing):
         _check_active(lease)
         _check_time(event.time)
         expires = None if event.time is None else self._now + event.time
-        self._put("lease", lease.id, replace(lease, expires=expires))
+        self._check_extension(lease, expires, event.admin)
+        self._put("lease", lease.id, replace(lease, expires=expires, warned=False))
         self._deadlines.arm("expiry", lease.id)
+        self._deadlines.arm("warning", lease.id)
         self._audit("extended", event.by, lease=lease.id, expires=expires)
 
     def _lease_for(self, event: ev.Released | ev.Extended) -> Lease:
@@ -264,7 +306,11 @@ class State(Measuring, Leasing):
         if lease.state is LeaseState.ENDING:
             if held:
                 self._waiting_for[lease.id].add(node.id)
-                self._out.append(ev.EndLease(lease=lease.id, nodes=(node.id,), reason=lease.reason))
+                self._out.append(
+                    ev.EndLease(
+                        lease=lease.id, nodes=(node.id,), reason=lease.reason, grace=lease.grace
+                    )
+                )
             else:
                 self._confirm(lease, node.id)
             return

@@ -247,6 +247,16 @@ class Stock:
             for device in self._hosts[node].choose(pool, each, parts, number)
         )
 
+    def has(self, slot: Slot) -> bool:
+        """Whether just this could be granted."""
+        host = self._hosts.get(self._home.get(slot.device, ""))
+        return (
+            host is not None
+            and any(slot.device in devices for devices in host.free.values())
+            and host.cpus >= slot.cpus
+            and host.memory >= slot.host_memory
+        )
+
     def suiting(self, slots: Iterable[Slot], each: Each) -> int:
         """How many of these slots have something that is wanted and could be granted."""
         return sum(self._suits(slot, each) for slot in slots)

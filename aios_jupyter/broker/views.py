@@ -16,7 +16,7 @@ from .measures import accuracy
 from .policy import POLICIES, Pool
 from .state import State
 
-SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
+SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 Snapshot = dict[str, Any]
 
 
@@ -70,6 +70,7 @@ def snapshot(
             for position, request in enumerate(state.queue(), 1)
         },
         "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "reservations": reservation_rows(state),
         "runs": {run.id: _run(run) for run in state.runs.values()},
     }
 
@@ -97,7 +98,42 @@ def policy_view(state: State) -> dict[str, Any]:
             for policy in POLICIES.values()
         ],
         "weights": dict(sorted(state.weights().items())),
+        "idle": dict(sorted(state.idle_limits.items())),
+        "max_time": state.max_time,
     }
+
+
+def reservation_rows(state: State) -> dict[str, dict[str, Any]]:
+    """Reservations that wait for their time, and those that have their lease."""
+    rows: dict[str, dict[str, Any]] = {
+        booking.id: {
+            "id": booking.id,
+            "user": booking.user,
+            "label": booking.label,
+            "want": booking.want.value,
+            "count": booking.count,
+            "start": booking.start,
+            "end": booking.end,
+            "devices": list(booking.devices),
+            "lease": "",
+        }
+        for booking in sorted(state.bookings.values(), key=lambda booking: booking.start)
+    }
+    for lease in state.leases.values():
+        if lease.booking and lease.state is LeaseState.ACTIVE:
+            request = state.requests[lease.request]
+            rows[lease.booking] = {
+                "id": lease.booking,
+                "user": lease.user,
+                "label": lease.label,
+                "want": request.want.value,
+                "count": request.count,
+                "start": lease.granted,
+                "end": lease.expires,
+                "devices": [slot.device for slot in lease.slots],
+                "lease": lease.id,
+            }
+    return rows
 
 
 def load_view(state: State) -> dict[str, Any]:
@@ -188,6 +224,9 @@ def _lease(lease: Lease) -> dict[str, Any]:
         "state": LeaseState(lease.state).value,
         "used": lease.used,
         "scope": lease.scope.value,
+        "warned": lease.warned,
+        "idle_since": lease.idle_since,
+        "idle_ends": lease.idle_ends,
         "share": lease.slots[0].share,
     }
 

@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -27,7 +27,8 @@ from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
-from .runs import attach, logs, run, runs, stop, train
+from .reservations import reservations, reserve
+from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -53,7 +54,8 @@ def aios(ctx: click.Context) -> None:
 for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, forecast),
-    *(train, run, runs, attach, logs, stop),
+    *(reserve, reservations),
+    *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
     *(user, audit),
@@ -114,4 +116,6 @@ def _echo_error(error: AiosError) -> None:
     traceback = getattr(error, "traceback", "")
     if traceback:
         click.echo(traceback.rstrip(), err=True)
+        if run := getattr(error, "run", ""):
+            click.echo(f"The variables at the failure: aios stacks {run}", err=True)
     click.echo(f"aios: {error}", err=True)

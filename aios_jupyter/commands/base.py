@@ -92,6 +92,10 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _limit(text: str) -> float | str:
+    return "off" if text == "off" else parse_duration(text)
+
+
 def _count(text: str) -> int | str:
     """A number, or what the session reads as a range."""
     least, most = parse_count(text)
@@ -99,6 +103,7 @@ def _count(text: str) -> int | str:
 
 
 DURATION = _Parsed("duration", parse_duration)
+LIMIT = _Parsed("limit", _limit)
 SIZE = _Parsed("size", parse_size)
 COUNT = _Parsed("count", _count)
 NAMES = _Parsed("names", _names)

@@ -73,6 +73,7 @@ class Host:
             from ..session import connect
 
             self._session = connect(start=start, label=self.label, shell=self.shell_leases)
+            self._session.on_notice = self.notice
             self._may_start = start
         return self._session
 
@@ -201,6 +202,10 @@ class Host:
     def say(self, text: str) -> None:
         """One line about what goes on, apart from a verb's own output."""
         click.echo(text, err=True)
+
+    def notice(self, text: str) -> None:
+        """One line about a lease of this session; called from another thread."""
+        self.say(f"aios: {text}")
 
 
 def feed_of(handle: RunHandle) -> Feed:

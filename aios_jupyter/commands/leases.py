@@ -11,7 +11,7 @@ import click
 from ..errors import NotFoundError, UsageError
 from ..schema import Placement
 from ..units import format_duration, format_size, parse_count
-from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled, pairs
+from .base import COUNT, DURATION, LIMIT, SIZE, as_json, echo_json, labelled, pairs
 from .cluster import kind_name
 from .forecasts import accuracy_text
 from .host import Host
@@ -27,6 +27,7 @@ LEASE_COLUMNS = (
     Column("user", "user"),
     Column("left", "time left", right=True),
     Column("state", "state"),
+    Column("notice", "notice"),
 )
 QUEUE_COLUMNS = (
     Column("position", "#", right=True),
@@ -88,6 +89,7 @@ gpus_wanted = click.option(
 @click.option("--time", "time_", type=DURATION, metavar="TIME", help="The lease ends after this.")
 @click.option("--wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue.")
 @click.option("--nonblock", is_flag=True, help="Fail at once when it cannot be had now.")
+@click.option("--reservation", metavar="ID", help="Take up a reservation, once it starts.")
 @click.option("--priority", type=int, default=0, help="Below 0 lets others go first.")
 @labelled
 @click.pass_obj
@@ -105,6 +107,7 @@ def alloc(
     time_: float | None,
     wait: float | None,
     nonblock: bool,
+    reservation: str | None,
     priority: int,
     name: str,
 ) -> Any:
@@ -114,7 +117,10 @@ def alloc(
     --share a lease has --gpu-memory of each GPU, and others may have the rest of it. Ctrl-C while waiting leaves the queue. In a
     shell the lease ends with the shell, in a notebook with its kernel, or with 'release'.
     """
-    what = _wanted(devices, gpus, cpus)
+    if reservation is None:
+        what = wanted(devices, gpus, cpus)
+    else:
+        what = f"reservation {reservation}"
     if nonblock and wait is not None:
         raise UsageError("--nonblock does not wait, so that --wait says nothing; give one of them.")
     session = host.session(start=True)
@@ -134,12 +140,14 @@ def alloc(
             nonblock=nonblock,
             label=name,
             priority=priority,
+            reservation=reservation,
             on_wait=on_wait,
         )
     return host.lease(session, lease, lease_card(lease, time.time()))
 
 
-def _wanted(devices: int | str | None, gpus: int | str | None, cpus: int | str | None) -> str:
+def wanted(devices: int | str | None, gpus: int | str | None, cpus: int | str | None) -> str:
+    """How many of what was asked for, in words; exactly one of the three is given."""
     given = [
         count_text(*parse_count(count), noun)
         for count, noun in ((devices, "device"), (gpus, "GPU"), (cpus, "CPU slot"))
@@ -168,6 +176,7 @@ def lease_card(lease: Lease, now: float) -> Card:
             ("time", until),
             ("name", lease.label),
         ),
+        note=lease_notice(lease, now),
     )
 
 
@@ -241,10 +250,25 @@ def lease_table(found: Sequence[Lease], now: float) -> Table:
             "user": lease.user,
             "left": format_duration(max(0.0, lease.expires - now)) if lease.expires else "no limit",
             "state": lease.state.value,
+            "notice": lease_notice(lease, now),
         }
         for lease in found
     ]
-    return Table(LEASE_COLUMNS, rows, empty="You hold no leases; take one with: alloc --devices 1")
+    columns = LEASE_COLUMNS if any(row["notice"] for row in rows) else LEASE_COLUMNS[:-1]
+    return Table(columns, rows, empty="You hold no leases; take one with: alloc --devices 1")
+
+
+def lease_notice(lease: Lease, now: float) -> str:
+    """What its user should know of a lease: that it ends soon, or is idle; "" for nothing."""
+    if lease.state.value != "active":
+        return ""
+    notes = []
+    if lease.idle_since is not None and lease.idle_ends is not None:
+        idle, left = now - lease.idle_since, max(0.0, lease.idle_ends - now)
+        notes.append(f"idle for {format_duration(idle)}, ends in {format_duration(left)}")
+    if lease.warned and lease.expires is not None:
+        notes.append(f"its time ends in {format_duration(max(0.0, lease.expires - now))}")
+    return "; ".join(notes)
 
 
 @click.command()
@@ -348,10 +372,13 @@ def explain_card(found: dict[str, Any], now: float) -> Card:
 @click.argument("request")
 @click.pass_obj
 def cancel(host: Host, request: str) -> None:
-    """Take REQUEST out of the queue."""
+    """Take REQUEST out of the queue, or a reservation back."""
     session = host.session(start=False)
-    if request not in {row["id"] for row in session.queue()}:
-        raise NotFoundError(f"No request '{request}' waits; 'queue' lists those that do.")
+    known = {row["id"] for row in (*session.queue(), *session.reservations())}
+    if request not in known:
+        raise NotFoundError(
+            f"No request '{request}' waits; 'queue' lists those that do, and 'reservations' those."
+        )
     session.cancel(request)
     host.show(Card("cancelled", fields=(("request", request),)))
 
@@ -360,21 +387,36 @@ def cancel(host: Host, request: str) -> None:
 @click.argument("name", required=False, type=click.Choice(POLICY_NAMES))
 @click.option("--aging", type=DURATION, metavar="TIME", help="Who waited so long goes first.")
 @click.option("--weight", multiple=True, metavar="USER=N", help="A user's part under 'fair'.")
+@click.option("--idle", type=LIMIT, metavar="TIME", help="End leases idle for so long, or 'off'.")
+@click.option("--queue", "queue_", default="", metavar="NAME", help="The queue that --idle is for.")
+@click.option("--max-time", type=LIMIT, metavar="TIME", help="Leases last no longer, or 'off'.")
 @as_json
 @click.pass_obj
 def policy(
-    host: Host, name: str | None, aging: float | None, weight: tuple[str, ...], json_: bool
+    host: Host,
+    name: str | None,
+    aging: float | None,
+    weight: tuple[str, ...],
+    idle: float | str | None,
+    queue_: str,
+    max_time: float | str | None,
+    json_: bool,
 ) -> Any:
     """Show who goes first in the queue, or change it.
 
-    NAME, --aging and --weight are for admins. Requests that wait are put in the new order at once;
-    who holds a lease keeps it.
+    NAME and the options are for admins. Requests that wait are put in the new order at once; who
+    holds a lease keeps it. A lease on which nothing is computed for --idle is warned, and ended a
+    few minutes later. --max-time holds for extensions too, and not for admins.
     """
+    if queue_ and idle is None:
+        raise UsageError("--queue says for which queue --idle is; give both.")
     weights = pairs(weight, "weight", lambda text: None)
     wrong = next((user for user, value in weights.items() if isinstance(value, str)), None)
     if wrong is not None:
         raise UsageError(f"--weight {wrong}={weights[wrong]}: write a number, like {wrong}=2.")
-    found = host.session(start=False).policy(name, aging=aging, weights=weights)
+    found = host.session(start=False).policy(
+        name, aging=aging, weights=weights, idle=idle, queue=queue_, max_time=max_time
+    )
     if json_:
         return echo_json(found)
     return host.show(policy_table(found), found)
@@ -392,4 +434,9 @@ def policy_table(found: dict[str, Any]) -> Table:
     ]
     weights = ", ".join(f"{user} {value:g}" for user, value in found["weights"].items())
     title = f"* in force; weights: {weights}" if weights else "* in force"
+    for queue, seconds in found.get("idle", {}).items():
+        of = f" in queue {queue}" if queue else ""
+        title += f"; leases{of} end when idle for {format_duration(seconds)}"
+    if found.get("max_time"):
+        title += f"; leases last {format_duration(found['max_time'])} at most"
     return Table(POLICY_COLUMNS, rows, empty="", title=title)

@@ -27,7 +27,7 @@ from ..errors import AiosError, ClusterError
 from ..process import process_start
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
-from . import reaper
+from . import memory, reaper
 from .door import Door
 from .hosting import HostedRuns
 from .telemetry import Sampler, outside
@@ -85,6 +85,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until told to stop."""
         await reaper.sweep(self._state / "runs")
+        memory.sweep(self._state / "runs")
         await self._zygotes.sweep()
         address = await self._door.open(self.host, self._bundle.server_context())
         self._node = Node(
@@ -206,7 +207,8 @@ class Agent:
 
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         self._grants.pop(end.lease, None)
-        await self.runs.end_lease(end.lease, end.reason or "the lease ended")
+        grace = settings().stop_grace if end.grace is None else end.grace
+        await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
         if end.confirm:
             self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
@@ -249,7 +251,10 @@ class Agent:
         for grant in list(self._grants.values()):
             expires = grant.lease.expires
             if expires is not None and expires + settings().stop_grace < _now():
-                await self._end_lease(msg.LeaseEnd(lease=grant.lease.id, reason="its time is over"))
+                end = msg.LeaseEnd(
+                    lease=grant.lease.id, reason="its time is over", grace=settings().end_grace
+                )
+                await self._end_lease(end)
 
 
 def _now() -> float:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .widgets import LeaseCard, Live, RunCard, Slot
 
 WATCH_EVERY = 2.0
+# What a lease's card says besides its end.
+NOTICED = ("warned", "idle_since", "idle_ends")
 _MISSING = object()
 
 
@@ -222,7 +224,7 @@ class NotebookHost(Host):
             if row is None or row["state"] != "active":
                 card.ended("released")
             else:
-                card.refresh(expires=row["expires"])
+                card.refresh(**{name: row[name] for name in ("expires", *NOTICED) if name in row})
         self._lease_cards = [card for card in self._lease_cards if not card.closed]
 
     def _watch(self) -> None:

@@ -281,11 +281,12 @@ class LeaseCard(Live):
         fields = card.fields
         if self.state != "active":
             fields = tuple(field for field in fields if field[0] != "time")
-        return Card(card.title, fields, badge=self.state, note=self._note)
+        note = self._note or (card.note if self.state == "active" else "")
+        return Card(card.title, fields, badge=self.state, note=note)
 
-    def refresh(self, *, expires: float | None) -> None:
-        """Draw again, with the end that the lease has now."""
-        self.lease = msgspec.structs.replace(self.lease, expires=expires)
+    def refresh(self, *, expires: float | None, **noticed: Any) -> None:
+        """Draw again, with the end that the lease has now, and whether it was warned."""
+        self.lease = msgspec.structs.replace(self.lease, expires=expires, **noticed)
         self._release.settle()
         _set(self._body, html.part(html.card(self._card())))
 

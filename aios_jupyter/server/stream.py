@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ..errors import ClusterError, NoClusterError, NotFoundError
 
-SECTIONS = ("nodes", "devices", "queue", "leases", "runs")
+SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 EVENT = "https://events.aios-jupyter.org/cluster/v1"
 EVENT_SCHEMA: dict[str, Any] = {
     "$id": EVENT,

@@ -1,4 +1,4 @@
-"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`."""
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`, `reserve`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from typing import Any
 from ..broker.client import Pending
 from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Placement, Request, Scope, Want
-from ..units import MOST_DEVICES, parse_count, parse_duration, parse_size
+from ..schema import Booking, Lease, LeaseState, Placement, Request, Scope, Want
+from ..units import (
+    MOST_DEVICES,
+    format_duration,
+    parse_count,
+    parse_duration,
+    parse_size,
+    parse_when,
+)
 from .link import Link
 
 FOREVER = 10 * 365 * 86400.0
@@ -41,6 +48,7 @@ class LeaseVerbs(Link):
         on_wait: Callable[[dict[str, Any]], None] | None = None,
         scope: Scope = Scope.SESSION,
         priority: int = 0,
+        reservation: str | None = None,
     ) -> Lease:
         """Lease devices, all of them or none; waits in the queue for as long as it takes.
 
@@ -70,6 +78,9 @@ class LeaseVerbs(Link):
             Called with the request's row of the queue whenever that changes.
         priority
             Under the policy `priority`, higher goes first; above 0 for admins alone.
+        reservation
+            Take up this reservation of this user, in place of saying how many; waits until it
+            starts.
 
         Raises
         ------
@@ -78,8 +89,12 @@ class LeaseVerbs(Link):
         UsageError
             What is asked for makes no sense.
         """
-        want, least, count = _wanted(gpus, devices, cpus)
         limit = 0.0 if nonblock else (FOREVER if wait is None else parse_duration(wait))
+        if reservation is not None:
+            if any(n is not None for n in (gpus, devices, cpus, memory, time)):
+                raise UsageError("A reservation says how many and for how long; leave that out.")
+            return self._take_up(reservation, limit)
+        want, least, count = _wanted(gpus, devices, cpus)
         request = Request(
             id=f"q-{secrets.token_hex(4)}",
             session="",
@@ -118,6 +133,68 @@ class LeaseVerbs(Link):
                 self.cancel(request.id)
             raise
         return pending.granted.result().lease
+
+    def _take_up(self, reservation: str, limit: float) -> Lease:
+        client = self.client
+        deadline = clock.monotonic() + limit
+        while (claim := self._loop.run(client.claim(reservation))).grant is None:
+            if clock.monotonic() >= deadline:
+                left = format_duration(max(0.0, claim.start - clock.time()))
+                raise AllocationError(f"Reservation {reservation} starts in {left}; wait for it.")
+            clock.sleep(WATCH_INTERVAL)
+        return claim.grant.lease
+
+    def reserve(
+        self,
+        *,
+        at: str | float,
+        time: str | float,
+        gpus: int | str | None = None,
+        devices: int | str | None = None,
+        cpus: int | str | None = None,
+        memory: str | int | None = None,
+        label: str = "",
+    ) -> dict[str, Any]:
+        """Have devices kept for a time to come; then they are leased without being asked for.
+
+        Parameters
+        ----------
+        at
+            From when: "22:00", "2026-03-01T08:30", "+30m", or seconds since the epoch.
+        time
+            For how long, "8h" or seconds.
+        gpus, devices, cpus, memory
+            As for `alloc`.
+
+        Returns
+        -------
+        dict
+            `id`, `start` and `end` (epoch seconds), `devices`, `lease` once it has begun.
+
+        Raises
+        ------
+        AllocationError
+            So many cannot be promised; the sentence names what can be.
+        """
+        want, least, count = _wanted(gpus, devices, cpus)
+        if least != count:
+            raise UsageError("A reservation is of one number of devices; give that, not a range.")
+        booking = Booking(
+            id=f"b-{secrets.token_hex(4)}",
+            session="",
+            user="",
+            want=want,
+            count=count,
+            memory=0 if memory is None else parse_size(memory),
+            start=parse_when(at, clock.time()),
+            time=parse_duration(time),
+            label=label or self.label,
+        )
+        return dict(self._call("reserve", booking))
+
+    def reservations(self) -> list[dict[str, Any]]:
+        """Everybody's reservations, those that have begun included, the earliest first."""
+        return sorted(self.status()["reservations"].values(), key=lambda row: row["start"])
 
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
@@ -180,7 +257,7 @@ class LeaseVerbs(Link):
         return dict(self._call("explain", ById(id=request)))
 
     def cancel(self, request: str) -> None:
-        """Take a waiting request back."""
+        """Take a waiting request or a reservation back; one that has begun ends."""
         self._call("cancel", ById(id=request))
 
     def policy(
@@ -189,6 +266,9 @@ class LeaseVerbs(Link):
         *,
         aging: str | float | None = None,
         weights: dict[str, float] | None = None,
+        idle: str | float | None = None,
+        queue: str = "",
+        max_time: str | float | None = None,
     ) -> dict[str, Any]:
         """How requests are ordered; with an argument, change that (for admins).
 
@@ -200,11 +280,17 @@ class LeaseVerbs(Link):
             After how long a request goes before all others, under `sjf` and `fair`.
         weights
             Users' parts under `fair`: one of weight 2 may use twice as much as one of 1.
+        idle, queue
+            After how long without computing a lease is warned, and a grace later ended, for one
+            queue or for all that have no time of their own; "off" for never.
+        max_time
+            How long a lease may last for who is no admin, also after extensions; "off".
 
         Returns
         -------
         dict
-            `name` and `aging` in force, `policies` that there are, `weights` other than 1.
+            `name` and `aging` in force, `policies` that there are, `weights` other than 1, `idle`
+            by queue and `max_time` (s).
 
         Raises
         ------
@@ -213,12 +299,14 @@ class LeaseVerbs(Link):
         UsageError
             There is no such policy, or that is not a weight or a time.
         """
-        if name is None and aging is None and not weights:
+        if name is None and aging is None and not weights and idle is None and max_time is None:
             return dict(self._call("policy.get"))
         choice = PolicyChoice(
             name=name,
             aging=None if aging is None else parse_duration(aging),
             weights=weights or {},
+            idle={} if idle is None else {queue: _limit(idle)},
+            max_time=None if max_time is None else _limit(max_time),
         )
         return dict(self._call("policy.set", choice))
 
@@ -228,7 +316,7 @@ class LeaseVerbs(Link):
             for lease in self.leases()
             if lease.session == self.client.session
             and lease.state is LeaseState.ACTIVE
-            and lease.scope is Scope.SESSION
+            and lease.scope in (Scope.SESSION, Scope.RESERVED)
         ]
         if not mine:
             raise NotFoundError("This session holds no lease; take one with: aios alloc")
@@ -284,6 +372,11 @@ def _per_device(cpus: int) -> int:
     if not 0 <= cpus <= MOST_DEVICES:
         raise UsageError(f"{cpus} is not a number of CPUs for each device; ask for 1 or more.")
     return cpus
+
+
+def _limit(time: str | float) -> float:
+    """A limit in seconds, 0 for none."""
+    return 0.0 if time == "off" else parse_duration(time)
 
 
 async def _settle(pending: Pending, timeout: float) -> None:

@@ -7,6 +7,7 @@ import atexit
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,9 @@ class Link:
     ----------
     label
         What people see as the owner of this session's leases.
+    on_notice
+        Called with a sentence that the user should see, from another thread: a lease that is about
+        to end, or a reservation that has begun.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Link:
         passive: bool = False,
     ) -> None:
         self.label = label
+        self.on_notice: Callable[[str], None] | None = None
         self._start = start
         self._simulate = simulate_gpus
         self._shell = shell
@@ -95,9 +100,14 @@ class Link:
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())
+        self._client.listen(self._told)
         own = bundle.load(self._bundle)[1] if self._bundle else embedded.Paths.current().user
         self._launcher = Launcher(self._client, own)
         return self._client
+
+    def _told(self, topic: str, body: Any) -> None:
+        if topic == "notice" and self.on_notice:
+            self.on_notice(body.text)
 
     @property
     def client(self) -> AsyncClient:

@@ -7,7 +7,13 @@ import { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { IApi } from './api';
 import { aiosIcon } from './icons';
 import { RunLog } from './log';
-import { cancelLosses, Losses, releaseLosses, stopLosses } from './losses';
+import {
+  cancelLosses,
+  Losses,
+  releaseLosses,
+  stopLosses,
+  unreserveLosses
+} from './losses';
 import { ClusterModel } from './model';
 import { losses as lossList } from './components/losses';
 import { CommandIDs } from './tokens';
@@ -76,6 +82,28 @@ export function addCommands(options: ICommandOptions): void {
           cancelLosses(request, snapshot, model.now(), trans),
           trans.__('Cancel the request'),
           () => api.cancel(request.id)
+        )
+      );
+    }
+  });
+
+  commands.addCommand(CommandIDs.unreserve, {
+    label: trans.__('Cancel an AIOS Reservation'),
+    describedBy: oneId('reservation'),
+    execute: args => {
+      const { snapshot } = model;
+      const reservation = snapshot?.reservations[id(args, 'reservation')];
+      return (
+        snapshot &&
+        reservation &&
+        endAfterAsking(
+          trans.__(
+            'Cancel the reservation of %1?',
+            reservation.label || reservation.user
+          ),
+          unreserveLosses(reservation, snapshot, trans),
+          trans.__('Cancel the reservation'),
+          () => api.cancel(reservation.id)
         )
       );
     }

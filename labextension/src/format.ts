@@ -32,6 +32,19 @@ export function duration(seconds: number): string {
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
+/** "22:00" on this day, "Mar 1, 08:30" on another: a point in time by the local clock. */
+export function clock(time: number, now = new Date()): string {
+  const then = new Date(time * 1000);
+  const of: Intl.DateTimeFormatOptions =
+    then.toDateString() === now.toDateString() ? {} : { month: 'short', day: 'numeric' };
+  return then.toLocaleString('en', {
+    ...of,
+    hour: '2-digit',
+    minute: '2-digit',
+    hourCycle: 'h23'
+  });
+}
+
 /** A metric's value: four significant digits, and no longer than it has to be. */
 export function metric(value: number): string {
   if (!Number.isFinite(value)) {

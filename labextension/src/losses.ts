@@ -2,7 +2,7 @@ import { TranslationBundle } from '@jupyterlab/translation';
 
 import { count, duration } from './format';
 import { deviceName, runsOn } from './overview';
-import { ILease, IRequest, IRun, ISnapshot } from './schema';
+import { ILease, IRequest, IReservation, IRun, ISnapshot } from './schema';
 
 /** What ending something takes away, in sentences: the body of the dialog that asks. */
 export type Losses = string[];
@@ -44,6 +44,22 @@ export function stopLosses(
   return [owner(run.user, snapshot, trans), runLoss(run, trans), after, ...kept].filter(
     Boolean
   );
+}
+
+/** What is lost when a reservation is cancelled. */
+export function unreserveLosses(
+  reservation: IReservation,
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): Losses {
+  const lease = snapshot.leases[reservation.lease];
+  if (lease) {
+    return releaseLosses(lease, snapshot, trans);
+  }
+  return [
+    owner(reservation.user, snapshot, trans),
+    trans.__('Its devices may be promised to somebody else at once.')
+  ].filter(Boolean);
 }
 
 /** What is lost when a request is cancelled. */

@@ -10,6 +10,7 @@ const SECTIONS: readonly (keyof ISections)[] = [
   'devices',
   'queue',
   'leases',
+  'reservations',
   'runs'
 ];
 

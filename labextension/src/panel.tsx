@@ -10,6 +10,7 @@ import { EmptyState } from './components/empty';
 import { EndpointsSection } from './components/endpoints';
 import { LeasesSection } from './components/leases';
 import { QueueSection } from './components/queue';
+import { ReservationsSection } from './components/reservations';
 import { RunsSection } from './components/runs';
 import { IFolds, Section } from './components/section';
 import { ServicesProvider, useModel, useServices } from './components/services';
@@ -148,6 +149,7 @@ function Sections(props: { folds: IFolds }): React.ReactElement | null {
   const nodes = Object.keys(snapshot.nodes).length;
   const { runs, endpoints } = sortedRuns(snapshot.runs);
   const live = runs.filter(isLive).length;
+  const reserved = Object.keys(snapshot.reservations ?? {}).length;
   return (
     <>
       <Section
@@ -169,6 +171,16 @@ function Sections(props: { folds: IFolds }): React.ReactElement | null {
       >
         <LeasesSection />
       </Section>
+      {reserved > 0 && (
+        <Section
+          id="reservations"
+          title={trans.__('Reservations')}
+          summary={reserved}
+          folds={folds}
+        >
+          <ReservationsSection />
+        </Section>
+      )}
       <Section
         id="runs"
         title={trans.__('Runs')}

@@ -91,7 +91,25 @@ export interface ILease {
   expires: number | null;
   state: 'active' | 'ending';
   used: boolean;
-  scope: 'session' | 'cell' | 'detached';
+  scope: 'session' | 'cell' | 'detached' | 'reserved';
+  /** Its session has been told that it ends soon. */
+  warned?: boolean;
+  /** Since when nothing has been computed on it, once that is too long; it ends at `idle_ends`. */
+  idle_since?: number | null;
+  idle_ends?: number | null;
+}
+
+/** Devices for a time to come; `lease` is empty until it has begun. */
+export interface IReservation {
+  id: string;
+  user: string;
+  label: string;
+  want: 'gpu' | 'device' | 'cpu';
+  count: number;
+  start: number;
+  end: number;
+  devices: string[];
+  lease: string;
 }
 
 export interface IProgress {
@@ -125,6 +143,7 @@ export interface ISections {
   devices: Record<string, IDevice>;
   queue: Record<string, IRequest>;
   leases: Record<string, ILease>;
+  reservations: Record<string, IReservation>;
   runs: Record<string, IRun>;
 }
 
@@ -153,7 +172,12 @@ export interface IClusterEvent {
 /** The event schema under which the server emits an `IClusterEvent`. */
 export const EVENT_SCHEMA = 'https://events.aios-jupyter.org/cluster/v1';
 
-const LIVE: ReadonlySet<RunState> = new Set(['starting', 'running', 'restarting', 'stopping']);
+const LIVE: ReadonlySet<RunState> = new Set([
+  'starting',
+  'running',
+  'restarting',
+  'stopping'
+]);
 
 /** Whether a run has not ended. */
 export function isLive(run: IRun): boolean {

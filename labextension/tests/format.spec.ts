@@ -1,4 +1,12 @@
-import { bytes, bytesOf, duration, metric, metricName, percent } from '../src/format';
+import {
+  bytes,
+  bytesOf,
+  clock,
+  duration,
+  metric,
+  metricName,
+  percent
+} from '../src/format';
 
 const GB = 1024 ** 3;
 
@@ -65,4 +73,10 @@ test('a part of an unknown whole has no percentage, others stay within 0 and 100
   expect(percent(1, 4)).toBe(25);
   expect(percent(9, 4)).toBe(100);
   expect(percent(-1, 4)).toBe(0);
+});
+
+test('a time on this day is a clock, on another it has its date', () => {
+  const at = new Date(2026, 2, 1, 8, 5);
+  expect(clock(at.getTime() / 1000, at)).toBe('08:05');
+  expect(clock(at.getTime() / 1000, new Date(2026, 2, 2))).toBe('Mar 1, 08:05');
 });

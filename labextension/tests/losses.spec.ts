@@ -1,7 +1,7 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 
-import { cancelLosses, releaseLosses, stopLosses } from '../src/losses';
-import { lease, request, run, snapshot } from './rows';
+import { cancelLosses, releaseLosses, stopLosses, unreserveLosses } from '../src/losses';
+import { lease, request, reservation, run, snapshot } from './rows';
 
 /** English, as the application gives it without a language pack. */
 const trans = {
@@ -50,6 +50,16 @@ test('stopping a run says whether its lease stays', () => {
 test('stopping an endpoint says what becomes of its address', () => {
   const text = stopLosses(run('r1', { kind: 'endpoint' }), snapshot(), trans).join(' ');
   expect(text).toContain('stops answering');
+});
+
+test('a reservation that has begun is lost like its lease', () => {
+  const row = reservation('b1', { lease: 'l1' });
+  const view = snapshot({ reservations: { b1: row } });
+  expect(unreserveLosses(row, view, trans).join(' ')).toContain('GPU 0, GPU 1');
+  const coming = reservation('b2', { user: 'bob' });
+  const text = unreserveLosses(coming, view, trans).join(' ');
+  expect(text).toContain('It belongs to bob.');
+  expect(text).toContain('promised to somebody else');
 });
 
 test('cancelling says how long it has waited and its place', () => {

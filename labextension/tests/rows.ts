@@ -1,4 +1,4 @@
-import { IDevice, ILease, IRequest, IRun, ISnapshot } from '../src/schema';
+import { IDevice, ILease, IRequest, IReservation, IRun, ISnapshot } from '../src/schema';
 
 /** Rows for the tests: plain defaults, and what the test cares about. */
 
@@ -51,6 +51,21 @@ export function request(id: string, rest: Partial<IRequest> = {}): IRequest {
   };
 }
 
+export function reservation(id: string, rest: Partial<IReservation> = {}): IReservation {
+  return {
+    id,
+    user: 'ada',
+    label: 'night.ipynb',
+    want: 'gpu',
+    count: 2,
+    start: 2000,
+    end: 3000,
+    devices: ['g0', 'g1'],
+    lease: '',
+    ...rest
+  };
+}
+
 export function run(id: string, rest: Partial<IRun> = {}): IRun {
   return {
     id,
@@ -89,6 +104,7 @@ export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
     devices: { g0: device('g0'), g1: device('g1') },
     queue: {},
     leases: { l1: lease('l1') },
+    reservations: {},
     runs: {},
     ...rest
   };

@@ -28,6 +28,7 @@ from aios_jupyter.errors import AccessError, AiosError
 from aios_jupyter.schema import (
     ACCELERATORS,
     LIVE,
+    Booking,
     Device,
     DeviceKind,
     Keep,
@@ -49,6 +50,7 @@ from aios_jupyter.schema import (
 )
 
 OWNER_GRACE, NODE_GRACE, UNUSED_GRACE, NODE_MEMORY = 60.0, 60.0, 60.0, 600.0
+WARN_BEFORE, IDLE_GRACE, RESERVE_LIMIT = 10.0, 30.0, 2000.0
 GB = 10**9
 
 
@@ -121,6 +123,9 @@ def new_state(policy: str) -> State:
         node_grace=NODE_GRACE,
         unused_grace=UNUSED_GRACE,
         node_memory=NODE_MEMORY,
+        warn_before=WARN_BEFORE,
+        idle_grace=IDLE_GRACE,
+        reserve_limit=RESERVE_LIMIT,
     )
 
 
@@ -158,6 +163,8 @@ class Broker(RuleBasedStateMachine):
         self.connected: set[str] = set()
         self.processes: dict[str, dict[str, set[str]]] = {node: {} for node in MACHINES}
         self.told_to_end: set[tuple[str, str]] = set()
+        # The state has not seen an event since it was restored, or since the clock was moved.
+        self.unseen = False
         self.lost_at: dict[str, float] = {}
         self.down_at: dict[str, float] = {}
         # Leases, of whenever, that have parts of devices.
@@ -179,6 +186,7 @@ class Broker(RuleBasedStateMachine):
         except AiosError as error:
             refused = error
         else:
+            self.unseen = False
             self.check_order(actions)
             self.check_grants(actions)
             self.carry_out(actions)
@@ -209,6 +217,9 @@ class Broker(RuleBasedStateMachine):
                     self.told_to_end |= {(node, lease) for node in to}
                 case ev.Granted(lease=lease):
                     self.fence = lease.fence
+                case ev.Notice(session=session, text=text):
+                    assert session in OWNERS
+                    assert text
                 case ev.RequestEnded(request=request):
                     assert request.state is RequestState.ENDED
                     assert request.reason
@@ -264,14 +275,36 @@ class Broker(RuleBasedStateMachine):
             if request.share:
                 self.sharing.add(lease.id)
             (line,) = kinds
+            self.check_promised(lease)
+            if lease.booking:
+                continue
             head = next(iter(self.state.queue(line)), None)
             if head is None or (beside and (head.cpus or head.host_memory)):
                 continue  # lines share the nodes' cores and memory, and reserve each for itself
             if self.before(head, request) and self.state.leases.get(lease.id) == lease:
                 without = self.earliest(head, line, without=lease.id)
                 assert self.earliest(head, line) <= without, "overtaken and delayed"
-                suits = [s for s in lease.slots if self.suits(s.node, s.device, head)]
+                suits = [
+                    slot
+                    for slot in lease.slots
+                    if self.suits(slot.node, slot.device, head)
+                    and not self.promised(slot.device, self.now, head.time)
+                ]
                 assert not suits or without < math.inf, "overtaken for an unknown time"
+
+    def check_promised(self, lease: Lease) -> None:
+        """Nobody is granted a device that somebody else has reserved for the lease's time."""
+        for slot in lease.slots:
+            length = None if lease.expires is None else lease.expires - self.now
+            assert not self.promised(slot.device, self.now, length), "granted what is reserved"
+
+    def promised(self, device: str, start: float, length: float | None) -> bool:
+        """Whether a device is reserved at any time in that time."""
+        end = math.inf if length is None else start + length
+        return any(
+            device in booking.devices and booking.start < end and booking.end > start
+            for booking in self.state.bookings.values()
+        )
 
     def check_layout(self, request: Request, lease: Lease) -> None:
         """As many as were asked for, of the right model, on the right nodes."""
@@ -304,31 +337,46 @@ class Broker(RuleBasedStateMachine):
         )
 
     def earliest(self, request: Request, line: Pool, without: str = "") -> float:
-        """When a request can start by the ends of the leases, by trying every end."""
+        """When a request can start by the ends of leases and reservations, by trying every one."""
         ends = {}
         for lease in self.state.leases.values():
             end = math.inf if lease.expires is None else lease.expires
             over = lease.id == without or lease.state is LeaseState.ENDING
             ends[lease.id] = self.now if over else end
-        for when in sorted({self.now, *ends.values()} - {math.inf}):
+        times = {self.now, *ends.values(), *(b.end for b in self.state.bookings.values())}
+        for when in sorted(time for time in times if self.now <= time < math.inf):
             held = [lease for lease in self.state.leases.values() if ends[lease.id] > when]
-            if self.fits(request, line, held):
+            if self.fits(request, line, held, when=when):
                 return when
         return math.inf
 
     def fits(
-        self, request: Request, line: Pool, held: Iterable[Lease], outside: bool = False
+        self,
+        request: Request,
+        line: Pool,
+        held: Iterable[Lease],
+        outside: bool = False,
+        when: float | None = None,
     ) -> bool:
-        """Whether a request could start beside these leases; `outside`: and all else out of use."""
+        """Whether a request could start beside these leases.
+
+        `outside`: and all else out of use. `when`: and beside what is reserved from then on.
+        """
         found = [
-            self.room(self.state.nodes[node], request, line, held, outside)
+            self.room(self.state.nodes[node], request, line, held, outside, when)
             for node in self.connected & self.state.nodes.keys()
         ]
         most = max(found, default=0) if request.placement is Placement.NODE else sum(found)
         return most >= (request.least or request.count)
 
     def room(
-        self, node: Node, request: Request, line: Pool, held: Iterable[Lease], outside: bool
+        self,
+        node: Node,
+        request: Request,
+        line: Pool,
+        held: Iterable[Lease],
+        outside: bool,
+        when: float | None,
     ) -> int:
         """How many devices a node could give to a request beside these leases."""
         here = [
@@ -337,9 +385,14 @@ class Broker(RuleBasedStateMachine):
             for slot in lease.slots
             if slot.node == node.id
         ]
-        number = 0
+        number = reserved = 0
         for device in node.devices:
             others = [other for slot, other in here if slot.device == device.id]
+            if when is not None and self.promised(device.id, when, request.time):
+                usable = device.id not in self.state.outside
+                usable = usable and device.id not in self.state.fleet._blocked
+                reserved += usable and not others and device.kind is DeviceKind.CPU
+                continue
             suits = outside or self.suits(node.id, device.id, request)
             if pool_of(device.kind) is not line or not suits or not will_do(device, request):
                 continue
@@ -349,8 +402,8 @@ class Broker(RuleBasedStateMachine):
             else:
                 number += not others
         if cores := cores_for(request, line):
-            used = sum(cores_for(other, pool_of(slot.kind)) for slot, other in here)
-            number = min(number, (CORES[node.id] - used) // cores)
+            used = reserved + sum(cores_for(other, pool_of(slot.kind)) for slot, other in here)
+            number = min(number, max(0, CORES[node.id] - used) // cores)
         if request.host_memory:
             used = sum(other.host_memory for _, other in here)
             number = min(number, (HOST_MEMORY[node.id] - used) // request.host_memory)
@@ -516,6 +569,134 @@ class Broker(RuleBasedStateMachine):
         lease = self.pick(self.state.leases, index)
         answer = self.do(ev.Extended(lease=lease.id, time=time, by=by))
         assert isinstance(answer, AccessError) == (by != lease.user)
+
+    # --- reservations and other times
+
+    def reserve(self, session: str, admin: bool = False, **wish: Any) -> Any:
+        """The reservation, or the error."""
+        self.ensure_open(session)
+        # Which devices it gets is not the peer's to say.
+        booking = Booking(
+            id=self.new_name("b"),
+            session=session,
+            user=OWNERS[session].user,
+            devices=("n0-g0", "n0-g1"),
+            **wish,
+        )
+        answer = self.do(ev.Booked(booking=booking, admin=admin))
+        if isinstance(answer, AiosError):
+            return answer
+        kept = self.state.bookings[booking.id]
+        assert len(set(kept.devices)) == booking.count
+        again = booking.__replace__(start=1.0)
+        assert self.do(ev.Booked(booking=again)) == [], "a retry is the same reservation"
+        own = [b for b in self.state.bookings.values() if b.user == booking.user]
+        assert admin or sum(b.count * b.time for b in own) <= RESERVE_LIMIT
+        return kept
+
+    @rule(
+        session=sessions,
+        want=st.sampled_from([Want.GPU, Want.GPU, Want.CPU]),
+        count=st.integers(1, 3),
+        ahead=st.sampled_from([1.0, 5.0, 60.0, 100.0]),
+        time=st.sampled_from([10.0, 100.0, 300.0, 700.0]),
+        memory=st.sampled_from([0, 0, 16 * GB]),
+        admin=st.booleans(),
+        asks=st.lists(
+            st.tuples(st.integers(1, 3), st.sampled_from([None, 1.0, 5.0, 100.0, 400.0])),
+            max_size=3,
+        ),
+    )
+    def reserve_and_ask(
+        self,
+        session: str,
+        ahead: float,
+        asks: list[tuple[int, float | None]],
+        **wish: Any,
+    ) -> None:
+        self.reserve(session, start=self.now + ahead, **wish)
+        for count, time in asks:
+            self.submit(session, want=wish["want"], count=count, time=time)
+
+    @rule(
+        session=sessions,
+        wrong=st.sampled_from(
+            [
+                {"count": 0},
+                {"count": -1},
+                {"count": 99},
+                {"memory": 99 * GB},
+                {"start": 999.0 - 1e6},
+                {"start": math.nan},
+                {"start": 1e12},
+                {"time": 0.0},
+                {"time": math.inf},
+                {"time": 1e9},
+            ]
+        ),
+    )
+    def reserve_nonsense(self, session: str, wrong: dict[str, Any]) -> None:
+        wish = {"want": Want.GPU, "count": 1, "start": self.now + 5.0, "time": 10.0}
+        assert isinstance(self.reserve(session, **{**wish, **wrong}), AiosError)
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(early=st.sampled_from([0.0, 0.0, 0.5]))
+    def wait_for_a_reservation(self, early: float) -> None:
+        """The clock goes to a reservation's start, by way of all that is due before."""
+        start = min(booking.start for booking in self.state.bookings.values()) - early
+        while (due := self.state.next_deadline()) is not None and due < start:
+            self.tick(max(0.0, due - self.now))
+        if start > self.now:
+            self.tick(start - self.now)
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users, session=sessions)
+    def claim(self, index: int, by: str, session: str) -> None:
+        self.ensure_open(session)
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Claimed(booking=id, session=session, by=OWNERS[session].user))
+        assert isinstance(answer, AccessError) == (OWNERS[session].user != user)
+        if isinstance(answer, list) and id in self.state._lease_of:
+            assert self.state.leases[self.state._lease_of[id]].session == session
+
+    @precondition(lambda self: self.state.bookings)
+    @rule(index=number, by=users)
+    def cancel_reservation(self, index: int, by: str) -> None:
+        known = [*self.state.bookings, *self.state._lease_of]
+        id = known[index % len(known)]
+        user = self.user_of(id)
+        answer = self.do(ev.Cancelled(request=id, by=by))
+        assert isinstance(answer, AccessError) == (by != user)
+        if isinstance(answer, list):
+            assert id not in self.state.bookings
+
+    def user_of(self, booking: str) -> str:
+        state = self.state
+        if booking in state.bookings:
+            return state.bookings[booking].user
+        return state.leases[state._lease_of[booking]].user
+
+    @rule(seconds=st.sampled_from([None, 50.0]), name=st.sampled_from(["idle", "max-time"]))
+    def limit(self, seconds: float | None, name: str) -> None:
+        answer = self.do(ev.LimitChanged(name=name, seconds=seconds, by="root", admin=True))
+        assert isinstance(answer, list)
+        assert isinstance(
+            self.do(ev.LimitChanged(name=name, seconds=seconds, by="ana")), AccessError
+        )
+
+    @precondition(lambda self: self.state.leases)
+    @rule(index=number, idle=st.booleans(), ago=st.sampled_from([0.0, 50.0, -10.0]))
+    def find_idle_or_busy(self, index: int, idle: bool, ago: float) -> None:
+        id = self.pick(self.state.leases, index).id
+        if idle:
+            self.do(ev.FoundIdle(lease=id, since=self.now - ago))
+        else:
+            self.do(ev.FoundBusy(lease=id))
+            assert self.state.leases[id].state is LeaseState.ENDING or (
+                self.state.leases[id].idle_since is None
+            )
 
     @precondition(lambda self: self.state.requests)
     @rule(index=number, ahead=st.sampled_from([0.0, 60.0, 3600.0]))
@@ -710,6 +891,13 @@ class Broker(RuleBasedStateMachine):
         for lease in self.state.leases.values():
             if lease.state is LeaseState.ACTIVE:
                 assert lease.expires is None or lease.expires > self.now
+                assert lease.idle_ends is None or lease.idle_ends > self.now
+                if lease.expires is not None and not lease.warned:
+                    assert lease.expires - self.now > WARN_BEFORE or (
+                        lease.expires - self.now > 0.1 * (lease.expires - lease.granted)
+                    )
+        for booking in self.state.bookings.values():
+            assert booking.end > self.now
         for session, since in list(self.lost_at.items()):
             if OWNERS[session].keep is Keep.CONNECTION and self.now - since >= OWNER_GRACE:
                 assert session not in self.state.sessions
@@ -735,6 +923,7 @@ class Broker(RuleBasedStateMachine):
             if node in self.connected or node in self.down_at:
                 self.down_at[node] = self.now
         self.connected.clear()
+        self.unseen = True
         self.ticked = self.now
         records = [(kind, id, record) for (kind, id), record in self.journal.items()]
         actions = self.state.restore(records, self.now)
@@ -842,7 +1031,8 @@ class Broker(RuleBasedStateMachine):
     def nobody_holds_anything_without_a_session(self) -> None:
         """Promise 5."""
         for lease in self.state.leases.values():
-            if lease.state is LeaseState.ACTIVE and lease.scope is not Scope.DETACHED:
+            apart = lease.scope in (Scope.DETACHED, Scope.RESERVED)
+            if lease.state is LeaseState.ACTIVE and not apart:
                 assert lease.session in self.state.sessions
         for request in self.state.queue():
             assert request.session in self.state.sessions
@@ -859,11 +1049,63 @@ class Broker(RuleBasedStateMachine):
                 continue
             request = state.requests[head]
             reason = state.reason(head)
-            assert not self.fits(request, pool, state.leases.values())
+            assert not self.fits(request, pool, state.leases.values(), when=self.now)
+            if self.fits(request, pool, state.leases.values()):
+                assert self.keeps(reason)
+                continue
             assert (reason == "NodeDown") != self.fits(request, pool, (), outside=True)
             blocked, state.fleet._blocked = state.fleet._blocked, {}
             assert (reason == "Resources") == self.fits(request, pool, ())
             state.fleet._blocked = blocked
+
+    def keeps(self, reason: str) -> bool:
+        """Whether a reason names a reservation that keeps a device that could be had without it."""
+        booking = self.state.bookings[reason.removeprefix("Reservation(for ").rstrip(")")]
+        fleet = self.state.fleet
+        free = fleet.branch()
+        return any(
+            free.has(fleet.slot(id)) or any(fleet.shares(id).values())
+            for id in booking.devices
+            if id in fleet
+        )
+
+    @invariant()
+    def what_is_reserved_can_be_had(self) -> None:
+        """A device is given to who reserved it at the time: nobody holds it for longer."""
+        state = self.state
+        for booking in state.bookings.values():
+            assert len(set(booking.devices)) == booking.count
+            others = [b for b in state.bookings.values() if b.id != booking.id]
+            for other in others:
+                apart = other.end <= booking.start or booking.end <= other.start
+                assert apart or not set(other.devices) & set(booking.devices)
+            for device in booking.devices:
+                for lease in map(state.leases.__getitem__, state.fleet.shares(device)):
+                    if lease.state is not LeaseState.ACTIVE:
+                        continue
+                    assert lease.expires is not None
+                    assert lease.expires <= booking.start, f"held beyond {booking.start}"
+            if booking.start > self.now or booking.end <= self.now or self.unseen:
+                continue
+            # A CPU slot needs a core of its node, which leases may have otherwise.
+            stock = state.fleet.branch()
+            free = {
+                device.id
+                for node in self.connected & state.nodes.keys()
+                for device in state.nodes[node].devices
+                if pool_of(device.kind) is Pool(booking.pool)
+                and device.memory >= booking.memory
+                and not (device.id in state.holder or device.id in state.outside)
+                and device.id not in state.fleet._blocked
+                and stock.has(state.fleet.slot(device.id))
+            }
+            spare = {
+                id
+                for id in free - set(booking.devices)
+                if not self.promised(id, self.now, booking.end - self.now)
+            }
+            assert not spare, "it could have another device"
+            assert not set(booking.devices) <= free, "it has begun and could start"
 
     @invariant()
     def who_waits_behind_knows_why(self) -> None:
@@ -872,9 +1114,13 @@ class Broker(RuleBasedStateMachine):
         for pool in Pool:
             head, *others = state.queue(pool) or [None]
             for request in others:
-                kept = self.fits(request, pool, state.leases.values())
-                why = f"Reservation(for {head.id})" if kept else "Priority"
-                assert state.reason(request.id) == why
+                reason = state.reason(request.id)
+                if not self.fits(request, pool, state.leases.values()):
+                    assert reason == "Priority"
+                elif not self.fits(request, pool, state.leases.values(), when=self.now):
+                    assert self.keeps(reason)
+                else:
+                    assert reason == f"Reservation(for {head.id})"
 
     def teardown(self) -> None:
         """Once every node is back and has confirmed, nothing is left half ended."""
@@ -892,7 +1138,8 @@ class Broker(RuleBasedStateMachine):
         for session in OWNERS:
             self.close_session(session)
         assert not state.queue()
-        assert all(lease.scope is Scope.DETACHED or lease.used for lease in state.leases.values())
+        apart = (Scope.DETACHED, Scope.RESERVED)
+        assert all(lease.scope in apart or lease.used for lease in state.leases.values())
 
 
 TestBroker = Broker.TestCase
@@ -917,6 +1164,22 @@ class Fair(Broker):
     policy = "fair"
 
 
+class Reserving(Broker):
+    """Healthy machines and few surprises, so that reservations and requests meet."""
+
+    session_comes_or_goes = submit_nonsense = submit_again = reserve_nonsense = limit = None
+    disconnect = use_outside = confirm_what_nobody_asked = create_a_wrong_run = report = None
+    stop_run = exit_rank = find_idle_or_busy = crash_before_anything_is_written = None
+
+    @rule()
+    def crash(self) -> None:
+        super().crash()
+        for node in MACHINES:
+            self.join(node, healthy=True, alive=True)
+
+
+TestReserving = Reserving.TestCase
+TestReserving.settings = settings(TestBroker.settings, max_examples=150)
 TestSjf, TestPriority, TestFair = Sjf.TestCase, Priority.TestCase, Fair.TestCase
 for other in (TestSjf, TestPriority, TestFair):
     other.settings = settings(TestBroker.settings, max_examples=60)

@@ -59,14 +59,29 @@ function LeaseRow(props: { lease: ILease }): React.ReactElement {
         </span>
         <TimeLeft lease={lease} />
       </div>
+      <Idle lease={lease} />
     </li>
+  );
+}
+
+function Idle(props: { lease: ILease }): React.ReactElement | null {
+  const { trans } = useServices();
+  const now = useNow();
+  const { idle_since: since, idle_ends: ends, state } = props.lease;
+  if (!since || !ends || state === 'ending') {
+    return null;
+  }
+  return (
+    <div className="aios-Reason aios-TimeLeft aios-mod-warn">
+      {trans.__('idle for %1, ends in %2', duration(now - since), duration(ends - now))}
+    </div>
   );
 }
 
 function TimeLeft(props: { lease: ILease }): React.ReactElement {
   const { trans } = useServices();
   const now = useNow();
-  const { expires, granted, state } = props.lease;
+  const { expires, granted, state, warned } = props.lease;
   if (state === 'ending') {
     return <span className="aios-Badge">{trans.__('ending')}</span>;
   }
@@ -74,13 +89,16 @@ function TimeLeft(props: { lease: ILease }): React.ReactElement {
     return <span className="aios-Muted">{trans.__('no time limit')}</span>;
   }
   const left = expires - now;
-  const nearEnd = left < 300 && (percent(left, expires - granted) ?? 0) < 25;
+  const soon = left < 300 && (percent(left, expires - granted) ?? 0) < 25;
+  const nearEnd = warned || soon;
   return (
     <span
       className={nearEnd ? 'aios-TimeLeft aios-mod-warn' : 'aios-TimeLeft'}
       title={trans.__('Ends at %1', new Date(expires * 1000).toLocaleTimeString())}
     >
-      {trans.__('%1 left', duration(left))}
+      {warned
+        ? trans.__('ends in %1', duration(left))
+        : trans.__('%1 left', duration(left))}
     </span>
   );
 }

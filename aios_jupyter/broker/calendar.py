@@ -1,0 +1,106 @@
+"""Devices that are promised ahead of time: which ones, to whom, and from when until when.
+
+A reservation (`schema.Booking`) names the very devices that it will get, as those of Slurm do: then
+whoever asks in the meantime is tried against a handful of windows and never against the whole
+fleet. Other devices take the place of one that is lost or held for longer.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterator
+
+from ..schema import Booking
+from .sortedlist import SortedList
+
+Window = tuple[float, float, str]
+
+
+class Calendar:
+    """Reservations that have not started.
+
+    Attributes
+    ----------
+    bookings
+        By id.
+    """
+
+    def __init__(self) -> None:
+        self.bookings: dict[str, Booking] = {}
+        self._windows: dict[str, list[Window]] = {}
+        self._starts: SortedList[tuple[float, str]] = SortedList()
+        self._placed: dict[str, Booking] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.bookings)
+
+    def put(self, booking: Booking) -> None:
+        """Take in a reservation, or its new devices; its record is in `bookings` already."""
+        self.forget(booking.id)
+        self._placed[booking.id] = booking
+        self._starts.add((booking.start, booking.id))
+        for device in booking.devices:
+            window = (booking.start, booking.end, booking.id)
+            insort(self._windows.setdefault(device, []), window)
+
+    def forget(self, booking: str) -> None:
+        """Nothing is promised to it any longer."""
+        known = self._placed.pop(booking, None)
+        if known is None:
+            return
+        self._starts.remove((known.start, booking))
+        for device in known.devices:
+            self._windows[device].remove((known.start, known.end, booking))
+            if not self._windows[device]:
+                del self._windows[device]
+
+    def due(self, now: float) -> list[Booking]:
+        """Reservations whose time has begun, the oldest first."""
+        return list(self._until(math.nextafter(now, math.inf)))
+
+    def kept(self, now: float, length: float | None) -> Iterator[tuple[str, str]]:
+        """Devices into whose windows a lease would run, each with the reservation.
+
+        Parameters
+        ----------
+        now
+            When the lease begins, seconds since the epoch; no window lies before it.
+        length
+            How long it may last (s); None for no limit.
+        """
+        end = math.inf if length is None else now + length
+        for booking in self._until(end):
+            for device in booking.devices:
+                yield device, booking.id
+
+    def within(self, start: float, end: float, but: str = "") -> list[str]:
+        """Devices that are promised at any time between two to others than `but`."""
+        return [device for device in self._windows if self.clashes(device, start, end, but)]
+
+    def clashes(self, device: str, start: float, end: float, but: str = "") -> list[str]:
+        """Reservations other than `but` of a device within a time."""
+        return [
+            id
+            for begins, ends, id in self._windows.get(device, ())
+            if begins < end and ends > start and id != but
+        ]
+
+    def last_end(self, device: str) -> float | None:
+        """When the last reservation of a device ends; None: it has none."""
+        return max((end for _, end, _ in self._windows.get(device, ())), default=None)
+
+    def ends(self) -> list[float]:
+        """When reservations end, in order."""
+        return sorted({booking.end for booking in self.bookings.values()})
+
+    def devices(self) -> Iterator[str]:
+        """Every device that is promised to somebody."""
+        return iter(self._windows)
+
+    def _until(self, end: float) -> Iterator[Booking]:
+        """Reservations that begin before a time, in order."""
+        for start, id in self._starts:
+            if start >= end:
+                return
+            yield self.bookings[id]
