@@ -24,6 +24,8 @@ pytestmark = [
     ),
     pytest.mark.slow,
     pytest.mark.timeout(400),
+    # Keras's own, where a model is pulled.
+    pytest.mark.filterwarnings("ignore"),
 ]
 
 DATA = """
@@ -77,7 +79,7 @@ def hashes(log: str) -> list[str]:
 
 def test_a_plain_fit_is_the_same_on_all_ranks_and_as_on_one(session: Session) -> None:
     pull = ["first", "weights", "losses"]
-    handle = session.start(KERAS, cell=True, gpus=2, pull=pull)
+    handle = session.start(KERAS, cell=True, gpus=2, pull=[*pull, "model"])
     events, logs = followed(handle)
     two = handle.wait().pulled
     assert len(hashes(logs[0])) == 2
@@ -86,6 +88,10 @@ def test_a_plain_fit_is_the_same_on_all_ranks_and_as_on_one(session: Session) ->
     for name in ("first", "weights"):
         for mine, theirs in zip(two[name], one[name], strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    # The model itself comes back too, free of the ranks.
+    for mine, theirs in zip(two["model"].get_weights(), two["weights"], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    two["model"].fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
     # A rank's own share has another loss: what is told is close to that of all rows.
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=0.02)
     progress = [e for e in events if e["type"] == "progress" and e["rank"] == 0]
