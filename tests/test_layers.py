@@ -242,9 +242,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     extras = project["optional-dependencies"]
     declared = {normal(Requirement(line).name) for line in project["dependencies"]}
     declared |= {
-        normal(Requirement(line).name)
-        for name in ("torch", "tensorflow", "all")
-        for line in extras[name]
+        normal(Requirement(line).name) for name in ("torch", "all") for line in extras[name]
     }
     providers = packages_distributions()
     missing = []
@@ -259,7 +257,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 
 # Frameworks that the user's environment brings, imported where their code runs.
-OPTIONAL = {"tensorflow", "keras", "tf_keras"}
+OPTIONAL = {"tensorflow", "keras", "tf_keras", "h5py"}
 
 
 def normal(name: str) -> str:
