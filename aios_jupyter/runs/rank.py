@@ -11,7 +11,6 @@ import faulthandler
 import importlib.abc
 import importlib.util
 import io
-import mmap
 import os
 import runpy
 import sys
@@ -28,10 +27,11 @@ import msgspec
 from ..config import IS_LINUX
 from ..errors import AiosError, UsageError
 from ..schema import DeviceKind, Struct
-from . import cells
+from . import cells, postmortem
 from . import lifeline as lifelines
 from .events import Channel, ErrorRaised, NamesPulled, open_channel
 from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
+from .packed import SHARE_FROM, mapped
 from .spec import Entry, RankSpec, Rendezvous, RunSpec
 
 PULLED_FILE = "pulled.pkl"
@@ -47,6 +47,8 @@ class Orders(Struct):
     ----------
     directory
         The run's.
+    pulled_fd
+        A file in memory for large pulled values; without it they go into the run's directory.
     file
         Where a cell's source was written; "" for other entries.
     parent
@@ -67,6 +69,7 @@ class Orders(Struct):
     lifeline_fd: int
     fault_fd: int = -1
     payload_fd: int = -1
+    pulled_fd: int = -1
     listen_fd: int = -1
     agent_store: bool = False
     threads: int = 1
@@ -134,7 +137,7 @@ def _checkpoints(orders: Orders) -> str:
 def run(orders: Orders) -> int:
     """Run the user's code; gives back the exit code."""
     lifeline = orders.lifeline_fd
-    for fd in (lifeline, orders.fault_fd, orders.payload_fd, orders.listen_fd):
+    for fd in (lifeline, orders.fault_fd, orders.payload_fd, orders.pulled_fd, orders.listen_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
     tied = tie_to_agent(lifeline, orders.parent)
@@ -142,6 +145,7 @@ def run(orders: Orders) -> int:
     channel = open_channel(orders.event_fd)
     if orders.fault_fd >= 0:
         faulthandler.enable(orders.fault_fd, all_threads=False)
+    lifelines.let_look(orders.parent, orders.fault_fd)
     if IS_LINUX:
         Path("/proc/self/comm").write_text(f"aios-rank-{orders.rank.rank}"[:15])
     os.environ.update(environment(orders, dict(os.environ)))
@@ -180,6 +184,9 @@ def _attempt(orders: Orders, channel: Channel) -> int:
         return 1
     except BaseException as error:  # noqa: BLE001  # reported, and the process ends
         channel.send(_error(error, orders))
+        if not isinstance(error, AiosError):
+            trace = _users_part(error.__traceback__)
+            postmortem.write(error, trace, orders.rank.rank, Path(orders.directory), orders.file)
         return 1
     return 0
 
@@ -259,18 +266,17 @@ def _main_module(file: str, folder: Path, argv: Sequence[str]) -> dict[str, Any]
 def _payload(orders: Orders) -> dict[str, Any]:
     if orders.payload_fd < 0:
         return {}
-    fd = orders.payload_fd
-    # The ranks share the descriptor's position, and a mapping has none.
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        try:
-            return cells.unpack(view)
-        except Exception as error:
-            raise UsageError(
-                f"The pushed values cannot be read in the run ({type(error).__name__}: {error}); "
-                "create them inside the cell."
-            ) from error
-        finally:
-            os.close(fd)
+    try:
+        # The ranks share the descriptor's position, and a mapping has none. It stays as long as an
+        # array lives in it.
+        return cells.unpack(mapped(orders.payload_fd))
+    except Exception as error:
+        raise UsageError(
+            f"The pushed values cannot be read in the run ({type(error).__name__}: {error}); "
+            "create them inside the cell."
+        ) from error
+    finally:
+        os.close(orders.payload_fd)
 
 
 def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
@@ -280,13 +286,19 @@ def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
             f"The code did not define '{missing[0]}', so that it cannot be pulled; define it at the "
             "top level of the cell, or leave it out of --pull."
         )
-    data = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
+    packed = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
     path = Path(orders.directory) / PULLED_FILE
-    aside = path.with_suffix(".part")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    aside.replace(path)
-    channel.send(NamesPulled(time=time.time(), path=str(path), size=len(data)))
+    if orders.pulled_fd >= 0 and packed.size >= SHARE_FROM:
+        packed.write(orders.pulled_fd)
+    else:
+        aside = path.with_suffix(".part")
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            packed.write(fd)
+        finally:
+            os.close(fd)
+        aside.replace(path)
+    channel.send(NamesPulled(time=time.time(), path=str(path), size=packed.size))
 
 
 # --- frameworks

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from clusters import free, until
+from clusters import free, session_of, until
 
 from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg
@@ -49,16 +49,6 @@ print({SECRET!r}, word, os.getpid(), flush=True)
 train.log(loss=0.25)
 time.sleep(600)
 """
-
-
-def session_of(directory: Path, label: str = "") -> Session:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIOS_BUNDLE", str(directory))
-        settings.cache_clear()
-        try:
-            return connect(label=label)
-        finally:
-            settings.cache_clear()
 
 
 @pytest.fixture(scope="module")
