@@ -44,7 +44,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--lease", default=None, metavar="LEASE", help="Run on this lease."),
         click.option(
             "--framework",
-            type=click.Choice(["auto", "torch", "none"]),
+            type=click.Choice(["auto", "torch", "tensorflow", "none"]),
             default="auto",
             help="What to set up before the code runs.",
         ),

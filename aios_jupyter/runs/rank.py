@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import faulthandler
+import functools
 import importlib.abc
 import importlib.util
 import io
@@ -27,7 +28,7 @@ import msgspec
 from ..config import IS_LINUX
 from ..errors import AiosError, UsageError
 from ..schema import DeviceKind, Struct
-from . import cells, postmortem
+from . import cells, peers, postmortem
 from . import lifeline as lifelines
 from .events import Channel, ErrorRaised, NamesPulled, open_channel
 from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
@@ -152,9 +153,12 @@ def run(orders: Orders) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    after_import("torch", lambda: _attach_torch(orders))
+    for name, action in _ATTACHED.items():
+        after_import(name, functools.partial(action, orders))
     try:
         code = _attempt(orders, channel)
+        if code == 0 and (tensorflow := sys.modules.get(f"{__package__}.tensorflow")) is not None:
+            tensorflow.finish()
     finally:
         if (torch := sys.modules.get(f"{__package__}.torch")) is not None:
             torch.finish()
@@ -169,8 +173,53 @@ def _attach_torch(orders: Orders) -> None:
     torch.attach(orders)
 
 
+def _attach_tensorflow(orders: Orders) -> None:
+    if orders.spec.framework == "tensorflow":
+        from . import tensorflow
+
+        tensorflow.attach(orders)
+        _join_tf_keras()
+
+
+def _attach_keras(orders: Orders) -> None:
+    if orders.spec.framework != "none":
+        from . import keras
+
+        keras.attach(sys.modules["keras"], orders.rank.rank, _tensorflow_cluster)
+
+
+def _attach_tf_keras(orders: Orders) -> None:
+    if orders.spec.framework != "none":
+        from . import keras
+
+        keras.attach_legacy(sys.modules["tf_keras"], orders.rank.rank)
+        _join_tf_keras()
+
+
+def _join_tf_keras() -> None:
+    """Once both are there: which is imported first depends on how."""
+    cluster = _tensorflow_cluster()
+    if cluster is not None and "tf_keras" in sys.modules:
+        cluster.become_default()
+
+
+def _tensorflow_cluster() -> Any:
+    tensorflow = sys.modules.get(f"{__package__}.tensorflow")
+    return None if tensorflow is None else tensorflow.cluster
+
+
+_ATTACHED = {
+    "torch": _attach_torch,
+    "tensorflow": _attach_tensorflow,
+    "keras": _attach_keras,
+    "tf_keras": _attach_tf_keras,
+}
+
+
 def _attempt(orders: Orders, channel: Channel) -> int:
     try:
+        if orders.spec.framework == "tensorflow":
+            _prepare_tensorflow(orders)
         values = _execute(orders)
         if orders.rank.rank == 0 and orders.spec.pull:
             _pull(orders, values, channel)
@@ -218,6 +267,16 @@ def _users_part(trace: types.TracebackType | None) -> types.TracebackType | None
     while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next
     return trace
+
+
+def _prepare_tensorflow(orders: Orders) -> None:
+    """TF_CONFIG, which code reads before it imports TensorFlow."""
+    # Else it prints how it was compiled, and takes all cores for each rank.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(orders.threads))
+    if orders.spec.world_size > 1 and orders.agent_store:
+        there = peers.meet(orders)
+        os.environ["TF_CONFIG"] = peers.tf_config(there, orders.rank.rank)
 
 
 # --- the user's code

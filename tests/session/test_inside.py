@@ -151,7 +151,7 @@ def test_a_rank_that_raised_shows_its_variables_after_the_end(session: Session) 
     assert "rate = 0.25" in text
     assert "weights = ndarray (3, 4) float32" in text
     assert "do not show" not in text
-    assert "broken = (Broken; its repr raised SystemError)" in text
+    assert "broken = <Broken instance at 0x" in text
     assert text.rstrip().endswith("IndexError: list index out of range")
     assert len(text) < 10_000
     # Nothing of it is in the broker.
