@@ -234,6 +234,7 @@ class State(Measuring, Preempting):
             waited=0.0,
             ran=0.0,
             attained=0.0,
+            behind=None,
             state=RequestState.QUEUED,
             lease="",
             reason="",
