@@ -16,7 +16,8 @@ from aios_jupyter.commands.base import pairs
 from aios_jupyter.commands.cluster import device_row, holder_text
 from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
 from aios_jupyter.commands.host import read_file, waiting_text
-from aios_jupyter.commands.leases import explain_card, lease_card, lease_table, policy_table
+from aios_jupyter.commands.leases import explain_card, lease_card, lease_table
+from aios_jupyter.commands.policies import policy_table
 from aios_jupyter.commands.quotas import quota_table
 from aios_jupyter.commands.views import Card, Column, Table
 from aios_jupyter.errors import (

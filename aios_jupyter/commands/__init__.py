@@ -25,8 +25,9 @@ from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
 from .host import Host
-from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
+from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
+from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
