@@ -83,14 +83,19 @@ class RunError(AiosError):
         The failing rank's own traceback as text, or "" where there is none (a signal).
     rank
         The rank that failed first, or None where no rank was started.
+    run
+        The run's id.
     """
 
     kind = "run"
 
-    def __init__(self, message: str, *, traceback: str = "", rank: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, traceback: str = "", rank: int | None = None, run: str = ""
+    ) -> None:
         super().__init__(message)
         self.traceback = traceback
         self.rank = rank
+        self.run = run
 
 
 class MissingExtraError(AiosError):

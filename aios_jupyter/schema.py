@@ -162,7 +162,8 @@ class Request(Struct, frozen=True, kw_only=True):
     `queue` is whose quota it takes from, "" for the user's default. A `preemptible` lease may be
     taken away, and its request then waits again: since `requeued`, having waited for `waited`
     seconds and run for `ran` before that. `attained` is what of that, in device-seconds, the
-    policies `las` and `gittins` go by.
+    policies `las` and `gittins` go by; `behind` is the place in the line, under `priority`, of who
+    took its devices.
 
     `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
     `memory` is the least, or with `share` the part that is wanted; `model` is what its name
@@ -193,6 +194,7 @@ class Request(Struct, frozen=True, kw_only=True):
     waited: float = 0.0
     ran: float = 0.0
     attained: float = 0.0
+    behind: float | None = None
     state: RequestState = RequestState.QUEUED
     lease: str = ""
     reason: str = ""

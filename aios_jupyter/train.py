@@ -117,13 +117,14 @@ def checkpoint(state: dict[str, Any], step: int, *, keep: int = 2) -> None:
     """Keep what is needed to go on after this step; every rank calls it.
 
     In a run it goes to the run's folder, or where `--checkpoints` says; else to `checkpoints/`.
-    Each rank writes its own part, and what a rank that dies meanwhile has left is no checkpoint.
+    With torch each rank writes its own part, with Keras rank 0 writes `.weights.h5` files (a compiled
+    model's optimizer among them); what a rank that dies meanwhile has left is no checkpoint.
 
     Parameters
     ----------
     state
-        By name: models, optimizers and all else that has `state_dict` and `load_state_dict`,
-        and values that can be pickled, of which rank 0's are kept.
+        By name: models, optimizers and with torch all else that has `state_dict` and
+        `load_state_dict`, and values that can be pickled, of which rank 0's are kept.
     step
         How many steps are done, from 1 on.
     keep
@@ -179,6 +180,9 @@ def should_stop() -> bool:
     if lifeline.watch is not None:
         lifeline.watch.defer()
         told = lifeline.watch.told
+    tensorflow = sys.modules.get("aios_jupyter.runs.tensorflow")
+    if tensorflow is not None and tensorflow.cluster is not None and tensorflow.cluster.begun:
+        return bool(tensorflow.cluster.any(told))
     if sys.modules.get("torch.distributed") is None:
         return told
     from .runs.checkpoint import any_rank
@@ -186,11 +190,15 @@ def should_stop() -> bool:
     return any_rank(told)
 
 
-def _checkpoints(state: dict[str, Any]) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(state, dict):
+def _checkpoints(state: Any) -> Any:
+    if isinstance(state, dict) and ("keras" in sys.modules or "tf_keras" in sys.modules):
+        from .runs import keras_checkpoint
+
+        if any(map(keras_checkpoint.is_keras, state.values())):
+            return keras_checkpoint
+    if "torch" not in sys.modules or not isinstance(state, dict):
         raise UsageError(
-            "Checkpoints are for torch code: give a dictionary with its model and optimizer."
+            "Checkpoints are for torch and Keras code: give a dictionary with its model and optimizer."
         )
     from .runs import checkpoint
 
@@ -214,7 +222,7 @@ def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
     `DistributedDataParallel` (the process group is made if there is none); the loader is replaced
     by one over this rank's share of the data with the same batch size, shuffled anew each epoch.
     With a single rank on a CPU all come back untouched. Batches are moved by the caller:
-    `x.to(train.device())`.
+    `x.to(train.device())`. Keras code needs none of this: `model.fit` is distributed as it is.
 
     Parameters
     ----------
@@ -239,7 +247,8 @@ def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
     if torch is None or not isinstance(model, torch.nn.Module):
         raise UsageError(
             f"prepare() takes a torch.nn.Module and not a {type(model).__name__}; pass the model "
-            "first, then its optimizer and loader."
+            "first, then its optimizer and loader (a Keras model needs nothing: its fit() is "
+            "distributed as it is)."
         )
     from .runs.torch import prepare as prepare_torch
 

@@ -53,6 +53,17 @@ def session(cluster: None) -> Iterator[Session]:
         yield opened
 
 
+def session_of(directory: Path, label: str = "") -> Session:
+    """A session of whoever the bundle in `directory` is for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOS_BUNDLE", str(directory))
+        settings.cache_clear()
+        try:
+            return connect(label=label)
+        finally:
+            settings.cache_clear()
+
+
 def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
     """Wait for a condition and give back its value; the test fails with `what` when it is late."""
     deadline = time.monotonic() + timeout

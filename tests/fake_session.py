@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from aios_jupyter.errors import NotFoundError
@@ -75,6 +76,7 @@ class FakeSession:
         self.handle = FakeHandle([], RunResult("r-1", "succeeded", 2, 1.5, {"loss": 0.5}, {}))
         self.run_state = "succeeded"
         self.cancelled: list[str] = []
+        self.looked: list[Any] = []
 
     def alloc(self, *, on_wait: Callable[[dict[str, Any]], None], **options: Any) -> Lease:
         self.calls.append(("alloc", options))
@@ -128,6 +130,16 @@ class FakeSession:
     def logs(self, run: str, rank: int | None, follow: bool) -> Iterator[str]:
         self.calls.append(("logs", {"run": run, "rank": rank, "follow": follow}))
         yield "one\ntwo\n"
+
+    def stacks(self, run: str, rank: int | None) -> list[Any]:
+        self.calls.append(("stacks", {"run": run, "rank": rank}))
+        return self.looked
+
+    def profile(self, run: str, to: str, rank: int) -> Path:
+        self.calls.append(("profile", {"run": run, "to": to, "rank": rank}))
+        path = Path(to)
+        path.write_text("{}")
+        return path
 
     def user_list(self) -> list[dict[str, Any]]:
         return [{"name": "bob", "role": "viewer", "state": "revoked", "added": 0.0,

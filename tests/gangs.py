@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aios_jupyter.node.output import anonymous_file
 from aios_jupyter.node.ranks import LocalGang, bind_port
 from aios_jupyter.node.spares import Zygote
 from aios_jupyter.node.zygotes import Zygotes
@@ -42,6 +44,8 @@ class Gang:
             )
             for n in range(world)
         ]  # fmt: skip
+        packed = None if push is None else cells.pack(push, set(push))
+        self.payload = -1 if packed is None else anonymous_file(bytes(packed))
         self.gang = LocalGang(
             RunSpec(
                 id="r1", lease="l1", name="test", entry=entry,
@@ -50,7 +54,7 @@ class Gang:
             ranks,
             Rendezvous(address="127.0.0.1", port=port),
             directory,
-            None if push is None else cells.pack(push, set(push)),
+            self.payload,
             self.events.extend,
             self.listener.fileno(),
             zygotes=zygotes,
@@ -61,6 +65,8 @@ class Gang:
             await self.gang.start()
         finally:
             self.listener.close()
+            if self.payload >= 0:
+                os.close(self.payload)
         return self
 
     async def run(self) -> tuple[RankExit, ...]:

@@ -16,7 +16,8 @@ from aios_jupyter.commands.base import pairs
 from aios_jupyter.commands.cluster import device_row, holder_text
 from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
 from aios_jupyter.commands.host import read_file, waiting_text
-from aios_jupyter.commands.leases import explain_card, lease_card, lease_table, policy_table
+from aios_jupyter.commands.leases import explain_card, lease_card, lease_table
+from aios_jupyter.commands.policies import policy_table
 from aios_jupyter.commands.quotas import quota_table
 from aios_jupyter.commands.views import Card, Column, Table
 from aios_jupyter.errors import (
@@ -27,6 +28,7 @@ from aios_jupyter.errors import (
     UsageError,
 )
 from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.messages import Frame, RankStacks, Stack
 from aios_jupyter.schema import DeviceKind, Lease, LeaseState, Slot
 
 
@@ -616,3 +618,82 @@ def test_limits_are_shown_with_the_policy() -> None:
     }
     title = policy_table(found).title
     assert title.endswith("leases end when idle for 30 min; leases last 2 h at most")
+
+
+# --- look inside
+
+
+def test_stacks_mark_the_users_own_code(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.looked = [
+        RankStacks(
+            rank=1,
+            pid=77,
+            device="d1",
+            note="py-spy is not installed.",
+            threads=(
+                Stack(
+                    name="MainThread",
+                    active=False,
+                    frames=(
+                        Frame(function="all_reduce", file="/x/site-packages/torch/c10d.py", line=3),
+                        Frame(function="f", file="a.py", line=7, users=True, source="f(x)"),
+                    ),
+                ),
+            ),
+        ),
+        RankStacks(rank=2, failure="  File a.py\nValueError: no\n"),
+    ]
+    assert shell("stacks", "r-1", "--rank", "1") == 0
+    assert session.calls[0] == ("stacks", {"run": "r-1", "rank": 1})
+    assert capsys.readouterr().out == (
+        "rank 1 \u00b7 pid 77 \u00b7 d1\n"
+        "  (py-spy is not installed.)\n"
+        "  thread MainThread (waiting)\n"
+        "    all_reduce  torch/c10d.py:3\n"
+        "  > f  a.py:7\n"
+        "        f(x)\n"
+        "\n"
+        "rank 2 failed:\n"
+        "  File a.py\n"
+        "ValueError: no\n"
+    )
+    assert shell("stacks", "r-1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["threads"][0]["frames"][1]["users"] is True
+
+
+def test_profile_says_where_the_trace_is(
+    session: FakeSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "trace.json"
+    assert shell("profile", "r-1", "-o", str(to)) == 0
+    assert session.calls[0] == ("profile", {"run": "r-1", "to": str(to), "rank": 0})
+    assert str(to) in capsys.readouterr().out
+    assert shell("profile") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "profile"), [([], ""), (["--profile"], "first"), (["--profile-all"], "all")]
+)
+def test_train_profiles_when_asked(
+    session: FakeSession, tmp_path: Path, flags: list[str], profile: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    # What follows the script is the script's own.
+    assert shell("train", *flags, str(script), "--profile") == 0
+    _, options = next(call for call in session.calls if call[0] == "start")
+    assert options["profile"] == profile
+    assert options["argv"] == ("--profile",)
+
+
+def test_a_failure_says_how_to_see_its_variables(
+    session: FakeSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("")
+    error = RunError("Run r-1 failed: rank 1 raised.", traceback="Traceback:\n  x\n", run="r-1")
+    session.handle = FakeHandle([], error)
+    assert shell("train", str(script)) == 1
+    assert "The variables at the failure: aios stacks r-1\n" in capsys.readouterr().err

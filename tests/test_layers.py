@@ -257,7 +257,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 
 # Frameworks that the user's environment brings, imported where their code runs.
-OPTIONAL = {"tensorflow", "keras", "tf_keras"}
+OPTIONAL = {"tensorflow", "keras", "tf_keras", "h5py"}
 
 
 def normal(name: str) -> str:

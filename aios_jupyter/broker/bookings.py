@@ -14,6 +14,7 @@ from ..errors import AccessError, AllocationError, ConflictError, NotFoundError,
 from ..schema import Booking, Lease, LeaseState, Request, Scope, Slot
 from ..units import format_duration
 from . import events as ev
+from .checks import check_active, check_owner
 from .demand import Demand, demand_of
 from .events import replace
 from .leasing import Leasing
@@ -206,8 +207,7 @@ class Bookings(Leasing):
         found = booking or lease
         if found is None:
             return False
-        if event.by != found.user and not event.admin:
-            raise AccessError(f"Reservation {id} belongs to {found.user}; ask them or an admin.")
+        check_owner(f"Reservation {id}", found.user, event)
         if booking:
             self._end_booking(booking, f"cancelled by {event.by}", event.by)
         elif lease:
@@ -316,8 +316,8 @@ class Bookings(Leasing):
             raise AccessError(f"Reservation {id} belongs to {found.user}, not to you.")
         if session not in self.sessions:
             raise ConflictError(f"Session {session} is not open; connect again.")
-        if lease and lease.state is not LeaseState.ACTIVE:
-            raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
+        if lease:
+            check_active(lease)
         if found.session == session:
             return
         if booking:

@@ -22,6 +22,7 @@ from ..schema import (
     RunState,
     Struct,
 )
+from . import records
 
 S = TypeVar("S", bound=Struct)
 
@@ -283,102 +284,17 @@ Event: TypeAlias = (
 )
 
 
-# --- actions
+# --- records: they are found here too, beside the actions that carry them
 
-
-class Unconfirmed(Struct):
-    """Devices of a lease that ended while its node was out of reach with processes on them.
-
-    Kept in the journal, so that they are not granted when the node comes back with the processes.
-    """
-
-    node: str
-    lease: str
-    devices: tuple[str, ...]
-
-
-class Lasted(Struct):
-    """How long the last leases of one kind lasted (seconds), and by what factor longer than was
-    predicted.
-    """
-
-    lengths: tuple[float, ...]
-    errors: tuple[float, ...]
-
-
-class Used(Struct):
-    """What a user has had of each pool, in device-seconds decayed up to `time`, and their weight."""
-
-    time: float
-    weight: float = 1.0
-    seconds: dict[str, float] = {}
-
-
-class Quota(Struct):
-    """What a queue may use; None, or a pool left out: no limit.
-
-    `nominal` devices of each pool are guaranteed to it, and `borrow` more may be what others leave
-    unused. One user may hold `user_devices` of each pool in it, and `user_leases`.
-    """
-
-    nominal: dict[str, int] = {}
-    borrow: int | None = None
-    user_devices: int | None = None
-    user_leases: int | None = None
-    members: tuple[str, ...] = ()
-
-
-class Choice(Struct):
-    """Something that an admin has chosen."""
-
-    value: str
-    number: float | None = None
-
-
-class Hour(Struct):
-    """One hour of a pool: what was asked for, what started and how long it had waited, what ended.
-
-    `first` is when something was first noted in it. Of leases that ended: `seconds` that they
-    lasted, `device_seconds` the same times their devices, `gang_seconds` times their squares.
-    """
-
-    pool: str
-    first: float
-    requests: int = 0
-    devices: int = 0
-    started: int = 0
-    waited: float = 0.0
-    leases: int = 0
-    seconds: float = 0.0
-    device_seconds: float = 0.0
-    gang_seconds: float = 0.0
-
-
-class Foretold(Struct):
-    """What a request that waits was first told of its start, and when (`made`)."""
-
-    pool: str
-    made: float
-    eta: float
-    earliest: float
-    latest: float | None = None
-
-
-class Hit(Struct):
-    """A forecast that was held against what happened: made `ahead` seconds before its time, and
-    `error` seconds too early (below 0: too late); whether the start was `inside` the range told.
-    """
-
-    ahead: float
-    error: float
-    inside: bool
-
-
-class Hits(Struct):
-    """The last forecasts of one kind of request."""
-
-    hits: tuple[Hit, ...] = ()
-
+Unconfirmed = records.Unconfirmed
+Lasted = records.Lasted
+Used = records.Used
+Quota = records.Quota
+Choice = records.Choice
+Hour = records.Hour
+Foretold = records.Foretold
+Hit = records.Hit
+Hits = records.Hits
 
 Record: TypeAlias = (
     Owner
@@ -397,6 +313,9 @@ Record: TypeAlias = (
     | Hits
     | int
 )
+
+
+# --- actions
 
 
 class Put(Struct):

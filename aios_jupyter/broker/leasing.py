@@ -40,6 +40,8 @@ class Leasing(Allotting):
         self.unused_grace = unused_grace
         self.end_grace: float | None = None
         self.node_memory = max(node_memory, node_grace)
+        # In the event that is being handled: nobody is given devices and has them taken in one.
+        self._just_granted: set[str] = set()
         self._deadlines = Deadlines(
             {
                 "expiry": (self._expiry, self._expired),
@@ -55,6 +57,7 @@ class Leasing(Allotting):
 
     def _grant(self) -> None:
         """Grant whatever is next and fits, in every line."""
+        self._just_granted.clear()
         again = True
         while again:
             # What the last line was granted may have changed whose turn it is in the first.
@@ -76,12 +79,13 @@ class Leasing(Allotting):
     ) -> Lease:
         if request.preemptible:
             self._arrived[request.id] = self._queue.arrival(request.id)
-            request = replace(request, **self._waiting_done(request))
+            request = replace(request, behind=None, **self._waiting_done(request))
         if not request.queue:  # of a reservation
             request = replace(request, queue=self._quotas.queues_of(request.user)[0])
         self._queue.remove(request.id)
         fence = self._next_fence()
         expires = None if request.time is None else self._now + request.time
+        self._just_granted.add(f"L{fence}")
         lease = Lease(
             id=f"L{fence}",
             request=request.id,

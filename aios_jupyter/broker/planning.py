@@ -15,27 +15,22 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ..errors import AccessError, UsageError
+from ..errors import AccessError
 from ..schema import DEFAULT_QUEUE, Lease, LeaseState, Placement, Request, RequestState, Slot
 from . import events as ev
-from . import history
+from .accounts import Accounts
 from .calendar import Calendar
 from .deadlines import Deadlines
 from .demand import Demand, demand_of
 from .events import replace
 from .fleet import Fleet
-from .ledger import Ledger
 from .policy import POLICIES, Policy, Pool, policy_named
-from .quotas import Quotas
-from .shares import Shares
 from .sortedlist import SortedList
 from .stock import Stock
 from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
-# Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
-SCORED_FOR = 1.0
 # At how many times it is tried whether reservations leave the first of a line enough.
 AROUND = 50
 
@@ -61,8 +56,8 @@ class Reservation(NamedTuple):
     then: Stock | None = None
 
 
-class Planning(Ledger):
-    """The ledger with the order of its requests.
+class Planning(Accounts):
+    """The accounts with the order of its requests.
 
     Parameters
     ----------
@@ -73,21 +68,12 @@ class Planning(Ledger):
     def __init__(self, policy: str) -> None:
         super().__init__()
         self._deadlines: Deadlines
-        self._history: dict[str, ev.Lasted] = {}
         self._settings: dict[str, ev.Choice] = {}
-        self._shares = Shares()
         self._calendar = Calendar()
-        # Users' shares, and when and for which cluster they were worked out.
-        self._scores: dict[str, float] = {}
-        self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
         self._tables |= {
             "booking": self._calendar.bookings,
-            "history": self._history,
             "setting": self._settings,
-            "usage": self._shares.used,
         }
-        self._quotas = Quotas(self.fleet.capacity)
-        self._tables["quota"] = self._quotas.records
         self._queue = self._queue_by(policy_named(policy))
         # Active and ending leases by their expected end, and where each one is in that.
         self._ends: dict[Pool, SortedList[tuple[float, str]]] = {p: SortedList() for p in Pool}
@@ -109,15 +95,6 @@ class Planning(Ledger):
         """Another one whenever who starts next, and when, may have changed."""
         versions = self.fleet.version, self._ends_version, self._quotas.version
         return *versions, *self._queue.version.values()
-
-    def errors(self, request: Request) -> tuple[float, ...]:
-        """By what factor leases like this one have lasted longer than was predicted."""
-        return history.errors_of(self._history, request)
-
-    def weights(self) -> dict[str, float]:
-        """Users whose part under `fair` is another than 1."""
-        used = self._shares.used.items()
-        return {user: record.weight for user, record in used if record.weight != 1.0}
 
     def reservation(self, pool: Pool) -> Reservation | None:
         """What is kept for the first request of a line; None when nobody waits."""
@@ -351,45 +328,6 @@ class Planning(Ledger):
             pool, end = known
             self._ends[pool].remove((end, lease))
 
-    # --- what is learned from leases
-
-    def _learn(self, lease: Lease) -> None:
-        """A lease has ended: the next one like it may last as long."""
-        if lease.preempted:
-            return  # it says nothing of how long the work takes
-        length = lease.ran + max(0.0, self._now - lease.granted)
-        for kind in history.kinds_of(lease):
-            record = history.lasted(self._history.pop(kind, None), length, lease.predicted)
-            self._put("history", kind, record)
-        while len(self._history) > history.KINDS:
-            self._drop("history", next(iter(self._history)))
-
-    def _charge(self, lease: Lease, sign: int) -> None:
-        self._put("usage", lease.user, self._shares.settle(lease.user, self._now))
-        pool = self.fleet.pool_of_slot(lease.slots[0])
-        self._shares.change(lease.user, pool, sign * len(lease.slots))
-        self._quotas.change(lease, pool, sign)
-        self._scores.pop(lease.user, None)
-
-    def _scoring(self) -> Callable[[str], float]:
-        """What gives a user's share now."""
-        capacity = {p: self.fleet.capacity(p) for p in Pool}
-        if capacity != self._scored[1] or not 0 <= self._now - self._scored[0] < SCORED_FOR:
-            self._scored = (self._now, capacity)
-            self._scores.clear()
-        scores = self._scores
-
-        def score(user: str) -> float:
-            if user not in scores:
-                scores[user] = self._shares.score(user, self._now, capacity)
-            return scores[user]
-
-        return score
-
-    def _step(self, user: str, pool: Pool) -> float:
-        """By how much one more device of that pool raises a user's share, at most."""
-        return 1 / max(1, self.fleet.capacity(pool)) / self._shares.weight(user)
-
     # --- what admins choose
 
     def _policy_changed(self, event: ev.PolicyChanged) -> None:
@@ -407,16 +345,6 @@ class Planning(Ledger):
             before=self.policy.name,
         )
         self._reorder(policy)
-
-    def _weight_changed(self, event: ev.WeightChanged) -> None:
-        if not event.admin:
-            raise AccessError(f"{event.by} may not change weights; ask an admin.")
-        if not (math.isfinite(event.weight) and event.weight > 0):
-            raise UsageError(f"{event.weight} is not a weight; give a number above zero.")
-        record = self._shares.settle(event.user, self._now)
-        self._put("usage", event.user, replace(record, weight=event.weight))
-        self._scores.pop(event.user, None)
-        self._audit("weight changed", event.by, user=event.user, weight=event.weight)
 
     def _order_by(self, policy: Policy) -> None:
         """Put all that wait in the order of a policy."""

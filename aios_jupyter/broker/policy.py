@@ -74,8 +74,13 @@ def _area(request: Request) -> float:
 
 
 def _aged_priority(request: Request) -> float:
-    """Waiting makes up for a lower priority at a fixed rate, so that the order never changes."""
-    return request.submitted - request.priority * PRIORITY_WORTH
+    """Waiting makes up for a lower priority at a fixed rate, so that the order never changes.
+
+    A request that waits again is as old as it was, but stays behind the one that took its devices:
+    before it, it would be granted at once what it was to give way with, and so on for ever.
+    """
+    key = request.submitted - request.priority * PRIORITY_WORTH
+    return key if request.behind is None else max(key, math.nextafter(request.behind, math.inf))
 
 
 POLICIES = {

@@ -21,6 +21,7 @@ from ..schema import Lease, LeaseState, Request, Scope
 from . import attained, history
 from . import events as ev
 from .demand import Demand, demand_of
+from .events import replace
 from .policy import Policy, Pool
 from .timing import Timing
 from .victims import Victim, Victims, enough
@@ -79,7 +80,8 @@ class Preempting(Timing):
             return False
         request = self.requests[head]
         chosen = self._chosen(pool, request)
-        if not chosen:
+        # What was granted in this event may be taken in the next.
+        if not chosen and not self._just_granted:
             self._no_room[pool] = attempt
         for lease, why in chosen:
             self._preempt(lease, request, why)
@@ -88,7 +90,11 @@ class Preempting(Timing):
     def _chosen(self, pool: Pool, request: Request) -> list[tuple[Lease, str]]:
         """The fewest leases without which the request could start; none where that is not enough."""
         demand = demand_of(request)
-        candidates = self._preemptible(pool, request)
+        candidates = (
+            found
+            for found in self._preemptible(pool, request)
+            if found[0].id not in self._just_granted
+        )
         if self._calendar or not self._countable(pool, demand):
             return self._chosen_by_trial(pool, request, demand, candidates)
         missing = demand.least - self.fleet.free(pool, demand.each)
@@ -187,6 +193,10 @@ class Preempting(Timing):
         else:
             reason += "run it again to wait for devices anew"
         self._audit("preempted", lease.user, lease=lease.id, by=request.id, user=request.user)
+        if self.policy.name == "priority":
+            taken = self.requests[lease.request]
+            behind = self._queue.key(request.id)
+            self._put("request", taken.id, replace(taken, behind=behind))
         self._end(lease, reason, grace=self.preempt_grace, preempted=True)
 
     # --- standing: how far behind work is by the policy

@@ -25,6 +25,7 @@ from ..schema import (
 )
 from . import events as ev
 from . import gang, history
+from .checks import check_active, check_owner, check_time
 from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
@@ -32,8 +33,6 @@ from .measures import Measuring
 from .policy import Pool
 from .preemption import Preempting
 from .refusal import refusal
-
-_ByUser = ev.Cancelled | ev.Released | ev.Extended | ev.StopRequested
 
 
 class State(Measuring, Preempting):
@@ -211,7 +210,7 @@ class State(Measuring, Preempting):
             raise ConflictError(f"Session {request.session} is not open; connect again.")
         if owner.user != request.user:
             raise AccessError(f"Session {owner.id} belongs to {owner.user}; ask in your own.")
-        _check_time(request.time)
+        check_time(request.time)
         if request.scope is Scope.RESERVED:
             raise UsageError("Such a lease comes from a reservation; make one with 'reserve'.")
         if request.priority > 0 and not event.admin:
@@ -235,6 +234,7 @@ class State(Measuring, Preempting):
             waited=0.0,
             ran=0.0,
             attained=0.0,
+            behind=None,
             state=RequestState.QUEUED,
             lease="",
             reason="",
@@ -262,37 +262,12 @@ class State(Measuring, Preempting):
             raise NotFoundError(
                 f"There is no request {event.request!r}; 'aios queue' lists those that wait."
             )
-        _check_owner(f"Request {request.id}", request.user, event)
+        check_owner(f"Request {request.id}", request.user, event)
         reason = f"cancelled by {event.by}"
         if request.state is RequestState.QUEUED:
             self._end_queued(request, reason)
         elif request.state is RequestState.GRANTED:
             self._end(self.leases[request.lease], reason)
-
-    # --- leases
-
-    def _released(self, event: ev.Released) -> None:
-        self._end(self._lease_for(event), event.reason)
-
-    def _extended(self, event: ev.Extended) -> None:
-        lease = self._lease_for(event)
-        _check_active(lease)
-        _check_time(event.time)
-        expires = None if event.time is None else self._now + event.time
-        self._check_extension(lease, expires, event.admin)
-        self._put("lease", lease.id, replace(lease, expires=expires, warned=False))
-        self._deadlines.arm("expiry", lease.id)
-        self._deadlines.arm("warning", lease.id)
-        self._audit("extended", event.by, lease=lease.id, expires=expires)
-
-    def _lease_for(self, event: ev.Released | ev.Extended) -> Lease:
-        lease = self.leases.get(event.lease)
-        if lease is None:
-            raise NotFoundError(
-                f"There is no lease {event.lease!r}; 'aios status' lists those there are."
-            )
-        _check_owner(f"Lease {lease.id}", lease.user, event)
-        return lease
 
     # --- nodes
 
@@ -390,7 +365,7 @@ class State(Measuring, Preempting):
             raise NotFoundError(f"There is no lease {run.lease!r}; take one with 'aios alloc'.")
         if lease.user != run.user:
             raise AccessError(f"Lease {lease.id} belongs to {lease.user}; take one of your own.")
-        _check_active(lease)
+        check_active(lease)
         if not 0 < run.world_size <= len(lease.slots):
             raise UsageError(
                 f"A run on lease {lease.id} has 1 to {len(lease.slots)} ranks, one on each device, "
@@ -448,7 +423,7 @@ class State(Measuring, Preempting):
         run = self.runs.get(event.run)
         if run is None:
             raise NotFoundError(f"There is no run {event.run!r}; 'aios runs' lists them.")
-        _check_owner(f"Run {run.id}", run.user, event)
+        check_owner(f"Run {run.id}", run.user, event)
         if not gang.live(run):
             return
         changed = gang.told_to_stop(run, event.reason)
@@ -468,18 +443,3 @@ class State(Measuring, Preempting):
 def _at(slot: Slot, node: Node) -> Slot:
     """The slot with the address that its node has now."""
     return replace(slot, address=node.address) if slot.node == node.id else slot
-
-
-def _check_owner(what: str, user: str, event: _ByUser) -> None:
-    if event.by != user and not event.admin:
-        raise AccessError(f"{what} belongs to {user}; ask them or an admin.")
-
-
-def _check_active(lease: Lease) -> None:
-    if lease.state is not LeaseState.ACTIVE:
-        raise ConflictError(f"Lease {lease.id} is ending ({lease.reason}); take a new one.")
-
-
-def _check_time(time: float | None) -> None:
-    if time is not None and not (math.isfinite(time) and time > 0):
-        raise UsageError(f"{time} seconds is not a length of time; give a number above zero.")

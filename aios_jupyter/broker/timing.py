@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
-from ..errors import AccessError, ConflictError, UsageError
+from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Request, Slot
 from ..units import format_duration
 from . import events as ev
 from .bookings import FARTHEST, Bookings
+from .checks import check_active, check_owner, check_time
 from .events import replace
 
 # A lease is warned when this share of its time is left, where that is shorter than `warn_before`.
@@ -114,6 +115,31 @@ class Timing(Bookings):
                 "most; an admin may extend it further."
             )
         self._displace(lease, math.inf if expires is None else expires)
+
+    # --- their ends by hand
+
+    def _released(self, event: ev.Released) -> None:
+        self._end(self._lease_for(event), event.reason)
+
+    def _extended(self, event: ev.Extended) -> None:
+        lease = self._lease_for(event)
+        check_active(lease)
+        check_time(event.time)
+        expires = None if event.time is None else self._now + event.time
+        self._check_extension(lease, expires, event.admin)
+        self._put("lease", lease.id, replace(lease, expires=expires, warned=False))
+        self._deadlines.arm("expiry", lease.id)
+        self._deadlines.arm("warning", lease.id)
+        self._audit("extended", event.by, lease=lease.id, expires=expires)
+
+    def _lease_for(self, event: ev.Released | ev.Extended) -> Lease:
+        lease = self.leases.get(event.lease)
+        if lease is None:
+            raise NotFoundError(
+                f"There is no lease {event.lease!r}; 'aios status' lists those there are."
+            )
+        check_owner(f"Lease {lease.id}", lease.user, event)
+        return lease
 
     # --- warnings
 

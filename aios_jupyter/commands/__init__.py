@@ -25,11 +25,12 @@ from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
 from .host import Host
-from .leases import alloc, cancel, explain_request, extend, leases, policy, queue, release
+from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
+from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
-from .runs import attach, logs, run, runs, stop, train
+from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -56,7 +57,7 @@ for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
-    *(train, run, runs, attach, logs, stop),
+    *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
     *(user, audit),
@@ -117,4 +118,6 @@ def _echo_error(error: AiosError) -> None:
     traceback = getattr(error, "traceback", "")
     if traceback:
         click.echo(traceback.rstrip(), err=True)
+        if run := getattr(error, "run", ""):
+            click.echo(f"The variables at the failure: aios stacks {run}", err=True)
     click.echo(f"aios: {error}", err=True)

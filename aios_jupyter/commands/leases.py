@@ -1,4 +1,4 @@
-"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`, `policy`."""
+"""`alloc`, `release`, `extend`, `leases`, `queue`, `explain`, `cancel`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from ..errors import NotFoundError, UsageError
 from ..schema import DEFAULT_QUEUE, Placement
 from ..units import format_duration, format_size, parse_count
-from .base import COUNT, DURATION, LIMIT, SIZE, as_json, echo_json, labelled, pairs
+from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled
 from .cluster import kind_name
 from .forecasts import accuracy_text
 from .host import Host
@@ -42,13 +42,6 @@ QUEUE_COLUMNS = (
 )
 
 KINDS = {"gpu": "GPU", "device": "device", "cpu": "CPU slot"}
-POLICY_NAMES = ("fifo", "sjf", "priority", "fair", "las", "gittins")
-POLICY_COLUMNS = (
-    Column("now", ""),
-    Column("name", "policy"),
-    Column("about", "who goes first"),
-    Column("aging", "nobody waits behind others for more than"),
-)
 
 devices_wanted = click.option(
     "--devices",
@@ -402,62 +395,3 @@ def cancel(host: Host, request: str) -> None:
         )
     session.cancel(request)
     host.show(Card("cancelled", fields=(("request", request),)))
-
-
-@click.command()
-@click.argument("name", required=False, type=click.Choice(POLICY_NAMES))
-@click.option("--aging", type=DURATION, metavar="TIME", help="Who waited so long goes first.")
-@click.option("--weight", multiple=True, metavar="USER=N", help="A user's part under 'fair'.")
-@click.option("--idle", type=LIMIT, metavar="TIME", help="End leases idle for so long, or 'off'.")
-@click.option("--queue", "queue_", default="", metavar="NAME", help="The queue that --idle is for.")
-@click.option("--max-time", type=LIMIT, metavar="TIME", help="Leases last no longer, or 'off'.")
-@as_json
-@click.pass_obj
-def policy(
-    host: Host,
-    name: str | None,
-    aging: float | None,
-    weight: tuple[str, ...],
-    idle: float | str | None,
-    queue_: str,
-    max_time: float | str | None,
-    json_: bool,
-) -> Any:
-    """Show who goes first in the queue, or change it.
-
-    NAME and the options are for admins. Requests that wait are put in the new order at once; who
-    holds a lease keeps it. A lease on which nothing is computed for --idle is warned, and ended a
-    few minutes later. --max-time holds for extensions too, and not for admins.
-    """
-    if queue_ and idle is None:
-        raise UsageError("--queue says for which queue --idle is; give both.")
-    weights = pairs(weight, "weight", lambda text: None)
-    wrong = next((user for user, value in weights.items() if isinstance(value, str)), None)
-    if wrong is not None:
-        raise UsageError(f"--weight {wrong}={weights[wrong]}: write a number, like {wrong}=2.")
-    found = host.session(start=False).policy(
-        name, aging=aging, weights=weights, idle=idle, queue=queue_, max_time=max_time
-    )
-    if json_:
-        return echo_json(found)
-    return host.show(policy_table(found), found)
-
-
-def policy_table(found: dict[str, Any]) -> Table:
-    """The policies, the one in force marked, and the weights that are not 1."""
-    rows = [
-        {
-            **row,
-            "now": "*" if row["name"] == found["name"] else "",
-            "aging": format_duration(row["aging"]) if row["aging"] else "",
-        }
-        for row in found["policies"]
-    ]
-    weights = ", ".join(f"{user} {value:g}" for user, value in found["weights"].items())
-    title = f"* in force; weights: {weights}" if weights else "* in force"
-    for queue, seconds in found.get("idle", {}).items():
-        of = f" in queue {queue}" if queue else ""
-        title += f"; leases{of} end when idle for {format_duration(seconds)}"
-    if found.get("max_time"):
-        title += f"; leases last {format_duration(found['max_time'])} at most"
-    return Table(POLICY_COLUMNS, rows, empty="", title=title)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ from .base import NAMES, as_json, echo_json, labelled
 from .host import Host
 from .leases import devices_wanted, from_queue, gpus_wanted, may_be_preempted
 from .views import Card, Column, Table, number
+
+if TYPE_CHECKING:
+    from ..runs.messages import RankStacks
 
 RUN_COLUMNS = (
     Column("id", "run"),
@@ -40,7 +44,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--lease", default=None, metavar="LEASE", help="Run on this lease."),
         click.option(
             "--framework",
-            type=click.Choice(["auto", "torch", "none"]),
+            type=click.Choice(["auto", "torch", "tensorflow", "none"]),
             default="auto",
             help="What to set up before the code runs.",
         ),
@@ -63,6 +67,12 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--resume", default="", metavar="RUN", help="Go on from the checkpoints of this run."
         ),
+        click.option(
+            "--profile",
+            is_flag=True,
+            help="Profile some steps of rank 0 with torch's profiler: see 'profile'.",
+        ),
+        click.option("--profile-all", is_flag=True, help="Profile every rank."),
         labelled,
         click.option(
             "--detach", is_flag=True, help="On a lease of its own, and do not wait: see 'attach'."
@@ -127,6 +137,7 @@ def _start(
     options["detach"] = flags["detach"]
     options["kind"] = kind
     options |= {key: flags[key] for key in ("max_restarts", "checkpoints", "resume")}
+    options["profile"] = "all" if flags["profile_all"] else "first" if flags["profile"] else ""
     if flags["devices"] is not None and flags["gpus"] is not None:
         raise UsageError("Give --devices or --gpus, not both.")
     if host.cell is not None:
@@ -218,6 +229,68 @@ def logs(host: Host, run: str, rank: int | None, follow: bool) -> None:
     """Print what RUN wrote."""
     for text in host.session(start=False).logs(run, rank=rank, follow=follow):
         click.echo(text, nl=not text.endswith("\n"))
+
+
+@click.command()
+@click.argument("run")
+@click.option("--rank", type=click.IntRange(min=0), metavar="N", help="Only this rank.")
+@as_json
+@click.pass_obj
+def stacks(host: Host, run: str, rank: int | None, json_: bool) -> Any:
+    """Show what every rank of RUN is doing now.
+
+    These are the Python stacks of its threads, your own code marked with >, also of a rank that is
+    stuck in a collective. Once RUN has failed: where, and with which variables. Works from anywhere.
+    """
+    found = host.session(start=False).stacks(run, rank)
+    if json_:
+        return echo_json(found)
+    click.echo("\n\n".join(stacks_text(each) for each in found))
+    return None
+
+
+def stacks_text(rank: RankStacks) -> str:
+    """One rank's stacks, or its failure, as lines."""
+    if rank.failure:
+        return f"rank {rank.rank} failed:\n{rank.failure.rstrip()}"
+    lines = [f"rank {rank.rank} · pid {rank.pid} · {rank.device}"]
+    lines += [f"  ({rank.note})"] if rank.note else []
+    for thread in rank.threads:
+        does = {True: " (running)", False: " (waiting)", None: ""}[thread.active]
+        lines.append(f"  thread {thread.name}{does}")
+        for frame in thread.frames:
+            mark = ">" if frame.users else " "
+            name = frame.file if frame.users else _short(frame.file)
+            lines.append(f"  {mark} {frame.function}  {name}:{frame.line}")
+            lines += [f"        {frame.source}"] if frame.source else []
+    return "\n".join(lines)
+
+
+def _short(file: str) -> str:
+    """A library's file from its package on."""
+    return re.sub(r".*/(?:site-packages|dist-packages|python3\.\d+)/", "", file)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--rank", type=click.IntRange(min=0), default=0, metavar="N", help="Instead of 0.")
+@click.option(
+    "-o",
+    "--output",
+    default="",
+    metavar="FILE",
+    help="Where to write it, instead of RUN-profile.json.",
+)
+@click.pass_obj
+def profile(host: Host, run: str, rank: int, output: str) -> Any:
+    """Fetch the trace of a RUN that was profiled.
+
+    'train --profile' records ten steps. Open the file in chrome://tracing or ui.perfetto.dev; the
+    table of what took longest is in the run's log.
+    """
+    path = host.session(start=False).profile(run, output or f"{run}-profile.json", rank)
+    size = path.stat().st_size
+    return host.show(Card(str(path), badge=f"{size / 1e6:.1f} MB"), path)
 
 
 @click.command()

@@ -27,7 +27,7 @@ from ..errors import AiosError, ClusterError
 from ..process import process_start
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
-from . import reaper
+from . import memory, reaper
 from .door import Door
 from .hosting import HostedRuns
 from .telemetry import Sampler, outside
@@ -85,6 +85,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until told to stop."""
         await reaper.sweep(self._state / "runs")
+        memory.sweep(self._state / "runs")
         await self._zygotes.sweep()
         address = await self._door.open(self.host, self._bundle.server_context())
         self._node = Node(

@@ -17,13 +17,16 @@ from typing import Any
 
 from ..broker.messages import ById, Grant, Refused
 from ..broker.protocol import Connection, serve
-from ..errors import AccessError
+from ..errors import AccessError, ConflictError
 from ..runs import messages as msg
+from ..runs.packed import Shared
 from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
+from . import stacks
 from .hosted import Hosted
 from .hosting import HostedRuns
+from .memory import PAYLOAD_FILE
 
 GRANT_TIMEOUT = 5.0
 LONGEST = 200
@@ -81,10 +84,13 @@ class Door:
         calls: dict[str, Any] = {
             "run.open": (msg.OpenRun, self._open),
             "run.payload": (msg.Blob, self._payload),
+            "run.share": (ById, self._share),
+            "run.pulled": (ById, self._pulled),
             "run.start": (msg.StartRun, self._start),
             "run.abandon": (ById, self._abandon),
             "run.follow": (msg.Follow, self._follow),
             "run.read": (msg.ReadFile, self._read),
+            "run.stacks": (msg.Inspect, self._stacks),
         }
         handlers: dict[str, Any] = {
             "agent.hello": (msg.AgentHello, lambda connection, hello: self._node),
@@ -142,8 +148,20 @@ class Door:
     async def _payload(self, connection: Connection, body: msg.Blob) -> None:
         hosted = await self._runs.expect(body.run)
         self._only_owner(connection, hosted.run.user, body.run)
-        path = hosted.directory / "payload.pkl"
+        path = hosted.directory / PAYLOAD_FILE
         await asyncio.to_thread(_append, path, body.data)
+
+    async def _share(self, connection: Connection, body: ById) -> Shared:
+        hosted = await self._runs.expect(body.id)
+        self._only_owner(connection, hosted.run.user, body.id)
+        if hosted.gang is not None or hosted.ended.is_set():
+            raise ConflictError(f"Run {body.id} was started or stopped before.")
+        return hosted.values.share()
+
+    async def _pulled(self, connection: Connection, body: ById) -> Shared:
+        self._only_owner(connection, self._runs.owner(body.id), body.id)
+        values = self._runs.values(body.id)
+        return values.offer_pulled() if values else Shared()
 
     async def _start(self, connection: Connection, body: msg.StartRun) -> None:
         hosted = await self._admit(connection, body.spec.id, body.token)
@@ -181,6 +199,16 @@ class Door:
         return await asyncio.to_thread(
             _part, path, max(0, body.offset), max(0, min(body.size, MAX_READ))
         )
+
+    async def _stacks(
+        self, connection: Connection, body: msg.Inspect
+    ) -> tuple[msg.RankStacks, ...]:
+        self._only_owner(connection, self._runs.owner(body.run), body.run)
+        ranks = self._runs.at_work(body.run)
+        if ranks:
+            return await stacks.look([r for r in ranks if body.rank in (-1, r.number)])
+        found = await asyncio.to_thread(stacks.failures, self._runs.directory / body.run)
+        return tuple(rank for rank in found if body.rank in (-1, rank.rank))
 
     def _only_owner(self, connection: Connection, owner: str, run: str) -> None:
         if connection.name != owner and connection.role != "admin":

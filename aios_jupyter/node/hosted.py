@@ -10,6 +10,7 @@ from typing import Any
 from ..broker import messages as msg
 from ..runs.messages import StartRun
 from ..schema import RankExit, Run
+from .memory import Values
 from .ranks import LocalGang
 
 
@@ -26,7 +27,7 @@ class Hosted:
         self.directory = directory
         self.gang: LocalGang | None = None
         self.order: StartRun | None = None
-        self.payload: bytes | None = None
+        self.values = Values(directory)
         self.attempt = 0
         self.resting = False
         self.called: msg.RunAgain | None = None

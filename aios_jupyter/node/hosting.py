@@ -23,6 +23,8 @@ from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
 from ..schema import Progress, RankExit, Run, RunState
 from .hosted import Hosted
+from .member import RankProcess
+from .memory import Values
 from .ranks import EventReader, LocalGang, bind_port
 from .zygotes import Zygotes
 
@@ -162,6 +164,7 @@ class HostedRuns:
     async def stop_all(self, reason: str) -> None:
         """End every run."""
         await asyncio.gather(*(self.stop(run, reason) for run in list(self._runs)))
+        await asyncio.gather(*(hosted.values.settled() for hosted in self._runs.values()))
 
     # --- what a kernel asks, through the door
 
@@ -181,12 +184,10 @@ class HostedRuns:
         """
         if hosted.gang is not None or hosted.ended.is_set():
             raise ConflictError(f"Run {hosted.run.id} was started or stopped before.")
-        payload = hosted.directory / "payload.pkl"
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
         hosted.order = order
-        hosted.payload = payload.read_bytes() if order.payload else None
-        payload.unlink(missing_ok=True)
         try:
+            hosted.values.take(order)
             await self._begin(hosted, order)
         except OSError as error:
             self._never_started(hosted, f"its ranks could not be started: {error}")
@@ -203,17 +204,18 @@ class HostedRuns:
             order.ranks,
             order.rendezvous,
             hosted.directory,
-            hosted.payload,
+            hosted.values.pushed,
             on_events=lambda events: self._heard(hosted, events),
             listen_fd=hosted.listener.fileno() if hosted.listener else None,
             zygotes=self._zygotes,
             before=before,
+            pulled=hosted.values.expect_pulled(order),
         )
-        if hosted.attempt >= order.spec.max_restarts:
-            hosted.payload = None
         try:
             await hosted.gang.start()
         finally:
+            if hosted.attempt >= order.spec.max_restarts:
+                hosted.values.drop_pushed()
             if hosted.listener:
                 hosted.listener.close()
                 hosted.listener = None
@@ -230,6 +232,7 @@ class HostedRuns:
         )
         self._report_exits(hosted)
         if not hosted.resting:
+            hosted.values.close()
             hosted.ended.set()
         await self._notify(hosted)
         if hosted.called and hosted.resting:
@@ -291,7 +294,7 @@ class HostedRuns:
     def _close(self, hosted: Hosted) -> None:
         hosted.ended.set()
         hosted.resting = False
-        hosted.payload = None
+        hosted.values.close()
         if hosted.listener:
             hosted.listener.close()
             hosted.listener = None
@@ -391,6 +394,16 @@ class HostedRuns:
         if not ID.fullmatch(run) or not path.exists():
             raise NotFoundError(f"Node {socket.gethostname()} has no run {run!r}.")
         return str(json.loads(path.read_text())["user"])
+
+    def values(self, run: str) -> Values | None:
+        """The values of a run of this life of the agent."""
+        hosted = self._runs.get(run)
+        return hosted.values if hosted else None
+
+    def at_work(self, run: str) -> list[RankProcess]:
+        """The ranks of a run that work here now."""
+        hosted = self._runs.get(run)
+        return hosted.gang.at_work if hosted and hosted.live and hosted.gang else []
 
     def file(self, run: str, name: str) -> Path:
         """A file in the run's directory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -45,7 +46,9 @@ class RankProcess:
         self.output: Output | None = None
         self.lifeline = -1
         self.fault = -1
+        self.fault_read = 0
         self.fault_text = ""
+        self.looking = asyncio.Lock()
         self.error: ErrorRaised | None = None
         self.code: int | None = None
         self.died = 0.0
@@ -86,9 +89,11 @@ def threads_for(rank: RankSpec) -> int:
     return max(1, usable_cores() // rank.local_world_size)
 
 
-def read_fault(fd: int, cell: str) -> str:
+def read_fault(fd: int, cell: str, start: int = 0) -> str:
     """What `faulthandler` wrote when the rank died in native code, without our own frames."""
-    text = os.pread(fd, 100_000, 0).decode(errors="replace").partition("\nExtension modules:")[0]
+    text = (
+        os.pread(fd, 100_000, start).decode(errors="replace").partition("\nExtension modules:")[0]
+    )
     ours = tuple(
         f"aios_jupyter/{name}.py" for name in ("runs/rank", "runs/lifeline", "node/zygote")
     )

@@ -21,6 +21,10 @@ log = logging.getLogger("aios.node")
 BATCH_DELAY = 0.05
 BATCH_SIZE = 64 * 1024
 PIPE_SIZE = 1024 * 1024
+# A rank that prints line by line would wake the agent for each, on cores that the ranks need: after
+# a read of less than so much, output collects in the pipe for a while. It is held longer anyway.
+SMALL_READ = 16 * 1024
+READ_DELAY = 0.02
 _READ = 256 * 1024
 # A dead rank's pipe holds no more than this; what its children write on and on is not waited for.
 _LAST_READ = 4 * PIPE_SIZE
@@ -153,6 +157,7 @@ class Output:
         self._path = path
         self._log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._told = False
+        self._resting: dict[str, asyncio.TimerHandle] = {}
         for name, fd in streams.items():
             os.set_blocking(fd, False)
             if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -196,9 +201,23 @@ class Output:
         else:
             self._write(data)
             self._show(name, self._decoders[name].decode(data))
+            if len(data) < SMALL_READ:
+                self._rest(name)
         return len(data)
 
+    def _rest(self, name: str) -> None:
+        """Look at a stream again in `READ_DELAY` seconds."""
+        if name not in self._resting:
+            self._loop.remove_reader(self._streams[name])
+            self._resting[name] = self._loop.call_later(READ_DELAY, self._go_on, name)
+
+    def _go_on(self, name: str) -> None:
+        del self._resting[name]
+        self._loop.add_reader(self._streams[name], self._read, name)
+
     def _close(self, name: str) -> None:
+        if (resting := self._resting.pop(name, None)) is not None:
+            resting.cancel()
         fd = self._streams.pop(name, -1)
         if fd >= 0:
             self._loop.remove_reader(fd)

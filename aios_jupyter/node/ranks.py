@@ -28,7 +28,7 @@ from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
 from ..schema import RankExit
 from . import reaper, starting
 from .member import RankProcess, read_fault, threads_for
-from .output import Outputs, anonymous_file
+from .output import Outputs
 from .spares import Zygote, ZygoteError
 from .verdict import Sign, first_cause, reason_of
 from .zygotes import Zygotes
@@ -90,7 +90,7 @@ class LocalGang:
     directory
         The run's, with mode 0700; logs and events go there.
     payload
-        What `runs.cells.pack` made, for every rank.
+        A file with what `runs.cells.pack` made, for every rank; -1: nothing. It is the caller's.
     on_events
         Gets each batch of events, after it is on disk.
     listen_fd
@@ -101,6 +101,8 @@ class LocalGang:
         Where ranks can be forked from; without them each is started anew.
     before
         The gang of the attempt before this one, and why it has failed.
+    pulled
+        A file in memory for what rank 0 gives back, -1: it goes to the disk. It is the caller's.
     """
 
     def __init__(
@@ -109,12 +111,13 @@ class LocalGang:
         ranks: Sequence[RankSpec],
         rendezvous: Rendezvous,
         directory: Path,
-        payload: bytes | None,
+        payload: int,
         on_events: Callable[[list[dict[str, Any]]], None],
         listen_fd: int | None = None,
         env: dict[str, str] | None = None,
         zygotes: Zygotes | None = None,
         before: tuple[LocalGang, str] | None = None,
+        pulled: int = -1,
     ) -> None:
         self._before = before
         self._spec = spec
@@ -122,6 +125,7 @@ class LocalGang:
         self._rendezvous = rendezvous
         self._directory = directory
         self._payload = payload
+        self._pulled = pulled
         self._on_events = on_events
         self._listen_fd = listen_fd
         self._env = {**KEEP_MEMORY, **(os.environ if env is None else env), **spec.env}
@@ -138,6 +142,11 @@ class LocalGang:
     def pids(self) -> dict[int, int]:
         """Rank → pid of the ranks that run."""
         return {rank.number: rank.process.pid for rank in self._ranks if rank.code is None}
+
+    @property
+    def at_work(self) -> list[RankProcess]:
+        """The ranks that run."""
+        return [rank for rank in self._ranks if rank.code is None]
 
     @property
     def last_event(self) -> int:
@@ -178,15 +187,13 @@ class LocalGang:
         self._outputs.text(0, "stderr", text)
 
     async def _launch_all(self) -> None:
-        payload = -1 if self._payload is None else anonymous_file(self._payload)
-        self._payload = None
         zygotes = self._zygotes
         key = zygotes.key(self._spec, self._env) if zygotes else None
         try:
             self._file = self._write_cell()
             for spec in self._specs:
                 zygote = zygotes.find(key) if zygotes else None
-                await self._launch(spec, payload, zygote)
+                await self._launch(spec, zygote)
             reaper.record(self._directory, [rank.started for rank in self._ranks])
         except BaseException:
             self._ending = True
@@ -197,9 +204,6 @@ class LocalGang:
             self._close()
             self._ranks.clear()
             raise
-        finally:
-            if payload >= 0:
-                os.close(payload)
         if zygotes:
             zygotes.expect(key, self._env, len(self._specs), self._done)
 
@@ -211,7 +215,7 @@ class LocalGang:
         path.write_text(self._spec.source, encoding="utf-8")
         return str(path)
 
-    async def _launch(self, spec: RankSpec, payload: int, zygote: Zygote | None) -> None:
+    async def _launch(self, spec: RankSpec, zygote: Zygote | None) -> None:
         run = self._spec
         listen = self._listen_fd if self._listen_fd is not None and spec.rank == 0 else -1
         orders = Orders(
@@ -223,7 +227,8 @@ class LocalGang:
             parent=os.getpid(),
             event_fd=-1,
             lifeline_fd=-1,
-            payload_fd=payload,
+            payload_fd=self._payload,
+            pulled_fd=self._pulled if spec.rank == 0 else -1,
             listen_fd=listen,
             # Another node's agent holds the listening socket when rank 0 is not here.
             agent_store=self._listen_fd is not None or self._specs[0].rank != 0,
@@ -323,7 +328,7 @@ class LocalGang:
         rank.died = time.time()
         assert rank.output is not None
         if code < 0:
-            rank.fault_text = read_fault(rank.fault, self._file)
+            rank.fault_text = read_fault(rank.fault, self._file, rank.fault_read)
             rank.output.note(rank.fault_text)
         rank.output.finish()
         if rank.failed and not self._ending:

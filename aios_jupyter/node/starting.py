@@ -115,7 +115,7 @@ def _forked(
 
 
 def _descriptors(orders: Orders) -> dict[str, int]:
-    names = ("event_fd", "lifeline_fd", "fault_fd", "payload_fd", "listen_fd")
+    names = ("event_fd", "lifeline_fd", "fault_fd", "payload_fd", "pulled_fd", "listen_fd")
     return {name: fd for name in names if (fd := getattr(orders, name)) >= 0}
 
 

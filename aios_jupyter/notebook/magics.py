@@ -126,6 +126,9 @@ def rendered(error: AiosError) -> AiosError:
         if isinstance(error, RunError) and error.traceback:
             where = "" if error.rank is None else f" of rank {error.rank}"
             lines += [f"Traceback{where}:", *_inside(error.traceback), ""]
+            lines += (
+                [f"The variables at the failure: %aios stacks {error.run}"] if error.run else []
+            )
         return [*lines, f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
 
     # IPython asks the exception itself for its traceback; an attribute serves every class.

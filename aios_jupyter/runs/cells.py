@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from ..errors import UsageError
 from .names import names_read, parse
+from .packed import LARGE, Packed, load
 
 __all__ = [
     "ARGUMENTS",
@@ -104,7 +106,7 @@ def _code_names(code: types.CodeType) -> set[str]:
 # --- to the ranks and back
 
 
-def pack(values: dict[str, Any], explicit: set[str]) -> bytes:
+def pack(values: dict[str, Any], explicit: set[str]) -> Packed:
     """Pickle values for the ranks.
 
     Functions and classes of the notebook go by value, and in the rank they live in the cell's own
@@ -140,7 +142,7 @@ def _cannot_be_pushed(name: str, reason: str, explicit: set[str]) -> str:
     return f"'{name}' cannot be pushed: {reason}; {rest}."
 
 
-def pack_pulled(values: dict[str, Any]) -> bytes:
+def pack_pulled(values: dict[str, Any]) -> Packed:
     """Pickle a rank's values for the notebook, which may have neither its devices nor its ranks.
 
     Tensors on a GPU come to the host, and a model wrapped for distributed training comes unwrapped.
@@ -162,11 +164,9 @@ def pack_pulled(values: dict[str, Any]) -> bytes:
         raise
 
 
-def unpack(data: bytes | memoryview) -> dict[str, Any]:
+def unpack(data: Any) -> dict[str, Any]:
     """Give back what `pack` or `pack_pulled` was given. Only for data of the same owner."""
-    import pickle
-
-    values: dict[str, Any] = pickle.loads(data)  # noqa: S301  # from the owner's own kernel or rank
+    values: dict[str, Any] = load(data)
     return values
 
 
@@ -187,24 +187,63 @@ class _Notebook(dict[str, Any]):
         return rank_globals, ()
 
 
-def _dump(values: Any, *, notebook: bool) -> bytes:
+def _dump(values: Any, *, notebook: bool) -> Packed:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, value: Any) -> Any:
-            if not notebook and (torch := sys.modules.get("torch")):
-                moved = _portable(torch, value)
+            if torch := sys.modules.get("torch"):
+                moved = None if notebook else _portable(torch, value)
+                moved = moved or _plain_tensor(torch, value)
                 if moved is not None:
                     return moved
             return super().reducer_override(value)
 
     file = io.BytesIO()
-    pickler = Pickler(file, protocol=5)
+    buffers: list[pickle.PickleBuffer] = []
+    pickler = Pickler(file, protocol=5, buffer_callback=lambda buffer: _in_band(buffer, buffers))
     if notebook:
         main = rank_globals()
         pickler.globals_ref[id(main)] = _Notebook(__name__="__main__")
     pickler.dump(values)
-    return file.getvalue()
+    return Packed(file.getvalue(), buffers)
+
+
+def _in_band(buffer: pickle.PickleBuffer, buffers: list[pickle.PickleBuffer]) -> bool:
+    """Whether a buffer belongs in the pickle; the others are kept aside."""
+    if buffer.raw().nbytes < LARGE:
+        return True
+    buffers.append(buffer)
+    return False
+
+
+def _plain_tensor(torch: Any, value: Any) -> tuple[Any, ...] | None:
+    """How a large tensor on the host travels without a copy; None: as always.
+
+    Torch's own way writes storages into the pickle.
+    """
+    if (
+        type(value) is not torch.Tensor
+        or value.device.type != "cpu"
+        or value.layout is not torch.strided
+        or value.is_quantized
+        or value.nbytes < LARGE
+        or not (value.is_leaf and value.is_contiguous())
+        or value.is_conj()
+        or value.is_neg()
+        or vars(value)
+        or value._backward_hooks
+    ):
+        return None
+    data = value.detach().reshape(-1).view(torch.uint8).numpy()
+    return tensor, (data, value.dtype, tuple(value.shape), value.requires_grad)
+
+
+def tensor(data: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
+    """What `_plain_tensor` unpickles through."""
+    import torch
+
+    return torch.from_numpy(data).view(dtype).reshape(shape).requires_grad_(requires_grad)
 
 
 def _portable(torch: Any, value: Any) -> tuple[Any, ...] | None:

@@ -1,9 +1,8 @@
 """Checkpoints of torch code, in the format of torch's distributed checkpoint (DCP). Imports torch.
 
 Every rank writes its own part, so that sharded models (FSDP2, tensor parallel) need no more memory
-than they have, and another number of ranks can read what these have written. A checkpoint is a
-folder `step-N`; it counts once its `.metadata` is there, which DCP writes last, and on a local disk
-it gets its name only then.
+than they have, and another number of ranks can read what these have written. DCP writes `.metadata`
+last, with which a checkpoint counts (`places`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,39 +21,33 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as parts
 
 from ..errors import UsageError
-from . import events
-
-_NAME = re.compile(r"step-(\d+)")
-_METADATA = ".metadata"
+from .places import Place
 
 
 def save(state: dict[str, Any], step: int, root: str, keep: int) -> None:
     """`train.checkpoint` for torch; every rank calls it."""
     started = time.monotonic()
-    place = _Place(root)
+    place = Place(root)
     with _told(f"The checkpoint of step {step} could not be written to {root}"), _quiet():
-        target = place.begin(step)
-        dcp.save(_parts(state), storage_writer=place.writer(target))
         if _rank() == 0:
-            place.finish(target, step, keep)
-    channel = events.channel()
-    if channel is not None and _rank() == 0:
-        seconds = time.monotonic() - started
-        made = events.CheckpointMade(
-            time=time.time(), step=step, path=place.path(step), seconds=seconds
-        )
-        channel.send(made)
+            place.begin(step)
+        _barrier()
+        target = place.target(step)
+        dcp.save(_parts(state), storage_writer=_writer(place, target))
+        if _rank() == 0:
+            place.finish(step, keep)
+            place.announce(step, time.monotonic() - started)
 
 
 def restore(state: dict[str, Any], root: str) -> int:
     """`train.restore` for torch; every rank calls it. Gives back the step, 0 without a checkpoint."""
-    place = _Place(root)
+    place = Place(root)
     with _told(f"The checkpoints in {root} could not be read"), _quiet():
         step = _agreed(max(place.steps(), default=0) if _rank() == 0 else 0)
         if not step:
             return 0
         found = _parts(state)
-        dcp.load(found, storage_reader=place.reader(place.path(step)))
+        dcp.load(found, storage_reader=_reader(place, place.path(step)))
     for name, value in state.items():
         _give_back(state, name, value, found[name])
     return step
@@ -115,85 +105,20 @@ def _model_of(name: str, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 # --- where
 
 
-class _Place:
-    """The folder that checkpoints are in: on a local disk, or anywhere that fsspec reaches."""
+def _writer(place: Place, target: str) -> Any:
+    if place.local:
+        return dcp.FileSystemWriter(target)
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self.local = "://" not in root
+    return FsspecWriter(target, overwrite=True)
 
-    def path(self, step: int) -> str:
-        return f"{self.root}/step-{step}"
 
-    def begin(self, step: int) -> str:
-        """Where to write the checkpoint of a step; nothing is there."""
-        if not self.local:
-            if _rank() == 0:
-                self._remove(self.path(step))
-            _barrier()
-            return self.path(step)
-        aside = f"{self.root}/.step-{step}.part"
-        if _rank() == 0:
-            for left in Path(self.root).glob(".step-*.part"):
-                shutil.rmtree(left)
-            Path(aside).mkdir(parents=True)
-        _barrier()
-        return aside
+def _reader(place: Place, target: str) -> Any:
+    if place.local:
+        return dcp.FileSystemReader(target)
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 
-    def finish(self, written: str, step: int, keep: int) -> None:
-        """The checkpoint is whole: it gets its name, and the oldest ones go."""
-        if self.local:
-            target = Path(self.path(step))
-            if target.exists():
-                shutil.rmtree(target)
-            Path(written).rename(target)
-        for old in sorted(self.steps(), reverse=True)[keep:]:
-            self._remove(self.path(old))
-
-    def steps(self) -> list[int]:
-        """Steps of which there is a whole checkpoint."""
-        if self.local:
-            found = Path(self.root).glob(f"step-*/{_METADATA}")
-            names = [path.parent.name for path in found]
-        else:
-            system, path = self._system()
-            names = [
-                str(found).rsplit("/", 2)[-2] for found in system.glob(f"{path}/step-*/{_METADATA}")
-            ]
-        return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
-
-    def writer(self, target: str) -> Any:
-        if self.local:
-            return dcp.FileSystemWriter(target)
-        from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
-        return FsspecWriter(target, overwrite=True)
-
-    def reader(self, target: str) -> Any:
-        if self.local:
-            return dcp.FileSystemReader(target)
-        from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
-        return FsspecReader(target)
-
-    def _remove(self, target: str) -> None:
-        if self.local:
-            shutil.rmtree(target)
-            return
-        system, _ = self._system()
-        if system.exists(target):
-            # A checkpoint without its mark is none, should this be cut short.
-            with contextlib.suppress(FileNotFoundError):
-                system.rm(f"{target}/{_METADATA}")
-            system.rm(target, recursive=True)
-
-    def _system(self) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        system, path = url_to_fs(self.root)
-        # What another process has written since shows only to who looks anew.
-        system.invalidate_cache()
-        return system, path
+    return FsspecReader(target)
 
 
 # --- the ranks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
+import mmap
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +18,14 @@ import msgspec
 
 from ..broker.client import AsyncClient
 from ..broker.messages import ById
-from ..broker.protocol import CHUNK, VERSION, Connection, connect
+from ..broker.protocol import VERSION, Connection, connect
 from ..errors import AiosError, ClusterError, RunError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
+from .carrying import pulled, push
 from .cells import RESULT
+from .packed import SHARE_FROM, Packed, load
 from .spec import RankSpec, Rendezvous, RunSpec
 
 RECONNECT_INTERVAL = 0.3
@@ -66,7 +68,7 @@ class Launcher:
             await connection.wait_closed()
 
     async def start(
-        self, lease: Lease, token: str, spec: RunSpec, run: Run, payload: bytes | None
+        self, lease: Lease, token: str, spec: RunSpec, run: Run, payload: Packed | None
     ) -> LiveRun:
         """Create the run at the broker, start its ranks on every node of the lease, follow them.
 
@@ -97,6 +99,28 @@ class Launcher:
         """Follow a run that exists; without `wait`, up to where it is now."""
         return await LiveRun(self, run, addresses, wait=wait).follow()
 
+    async def ask(
+        self, addresses: list[str], op: str, body: Any, result: Any, timeout: float
+    ) -> list[Any]:
+        """One call to each of these agents."""
+
+        async def one(address: str) -> Any:
+            agent = await self.agent(address)
+            return await agent.call(op, body, result, timeout=timeout)
+
+        return list(await asyncio.gather(*(one(address) for address in addresses)))
+
+    async def read(self, address: str, run: str, name: str) -> bytearray:
+        """A whole file from a run's directory on a node."""
+        agent = await self.agent(address)
+        data = bytearray()
+        while True:
+            body = msg.ReadFile(run=run, name=name, offset=len(data))
+            part = await agent.call("run.read", body, msg.FilePart)
+            data += part.data
+            if len(data) >= part.total or not part.data:
+                return data
+
     async def _start_node(
         self,
         address: str,
@@ -104,19 +128,17 @@ class Launcher:
         token: str,
         spec: RunSpec,
         rendezvous: Rendezvous,
-        payload: bytes | None,
+        payload: Packed | None,
     ) -> None:
         agent = await self.agent(address)
-        if payload is not None:
-            for offset in range(0, max(len(payload), 1), CHUNK):
-                part = msg.Blob(run=spec.id, data=payload[offset : offset + CHUNK])
-                await agent.call("run.payload", part)
+        shared = await push(agent, spec.id, payload, pulls=bool(spec.pull))
         order = msg.StartRun(
             spec=spec,
             ranks=ranks_on(address, slots),
             rendezvous=rendezvous,
             token=token,
             payload=payload is not None,
+            shared=shared,
         )
         await agent.call("run.start", order, timeout=60)
 
@@ -170,6 +192,7 @@ class LiveRun:
         self.done: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
         self.stopping = False
         self.pulled = ""
+        self._pulled_size = 0
         self._launcher = launcher
         self._addresses = addresses
         self._exits: list[dict[str, Any]] = []
@@ -251,7 +274,7 @@ class LiveRun:
             case "exit":
                 self._exits.append(event)
             case "pulled":
-                self.pulled = event["path"]
+                self.pulled, self._pulled_size = event["path"], event["size"]
             case "restart":
                 self._exits.clear()
                 self.pulled = ""
@@ -298,18 +321,17 @@ class LiveRun:
                 agent = await self._launcher.agent(address)
                 await agent.call("run.abandon", ById(id=self.run.id, reason=reason), timeout=15)
 
-    async def read(self, name: str, address: str | None = None) -> bytes:
+    async def fetch_pulled(self) -> bytearray | mmap.mmap:
+        """What rank 0 gives back: its memory itself where this process can see it, else a copy."""
+        if self._pulled_size >= SHARE_FROM:
+            agent = await self._launcher.agent(self._addresses[0])
+            if (seen := await pulled(agent, self.run.id)) is not None:
+                return seen
+        return await self.read(self.pulled.rsplit("/", 1)[-1])
+
+    async def read(self, name: str, address: str | None = None) -> bytearray:
         """A whole file from the run's directory on a node (default: rank 0's)."""
-        agent = await self._launcher.agent(address or self._addresses[0])
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            body = msg.ReadFile(run=self.run.id, name=name, offset=size)
-            part = await agent.call("run.read", body, msg.FilePart)
-            parts.append(part.data)
-            size += len(part.data)
-            if size >= part.total or not part.data:
-                return b"".join(parts)
+        return await self._launcher.read(address or self._addresses[0], self.run.id, name)
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -393,7 +415,7 @@ class RunHandle:
         if self._result is None:
             # Unpickled in the caller's thread: it may import torch, and heartbeats must go on.
             run, data = self._run_in(self._finish())
-            pulled = pickle.loads(data) if data else {}  # noqa: S301  # our own rank wrote it
+            pulled = load(data) if data else {}
             self._result = RunResult(
                 id=run.id,
                 state=run.state.value,
@@ -405,7 +427,7 @@ class RunHandle:
             )
         return self._result
 
-    async def _finish(self) -> tuple[Run, bytes]:
+    async def _finish(self) -> tuple[Run, bytearray | mmap.mmap | None]:
         run = await self._live.done
         if run.state is not RunState.SUCCEEDED:
             failure = self._live.failure() or {}
@@ -415,8 +437,6 @@ class RunHandle:
                 f"Run {run.id} {verb}: {run.reason or failure.get('reason') or 'no reason given'}",
                 traceback="" if stopped else failure.get("traceback", ""),
                 rank=failure.get("rank"),
+                run=run.id,
             )
-        data = b""
-        if self._live.pulled:
-            data = await self._live.read(self._live.pulled.rsplit("/", 1)[-1])
-        return run, data
+        return run, await self._live.fetch_pulled() if self._live.pulled else None

@@ -8,6 +8,7 @@ group; and on Linux the kernel also kills the rank when its parent dies.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import select
@@ -21,6 +22,10 @@ STOPPED = 128 + signal.SIGTERM
 HANDLE_TIMEOUT = 1.0
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_PTRACER = 0x59616D61
+
+# On it a rank writes its stacks; 0 where there are no such signals. Users' code takes the first.
+DUMP_SIGNAL = signal.SIGRTMIN + 13 if IS_LINUX else 0
 
 
 class Stopped(SystemExit):
@@ -67,6 +72,22 @@ def _tied_by_kernel(lifeline: int) -> bool:
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return True
+
+
+def let_look(parent: int, fault: int) -> None:
+    """Let the agent see what this process is doing: through py-spy, or by a signal.
+
+    Yama (`ptrace_scope` 1) lets only ancestors look, and py-spy is the agent's child as we are; so
+    the agent and what it starts are named to it.
+    """
+    if not IS_LINUX:
+        return
+    import ctypes
+
+    # Refused where there is no Yama, which then forbids nothing.
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(parent), 0, 0, 0)
+    if fault >= 0:
+        faulthandler.register(DUMP_SIGNAL, fault, all_threads=True)
 
 
 def end_group() -> None:

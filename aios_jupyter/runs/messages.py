@@ -31,13 +31,18 @@ class OpenRun(Struct, frozen=True, kw_only=True):
 
 
 class StartRun(Struct, frozen=True, kw_only=True):
-    """Start this node's ranks."""
+    """Start this node's ranks.
+
+    `payload`: there are pushed values. `shared`: the kernel and this node see the same memory; pushed
+    values are there, and large ones may be given back so.
+    """
 
     spec: RunSpec
     ranks: tuple[RankSpec, ...]
     rendezvous: Rendezvous
     token: str
     payload: bool = False
+    shared: bool = False
 
 
 class Follow(Struct, frozen=True, kw_only=True):
@@ -67,6 +72,46 @@ class ReadFile(Struct, frozen=True, kw_only=True):
     name: str
     offset: int = 0
     size: int = 4 * 1024 * 1024
+
+
+class Inspect(Struct, frozen=True, kw_only=True):
+    """Ask what the ranks of a run are doing on this node: one rank, or all (-1)."""
+
+    run: str
+    rank: int = -1
+
+
+class Frame(Struct, frozen=True, kw_only=True):
+    """A call. `users`: it is not of a library; then `source` has the line where it can be read."""
+
+    function: str
+    file: str
+    line: int
+    users: bool = False
+    source: str = ""
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """A thread's calls, the innermost first. `active`: it was running, not waiting; None: unknown."""
+
+    name: str
+    active: bool | None = None
+    frames: tuple[Frame, ...] = ()
+
+
+class RankStacks(Struct, frozen=True, kw_only=True):
+    """What a rank is doing, or what it did when it failed.
+
+    `note` says what is missing, and why. `failure` is for a rank that has raised: its frames with
+    their variables, as text; it has no `pid` then.
+    """
+
+    rank: int
+    pid: int = 0
+    device: str = ""
+    threads: tuple[Stack, ...] = ()
+    note: str = ""
+    failure: str = ""
 
 
 class FilePart(Struct, frozen=True, kw_only=True):

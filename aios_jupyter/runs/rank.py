@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 import faulthandler
+import functools
 import importlib.abc
 import importlib.util
 import io
-import mmap
 import os
 import runpy
 import sys
@@ -28,10 +28,11 @@ import msgspec
 from ..config import IS_LINUX
 from ..errors import AiosError, UsageError
 from ..schema import DeviceKind, Struct
-from . import cells
+from . import cells, peers, postmortem
 from . import lifeline as lifelines
 from .events import Channel, ErrorRaised, NamesPulled, open_channel
 from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
+from .packed import SHARE_FROM, mapped
 from .spec import Entry, RankSpec, Rendezvous, RunSpec
 
 PULLED_FILE = "pulled.pkl"
@@ -47,6 +48,8 @@ class Orders(Struct):
     ----------
     directory
         The run's.
+    pulled_fd
+        A file in memory for large pulled values; without it they go into the run's directory.
     file
         Where a cell's source was written; "" for other entries.
     parent
@@ -67,6 +70,7 @@ class Orders(Struct):
     lifeline_fd: int
     fault_fd: int = -1
     payload_fd: int = -1
+    pulled_fd: int = -1
     listen_fd: int = -1
     agent_store: bool = False
     threads: int = 1
@@ -134,7 +138,7 @@ def _checkpoints(orders: Orders) -> str:
 def run(orders: Orders) -> int:
     """Run the user's code; gives back the exit code."""
     lifeline = orders.lifeline_fd
-    for fd in (lifeline, orders.fault_fd, orders.payload_fd, orders.listen_fd):
+    for fd in (lifeline, orders.fault_fd, orders.payload_fd, orders.pulled_fd, orders.listen_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
     tied = tie_to_agent(lifeline, orders.parent)
@@ -142,15 +146,19 @@ def run(orders: Orders) -> int:
     channel = open_channel(orders.event_fd)
     if orders.fault_fd >= 0:
         faulthandler.enable(orders.fault_fd, all_threads=False)
+    lifelines.let_look(orders.parent, orders.fault_fd)
     if IS_LINUX:
         Path("/proc/self/comm").write_text(f"aios-rank-{orders.rank.rank}"[:15])
     os.environ.update(environment(orders, dict(os.environ)))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    after_import("torch", lambda: _attach_torch(orders))
+    for name, action in _ATTACHED.items():
+        after_import(name, functools.partial(action, orders))
     try:
         code = _attempt(orders, channel)
+        if code == 0 and (tensorflow := sys.modules.get(f"{__package__}.tensorflow")) is not None:
+            tensorflow.finish()
     finally:
         if (torch := sys.modules.get(f"{__package__}.torch")) is not None:
             torch.finish()
@@ -165,8 +173,53 @@ def _attach_torch(orders: Orders) -> None:
     torch.attach(orders)
 
 
+def _attach_tensorflow(orders: Orders) -> None:
+    if orders.spec.framework == "tensorflow":
+        from . import tensorflow
+
+        tensorflow.attach(orders)
+        _join_tf_keras()
+
+
+def _attach_keras(orders: Orders) -> None:
+    if orders.spec.framework != "none":
+        from . import keras
+
+        keras.attach(sys.modules["keras"], orders.rank.rank, _tensorflow_cluster)
+
+
+def _attach_tf_keras(orders: Orders) -> None:
+    if orders.spec.framework != "none":
+        from . import keras
+
+        keras.attach_legacy(sys.modules["tf_keras"], orders.rank.rank)
+        _join_tf_keras()
+
+
+def _join_tf_keras() -> None:
+    """Once both are there: which is imported first depends on how."""
+    cluster = _tensorflow_cluster()
+    if cluster is not None and "tf_keras" in sys.modules:
+        cluster.become_default()
+
+
+def _tensorflow_cluster() -> Any:
+    tensorflow = sys.modules.get(f"{__package__}.tensorflow")
+    return None if tensorflow is None else tensorflow.cluster
+
+
+_ATTACHED = {
+    "torch": _attach_torch,
+    "tensorflow": _attach_tensorflow,
+    "keras": _attach_keras,
+    "tf_keras": _attach_tf_keras,
+}
+
+
 def _attempt(orders: Orders, channel: Channel) -> int:
     try:
+        if orders.spec.framework == "tensorflow":
+            _prepare_tensorflow(orders)
         values = _execute(orders)
         if orders.rank.rank == 0 and orders.spec.pull:
             _pull(orders, values, channel)
@@ -180,6 +233,9 @@ def _attempt(orders: Orders, channel: Channel) -> int:
         return 1
     except BaseException as error:  # noqa: BLE001  # reported, and the process ends
         channel.send(_error(error, orders))
+        if not isinstance(error, AiosError):
+            trace = _users_part(error.__traceback__)
+            postmortem.write(error, trace, orders.rank.rank, Path(orders.directory), orders.file)
         return 1
     return 0
 
@@ -211,6 +267,16 @@ def _users_part(trace: types.TracebackType | None) -> types.TracebackType | None
     while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next
     return trace
+
+
+def _prepare_tensorflow(orders: Orders) -> None:
+    """TF_CONFIG, which code reads before it imports TensorFlow."""
+    # Else it prints how it was compiled, and takes all cores for each rank.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(orders.threads))
+    if orders.spec.world_size > 1 and orders.agent_store:
+        there = peers.meet(orders)
+        os.environ["TF_CONFIG"] = peers.tf_config(there, orders.rank.rank)
 
 
 # --- the user's code
@@ -259,18 +325,17 @@ def _main_module(file: str, folder: Path, argv: Sequence[str]) -> dict[str, Any]
 def _payload(orders: Orders) -> dict[str, Any]:
     if orders.payload_fd < 0:
         return {}
-    fd = orders.payload_fd
-    # The ranks share the descriptor's position, and a mapping has none.
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        try:
-            return cells.unpack(view)
-        except Exception as error:
-            raise UsageError(
-                f"The pushed values cannot be read in the run ({type(error).__name__}: {error}); "
-                "create them inside the cell."
-            ) from error
-        finally:
-            os.close(fd)
+    try:
+        # The ranks share the descriptor's position, and a mapping has none. It stays as long as an
+        # array lives in it.
+        return cells.unpack(mapped(orders.payload_fd))
+    except Exception as error:
+        raise UsageError(
+            f"The pushed values cannot be read in the run ({type(error).__name__}: {error}); "
+            "create them inside the cell."
+        ) from error
+    finally:
+        os.close(orders.payload_fd)
 
 
 def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
@@ -280,13 +345,19 @@ def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
             f"The code did not define '{missing[0]}', so that it cannot be pulled; define it at the "
             "top level of the cell, or leave it out of --pull."
         )
-    data = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
+    packed = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
     path = Path(orders.directory) / PULLED_FILE
-    aside = path.with_suffix(".part")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    aside.replace(path)
-    channel.send(NamesPulled(time=time.time(), path=str(path), size=len(data)))
+    if orders.pulled_fd >= 0 and packed.size >= SHARE_FROM:
+        packed.write(orders.pulled_fd)
+    else:
+        aside = path.with_suffix(".part")
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            packed.write(fd)
+        finally:
+            os.close(fd)
+        aside.replace(path)
+    channel.send(NamesPulled(time=time.time(), path=str(path), size=packed.size))
 
 
 # --- frameworks

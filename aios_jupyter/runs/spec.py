@@ -25,7 +25,8 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`.
 
     `checkpoints` is where they go (a URL of fsspec), "" for the run's own directory; `resume` is a
-    run of the same user whose checkpoints are gone on with.
+    run of the same user whose checkpoints are gone on with. `profile`: `first` profiles rank 0, `all`
+    every rank.
     """
 
     id: str
@@ -46,6 +47,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     max_restarts: int = 0
     checkpoints: str = ""
     resume: str = ""
+    profile: str = ""
 
 
 class RankSpec(Struct, frozen=True, kw_only=True):

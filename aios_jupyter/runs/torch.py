@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from ..errors import UsageError
 from . import events
 
 if TYPE_CHECKING:
+    from .profile import Profiler
     from .rank import Orders
 
 REPORT_INTERVAL = 0.2
@@ -32,6 +34,7 @@ LAST_WORK = 0.05
 
 _kept: list[Any] = []
 _steps: StepCounter | None = None
+_profiler: Profiler | None = None
 
 
 def attach(orders: Orders) -> None:
@@ -40,7 +43,7 @@ def attach(orders: Orders) -> None:
     Also keeps to the lease's share of the GPU's memory, where it has no more than that, and counts
     optimizer steps, where there is an agent to tell.
     """
-    global _steps  # noqa: PLW0603  # one process trains at a time
+    global _steps, _profiler  # noqa: PLW0603  # one process trains at a time
     if orders.listen_fd >= 0 and dist.is_available():
         meet = orders.rendezvous
         store = dist.TCPStore(
@@ -62,6 +65,11 @@ def attach(orders: Orders) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         _steps = StepCounter(channel)
+        if orders.spec.profile == "all" or (orders.spec.profile and orders.rank.rank == 0):
+            from .profile import Profiler
+
+            _profiler = Profiler(orders.rank.rank, Path(orders.directory))
+            _steps.after = _profiler.step
         register_optimizer_step_post_hook(_steps)
 
 
@@ -85,6 +93,8 @@ def finish() -> None:
     """Report the last steps."""
     if _steps is not None:
         _steps.report()
+    if _profiler is not None:
+        _profiler.finish()
     if dist.is_available() and dist.is_initialized():
         _settle()
 
@@ -117,6 +127,11 @@ class StepCounter:
 
     With several optimizers at once (a GAN's two) the first to step is counted; another takes over
     when it is gone or has rested for `REST` seconds.
+
+    Attributes
+    ----------
+    after
+        Called after each step that is counted.
     """
 
     REST = 5.0
@@ -131,6 +146,7 @@ class StepCounter:
         self._reported = 0
         self._last_step = 0.0
         self._last_report: float | None = None
+        self.after: Callable[[], None] | None = None
 
     def __call__(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """After each step of any optimizer."""
@@ -142,6 +158,8 @@ class StepCounter:
             self._counted = weakref.ref(optimizer)
         self._steps += 1
         self._last_step = now
+        if self.after is not None:
+            self.after()
         if self._last_report is None or now - self._last_report >= REPORT_INTERVAL:
             self._report(now)
 

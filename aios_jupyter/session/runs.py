@@ -1,4 +1,4 @@
-"""`start`, `train`, `attach`, `runs`, `logs`, `stop`."""
+"""`start`, `train`, `attach`, `runs`, `logs`, `stacks`, `profile`, `stop`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..broker.messages import ById
 from ..config import settings
 from ..errors import AiosError, NotFoundError
 from ..runs.launcher import RunHandle, RunResult
+from ..runs.messages import Inspect, RankStacks
+from ..runs.packed import Packed
 from ..runs.spec import Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
 from .leases import LeaseVerbs
 
+Looked = tuple[RankStacks, ...]
 # What belongs to the asking process alone and must not reach its ranks.
 PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
 
@@ -47,6 +50,7 @@ class RunVerbs(LeaseVerbs):
         max_restarts: int = 0,
         checkpoints: str = "",
         resume: str = "",
+        profile: Literal["", "first", "all"] = "",
         name: str = "",
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
@@ -83,6 +87,9 @@ class RunVerbs(LeaseVerbs):
             Where checkpoints go: a folder, or a URL of fsspec that all nodes can write to.
         resume
             A run of this user whose checkpoints this one goes on with.
+        profile
+            `first` profiles ten optimizer steps of rank 0 with torch's profiler, `all` those of
+            every rank: a table in the log, and a trace for `Session.profile`.
 
         Raises
         ------
@@ -134,6 +141,7 @@ class RunVerbs(LeaseVerbs):
             max_restarts=max_restarts,
             checkpoints=_place(checkpoints),
             resume=resume,
+            profile=profile,
         )
         try:
             return self._launch(held, spec, payload)
@@ -147,7 +155,7 @@ class RunVerbs(LeaseVerbs):
                     self.release(held.id)
             raise
 
-    def _launch(self, lease: Lease, spec: RunSpec, payload: bytes | None) -> RunHandle:
+    def _launch(self, lease: Lease, spec: RunSpec, payload: Packed | None) -> RunHandle:
         run = Run(
             id=spec.id,
             lease=lease.id,
@@ -191,9 +199,7 @@ class RunVerbs(LeaseVerbs):
 
         Without `wait` its events end with what there is now.
         """
-        found: Run = self._call("run.get", ById(id=run), Run)
-        nodes = self.status()["nodes"]
-        addresses = [nodes[node]["address"] for node in found.nodes if node in nodes]
+        found, addresses = self._located(run)
         assert self._launcher is not None
         live = self._loop.run(self._launcher.attach(found, addresses, wait=wait))
         return RunHandle(live, self._loop.run, ours=False)
@@ -211,6 +217,58 @@ class RunVerbs(LeaseVerbs):
         for event in self.attach(run, wait=follow).events():
             if event["type"] == "log" and rank in (None, event["rank"]):
                 yield event["text"]
+
+    def stacks(self, run: str, rank: int | None = None) -> list[RankStacks]:
+        """What the ranks of a run are doing now; of a run that is over, where they failed.
+
+        The first are the Python stacks of all threads, also of a rank that is stuck in native code.
+        The second are the frames of each rank that raised, with their variables.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such rank at work, and none that raised.
+        """
+        found, addresses = self._located(run)
+        body = Inspect(run=run, rank=-1 if rank is None else rank)
+        assert self._launcher is not None
+        answers = self._loop.run(self._launcher.ask(addresses, "run.stacks", body, Looked, 30))
+        ranks = sorted((r for answer in answers for r in answer), key=lambda r: r.rank)
+        if not ranks:
+            which = "no rank" if rank is None else f"no rank {rank}"
+            raise NotFoundError(
+                f"Run {run} has {which} at work and {which} that raised; it is "
+                f"{found.state.value}: see 'aios logs {run}'."
+            )
+        return ranks
+
+    def profile(self, run: str, to: str | Path, rank: int = 0) -> Path:
+        """Fetch the trace of a run that was profiled, for chrome://tracing or ui.perfetto.dev.
+
+        Raises
+        ------
+        NotFoundError
+            There is none (yet).
+        """
+        name = f"profile-{rank}.json"
+        _, addresses = self._located(run)
+        path = Path(to).expanduser()
+        launcher = self._launcher
+        assert launcher is not None
+        for address in addresses:
+            with contextlib.suppress(NotFoundError):
+                path.write_bytes(self._loop.run(launcher.read(address, run, name)))
+                return path
+        raise NotFoundError(
+            f"Run {run} has no profile of rank {rank}; it is there after some 15 optimizer steps of "
+            "a run that was started with --profile."
+        )
+
+    def _located(self, run: str) -> tuple[Run, list[str]]:
+        """A run, and the addresses of its nodes that are there."""
+        found: Run = self._call("run.get", ById(id=run), Run)
+        nodes = self.status()["nodes"]
+        return found, [nodes[node]["address"] for node in found.nodes if node in nodes]
 
     def stop(self, run: str) -> None:
         """End a run, from any kernel or shell of its owner."""

@@ -334,6 +334,18 @@ def test_nobody_gets_a_lease_that_outlives_its_session_without_a_reservation() -
         cluster.ask(1, scope=Scope.RESERVED)
 
 
+def test_what_is_promised_to_others_is_not_spare_for_who_goes_past_the_first() -> None:
+    cluster = Cluster("fifo")
+    reserve(cluster, 4, at=1.5 * HOUR)
+    cluster.ask(2, time=2 * HOUR)
+    head = cluster.ask(4, time=3 * HOUR)
+    endless, in_time = cluster.ask(1), cluster.ask(1, time=2 * HOUR)
+    assert cluster.queue() == [head, endless]
+    assert in_time in cluster.started
+    cluster.wait(2 * HOUR)
+    assert cluster.started[head] == 2 * HOUR
+
+
 # --- how long a lease may last
 
 

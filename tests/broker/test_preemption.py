@@ -100,6 +100,23 @@ def test_the_fewest_are_taken_and_of_those_the_newest() -> None:
     assert cluster.queue() == [whole, ones[3]], "the newest"
 
 
+def test_who_is_preempted_stays_behind_who_took_its_devices() -> None:
+    """However long it had waited: else it would have them back at once, and lose them again."""
+    cluster = Cluster("priority")
+    first = cluster.ask(8)
+    low = cluster.ask(8, preemptible=True)
+    cluster.now = 3 * HOUR
+    cluster.release(first)
+    assert low in cluster.started
+    cluster.now = 3 * HOUR + 60.0
+    high = cluster.ask(8, priority=1, admin=True)
+    assert lease_of(cluster, high)
+    later = cluster.ask(8)
+    assert cluster.queue() == [low, later], "but before who came after it"
+    cluster.release(high)
+    assert lease_of(cluster, low)
+
+
 def test_the_lowest_priority_is_taken_first() -> None:
     cluster = Cluster("priority")
     low = cluster.ask(4, preemptible=True, priority=-2)

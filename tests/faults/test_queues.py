@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import free, until
-from people import session_of
+from clusters import free, session_of, until
 
 from aios_jupyter.errors import AccessError, AllocationError, RunError
 from aios_jupyter.runs.launcher import RunHandle

@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from clusters import free, until
-from people import session_of
+from clusters import free, session_of, until
 
 from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg

@@ -135,7 +135,7 @@ async def test_a_forked_rank_finds_what_one_that_was_started_anew_finds(gang: Fr
         own = {"forked", "random", "numpy", "torch", "key", "argv0", "environment"}
         for name in forked[rank].keys() - own:
             assert forked[rank][name] == anew[rank][name], name
-        differ = {"AIOS_RANK_MARK", "MASTER_PORT"}
+        differ = {"AIOS_RANK_MARK", "MASTER_PORT", "AIOS_CHECKPOINTS"}
         there, here = forked[rank]["environment"], anew[rank]["environment"]
         assert {k for k in there.keys() | here.keys() if there.get(k) != here.get(k)} <= differ
         assert there["RANK"] == str(rank)

@@ -136,12 +136,12 @@ def test_framework_is_found_in_what_a_function_uses() -> None:
 
 def test_values_that_share_something_still_share_it() -> None:
     shared = [1]
-    back = cells.unpack(cells.pack({"a": {"of": shared}, "b": shared}, set()))
+    back = cells.unpack(bytes(cells.pack({"a": {"of": shared}, "b": shared}, set())))
     assert back["a"]["of"] is back["b"]
 
 
 def test_modules_travel_by_reference() -> None:
-    assert cells.unpack(cells.pack({"c": collections}, set()))["c"] is collections
+    assert cells.unpack(bytes(cells.pack({"c": collections}, set())))["c"] is collections
 
 
 def test_a_value_that_cannot_be_pickled_is_named_with_a_way_out() -> None:
@@ -176,7 +176,7 @@ def test_functions_of_a_notebook_see_the_cells_namespace(tmp_path) -> None:
             class Net:
                 def go(self, x): return scaled(x) + offset
             offset = 1
-            pathlib.Path(sys.argv[1]).write_bytes(cells.pack({"scaled": scaled, "net": Net()}, set()))
+            pathlib.Path(sys.argv[1]).write_bytes(bytes(cells.pack({"scaled": scaled, "net": Net()}, set())))
             """
         )
     )

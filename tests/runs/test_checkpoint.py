@@ -92,9 +92,9 @@ def test_the_last_ones_are_kept_and_the_highest_step_counts(folder: str) -> None
     state = {"step": 0}
     assert train.restore(state) == 11
     assert state == {"step": 11}
-    from aios_jupyter.runs.checkpoint import _Place
+    from aios_jupyter.runs.places import Place
 
-    assert sorted(_Place(folder).steps()) == [9, 10, 11]
+    assert sorted(Place(folder).steps()) == [9, 10, 11]
 
 
 def test_a_step_is_kept_again(folder: str) -> None:
@@ -140,12 +140,12 @@ def test_a_full_disk_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     if not full.exists():
         pytest.skip("there is no /dev/full here")
     monkeypatch.setenv("AIOS_CHECKPOINTS", "/nonexistent/checkpoints")
-    from aios_jupyter.runs import checkpoint
+    from aios_jupyter.runs import places
 
     def no_space(*args: Any, **kwargs: Any) -> None:
         full.write_bytes(b"x")
 
-    monkeypatch.setattr(checkpoint._Place, "begin", no_space)
+    monkeypatch.setattr(places.Place, "begin", no_space)
     with pytest.raises(UsageError, match="No space left on device"):
         train.checkpoint({"value": 1}, 1)
 
