@@ -371,8 +371,11 @@ class RunCard(Live):
     def finish(self) -> None:
         """Stop drawing and leave the static form."""
         self._done.set()
-        self._thread.join()
-        self.close()
+        # An interrupt may have come before it was started.
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self.box is not None:
+            self.close()
 
     def stopping(self) -> None:
         """Say that the run has been told to end."""

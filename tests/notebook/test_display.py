@@ -181,6 +181,22 @@ def test_stop_on_the_card_stops_the_run(session: FakeSession) -> None:
     assert handle.stopped
 
 
+def test_a_card_that_an_interrupt_kept_from_starting_can_be_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = FakeHandle([], RunError("stopped"))
+    for step in ("_draw", "open"):
+        card = RunCard(Slot(), handle, Feed("r-1", "cell", 2, time.time()))  # type: ignore[arg-type]
+        with monkeypatch.context() as patch, capture_output():
+            patch.setattr(card, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                card.start()
+            card.finish()
+
+
 def test_another_ranks_log_is_a_click_away(session: FakeSession) -> None:
     handle = FakeHandle([], RunError("stopped"))
     card = RunCard(Slot(), handle, Feed("r-1", "cell", 2, time.time()))  # type: ignore[arg-type]
