@@ -76,7 +76,7 @@ MISTAKES = {
     "a limit over nothing": (["quota", "set", "a", "--borrow", "1"], 2, ["nominal"]),
     "no such queue": (["quota", "rm", "nope"], 1, ["nope"]),
     "a queue for a given lease": (
-        ["train", "fails.py", "--lease", "L1", "--queue", "a"],
+        ["train", "--lease", "L1", "--queue", "a", "fails.py"],
         2,
         ["--lease"],
     ),
