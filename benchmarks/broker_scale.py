@@ -30,15 +30,16 @@ GPUS_PER_NODE = 10
 USERS = 50
 ROUNDS = 2_000
 POLICIES = ("fifo", "sjf", "priority", "fair", "las", "gittins")
-# Beside the policies: all that wait are beyond the quotas of ten queues, but for one user's.
-QUOTAS = "quotas"
+# Beside the policies: fifo with ten queues, each with a tenth of the devices and eight to borrow, so
+# that many of those who wait are held back by their queue's quota.
+QUOTAS, QUEUES, BORROW = "quotas", 10, 8
 
 
 class Load:
     """A core with every device leased and so many requests that wait for one device or more."""
 
     def __init__(self, policy: str, queued: int, devices: int, now: float = 1e9) -> None:
-        self.state = State(policy=policy)
+        self.state = State(policy="fifo" if policy == QUOTAS else policy)
         self.chance = random.Random(1)
         self.now = now
         self.number = 0
@@ -53,6 +54,13 @@ class Load:
             self.do(ev.NodeJoined(node=node))
         for user in range(USERS):
             self.do(ev.SessionOpened(owner=Owner(id=f"u{user}", user=f"u{user}")))
+        for queue in range(QUEUES if policy == QUOTAS else 0):
+            quota = ev.Quota(
+                nominal={"accelerator": devices // QUEUES},
+                borrow=BORROW,
+                members=tuple(f"u{user}" for user in range(queue, USERS, QUEUES)),
+            )
+            self.do(ev.QuotaSet(queue=f"t{queue}", quota=quota, by="root", admin=True))
         for _ in range(devices):
             self.submit(count=1)
         start = time.perf_counter()
@@ -114,7 +122,7 @@ def memory_of_each(policy: str, queued: int) -> float:
 
 def main() -> None:
     figures: dict[str, float] = {}
-    for policy in POLICIES:
+    for policy in (*POLICIES, QUOTAS):
         small, large = Load(policy, *SMALL), Load(policy, *LARGE)
         gc.collect()
         gc.freeze()

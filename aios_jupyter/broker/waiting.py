@@ -238,6 +238,10 @@ class Queue:
         groups = self._lines[pool]
         if not groups:
             return None
+        if not self._quotas.records:
+            first = groups[min(groups, key=self._turn()) if len(groups) > 1 else next(iter(groups))]
+            entry = first.order.first()
+            return entry[2] if entry else None
         rank = self._ranking(pool)
         ranks = [r for group in groups if (r := rank(group)) is not None]
         return min(ranks)[4][2] if ranks else None
@@ -245,11 +249,9 @@ class Queue:
     def candidates(self, pool: Pool, most: int) -> Iterator[str]:
         """Who could start with that many devices, in order: of each shape the first."""
         groups = self._lines[pool]
-        if len(groups) == 1 or not self._quotas.records:
-            rank = self._ranking(pool)
-            for _, group in sorted((r, g) for g in groups if (r := rank(g)) is not None):
-                allowed = self._room(pool, group).allowed
-                for _, _, request in groups[group].first_of_each_shape(allowed, most):
+        if not self._quotas.records:
+            for group in sorted(groups, key=self._turn()) if len(groups) > 1 else groups:
+                for _, _, request in groups[group].first_of_each_shape(math.inf, most):
                     yield request
             return
         score = self._score()
@@ -321,6 +323,11 @@ class Queue:
             return None if entry is None else (not group.aged, borrows, *score(group), entry)
 
         return rank
+
+    def _turn(self) -> Callable[[Group], tuple[bool, float, str]]:
+        """What tells a group's place where there are no quotas."""
+        score = self._score()
+        return lambda group: (not group.aged, *score(group))
 
     def _score(self) -> Callable[[Group], tuple[float, str]]:
         if not self.policy.by_user:

@@ -75,6 +75,10 @@ export interface IRequest {
   count: number;
   /** How many will do where `count` are not free. */
   least?: number;
+  /** Whose quota it takes from. */
+  queue?: string;
+  /** Its lease was taken for others, and it waits again. */
+  preempted?: boolean;
   submitted: number;
   position: number;
   reason: string;
@@ -90,6 +94,10 @@ export interface ILease {
   granted: number;
   expires: number | null;
   state: 'active' | 'ending';
+  /** Others may take its devices; `preempted`: they do, for `reason`. */
+  preemptible?: boolean;
+  preempted?: boolean;
+  reason?: string;
   used: boolean;
   scope: 'session' | 'cell' | 'detached' | 'reserved';
   /** Its session has been told that it ends soon. */

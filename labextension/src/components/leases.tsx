@@ -56,10 +56,12 @@ function LeaseRow(props: { lease: ILease }): React.ReactElement {
       <div className="aios-Facts aios-Muted">
         <span className="aios-Ellipsis" title={names.join(', ')}>
           {mine ? trans.__('you') : lease.user} · {names.join(', ')}
+          {lease.preemptible && ` · ${trans.__('preemptible')}`}
         </span>
         <TimeLeft lease={lease} />
       </div>
       <Idle lease={lease} />
+      {lease.preempted && <div className="aios-Reason">{lease.reason}</div>}
     </li>
   );
 }
@@ -81,9 +83,13 @@ function Idle(props: { lease: ILease }): React.ReactElement | null {
 function TimeLeft(props: { lease: ILease }): React.ReactElement {
   const { trans } = useServices();
   const now = useNow();
-  const { expires, granted, state, warned } = props.lease;
+  const { expires, granted, preempted, state, warned } = props.lease;
   if (state === 'ending') {
-    return <span className="aios-Badge">{trans.__('ending')}</span>;
+    return (
+      <span className="aios-Badge">
+        {preempted ? trans.__('preempted') : trans.__('ending')}
+      </span>
+    );
   }
   if (expires === null) {
     return <span className="aios-Muted">{trans.__('no time limit')}</span>;

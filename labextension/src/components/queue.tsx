@@ -42,6 +42,11 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
   const starts = request.eta
     ? ` · ${trans.__('starts in about %1', duration(Math.max(0, request.eta - now)))}`
     : '';
+  const queue =
+    request.queue && request.queue !== 'default'
+      ? ` · ${trans.__('queue %1', request.queue)}`
+      : '';
+  const again = request.preempted ? ` · ${trans.__('preempted, waits again')}` : '';
   return (
     <li className="aios-Row" data-request={request.id}>
       <div className="aios-Row-head">
@@ -64,6 +69,8 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
       </div>
       <div className="aios-Muted">
         {mine ? trans.__('you') : request.user} · {waiting}
+        {queue}
+        {again}
         {starts}
       </div>
       {request.reason && <div className="aios-Reason">{request.reason}</div>}
