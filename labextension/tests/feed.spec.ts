@@ -127,7 +127,7 @@ describe('Feed', () => {
     await pass(40000);
     expect(server.model.link).toBe('lost');
     server.up = true;
-    await pass(16000);
+    await pass(40000);
     expect(server.model.link).toBe('live');
   });
 
