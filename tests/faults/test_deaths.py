@@ -141,11 +141,13 @@ def test_the_agent_killed_ends_the_run_with_the_node_named(no_cluster: Path) -> 
         source = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
         handle = session.start(source, cell=True)
         pids: list[int] = []
+        killed = 0
         for event in handle.events():
             if event["type"] == "log":
                 pids += [int(word) for word in event["text"].split()]
-            if len(pids) == 2:
-                os.kill(pid_of("node"), signal.SIGKILL)
+            if len(pids) == 2 and not killed:
+                killed = pid_of("node")
+                os.kill(killed, signal.SIGKILL)
         with pytest.raises(RunError, match="agent"):
             handle.wait()
         until(lambda: not any(alive(pid) for pid in pids), "the ranks are gone")
