@@ -16,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
+    from .data.kv import KV
     from .errors import AiosError as AiosError
     from .session import Lease as Lease
     from .session import RunHandle as RunHandle
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .session import Session as Session
     from .session import connect as connect
     from .session import down as down
+
+    kv: KV
 
 _WHERE = {
     "AiosError": ".errors",
@@ -43,6 +46,7 @@ __all__ = [
     "__version__",
     "connect",
     "down",
+    "kv",
     "train",
 ]
 
@@ -50,6 +54,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "train":
         return importlib.import_module(".train", __name__)
+    if name == "kv":
+        from .data.kv import KV
+
+        globals()["kv"] = own = KV()
+        return own
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, sql, kv, models, users    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -25,12 +25,14 @@ from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
 from .host import Host
+from .kv import kv
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
+from .sql import sql
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -58,7 +60,7 @@ for _verb in (
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop),
-    *(data, augment),
+    *(data, augment, sql, kv),
     *(publish, models, promote, serve, endpoints, predict),
     *(user, audit),
 ):

@@ -9,6 +9,7 @@ leases    who holds what
 queues    who may have how much
 runs      code on leased devices
 assets    datasets, models, endpoints
+tables    SQL over datasets, small shared values
 forecasts how many devices keep waits short
 users     who has access, and who did what
 """
@@ -19,14 +20,15 @@ from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
-from .assets import AssetVerbs, Endpoint
+from .assets import Endpoint
 from .forecasts import ForecastVerbs
 from .link import observe
 from .queues import QueueVerbs
+from .tables import TableVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
+class Session(TableVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
