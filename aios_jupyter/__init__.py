@@ -16,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
+    from .data.feed import loader as loader
     from .data.kv import KV
     from .errors import AiosError as AiosError
     from .session import Lease as Lease
@@ -35,6 +36,7 @@ _WHERE = {
     "Session": ".session",
     "connect": ".session",
     "down": ".session",
+    "loader": ".data.feed",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "connect",
     "down",
     "kv",
+    "loader",
     "train",
 ]
 

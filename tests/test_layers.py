@@ -62,7 +62,7 @@ PURE_STANDARD = {"bisect", "collections", "contextlib", "dataclasses", "enum", "
                  "math", "operator", "typing", "__future__"}  # fmt: skip
 
 HEAVY = {"cv2", "dask", "distributed", "duckdb", "ipywidgets", "keras", "matplotlib", "mlflow", "numpy", "onnx",
-         "onnxruntime", "pandas", "papermill", "pyarrow", "redis", "scipy", "sklearn", "sqlalchemy",
+         "onnxruntime", "pandas", "papermill", "pyarrow", "pyrage", "redis", "scipy", "sklearn", "sqlalchemy",
          "tensorflow", "tf_keras", "torch"}  # fmt: skip
 # What a kernel, a shell or the Jupyter server loads before anybody asked for anything.
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",

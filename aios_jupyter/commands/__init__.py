@@ -4,7 +4,8 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, sql, kv, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, prepare, sql, kv, vault, models, users    the
+                                                                          verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -29,11 +30,13 @@ from .kv import kv
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .policies import policy
+from .prepare import data_clean, data_features, data_split, data_steps
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .sql import sql
 from .users import audit, user
+from .vault import decrypt, encrypt, key
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -65,6 +68,8 @@ for _verb in (
     *(user, audit),
 ):
     aios.add_command(_verb)
+for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, key)):
+    data.add_command(_verb)
 
 
 def invoke(arguments: Sequence[str], host: Host, prog: str = "aios") -> Any:

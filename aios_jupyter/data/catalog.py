@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 MNIST = "mnist"
+# The format of what `vault` has encrypted.
+ENCRYPTED = "age"
 
 _SAMPLES = Path(__file__).parent / "samples"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -253,7 +255,7 @@ class Catalog:
         """
         from .formats import load
 
-        entry = self.get(ref)
+        entry = readable(self.get(ref))
         return load(entry.url, entry.format)
 
     def _rows(self, name: str | None = None) -> _Entries:
@@ -325,6 +327,15 @@ def inspect(url: str | Path, format: str | None = None) -> Entry:  # noqa: A002
         schema=description.schema,
         classes=description.classes,
     )
+
+
+def readable(entry: Entry) -> Entry:
+    """The entry itself, or a sentence where its data is encrypted."""
+    if entry.format == ENCRYPTED:
+        raise UsageError(
+            f"'{entry.name}' is encrypted; who has a key reads it after: aios data decrypt {entry.name}"
+        )
+    return entry
 
 
 def check_name(name: str) -> None:

@@ -23,22 +23,16 @@ from pyarrow import parquet
 from ..config import settings
 from ..errors import NotFoundError, UsageError
 from . import attached, storage
-from .catalog import Catalog, Entry, check_name
+from .catalog import Catalog, Entry, check_name, readable
 from .formats import load_npz
-from .tables import keep
+from .tables import TEXT_FORMATS, keep
 
 # The schema in which a dataset is found also where a variable has its name.
 DATASETS = "data"
 _ROWS_AT_ONCE = 1 << 16
 _PART = r'\s*("(?:[^"]|"")+"|[^\s".]+)\s*'
 _NAME = re.compile(rf"(?:{_PART}\.)?{_PART}")
-_READERS = {
-    "parquet": "read_parquet",
-    "csv": "read_csv",
-    "tsv": "read_csv",
-    "jsonl": "read_json",
-    "json": "read_json",
-}
+_READERS = {"parquet": "read_parquet", **TEXT_FORMATS}
 
 
 @dataclass
@@ -200,7 +194,7 @@ class _Lookup:
     def _supply_dataset(self, schema: str, name: str) -> bool:
         if not self._tables.catalog.versions(name.partition("@")[0]):
             return False
-        entry = self._tables.catalog.get(name)
+        entry = readable(self._tables.catalog.get(name))
         self.used.append(entry)
         reader = _READERS.get(entry.format)
         if reader is None:

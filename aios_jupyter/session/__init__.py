@@ -9,7 +9,7 @@ leases    who holds what
 queues    who may have how much
 runs      code on leased devices
 assets    datasets, models, endpoints
-tables    SQL over datasets, small shared values
+tables    SQL over datasets, preparation, small shared values
 forecasts how many devices keep waits short
 users     who has access, and who did what
 """
