@@ -24,6 +24,7 @@ from .link import Link
 
 FOREVER = 10 * 365 * 86400.0
 WATCH_INTERVAL = 0.5
+NOUNS = {Want.GPU: "GPU", Want.DEVICE: "device", Want.CPU: "CPU slot"}
 
 
 class LeaseVerbs(Link):
@@ -128,11 +129,11 @@ class LeaseVerbs(Link):
         shown: dict[str, Any] | None = None
         try:
             while not pending.granted.done():
-                left = deadline - clock.monotonic()
-                if left <= 0:
-                    raise AllocationError(_not_granted(request, limit, shown))
                 row = self._call("queue.row", ById(id=request.id))
-                if row and row != shown:
+                left = deadline - clock.monotonic()
+                if left <= 0 and not pending.granted.done():
+                    raise AllocationError(_not_granted(request, limit, row or shown))
+                if row and row != shown and left > 0:
                     shown = row
                     if on_wait:
                         on_wait(row)
@@ -395,8 +396,11 @@ async def _settle(pending: Pending, timeout: float) -> None:
 
 def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
     least = f"{request.least} to " if request.least < request.count else ""
-    what = f"{least}{request.count} {request.want.value}(s)"
+    noun = NOUNS[request.want] + ("s" if request.count > 1 else "")
     why = f" ({row['reason']})" if row else ""
     if limit == 0:
-        return f"{what} cannot be granted now{why}; leave out --nonblock to wait."
-    return f"{what} was not granted within {limit:g} s{why}; wait longer, or see 'aios queue'."
+        return f"{least}{request.count} {noun} cannot be granted now{why}; leave out --nonblock to wait."
+    return (
+        f"{least}{request.count} {noun} could not be granted within {format_duration(limit)}{why}; wait "
+        "longer, or see 'aios queue'."
+    )
