@@ -68,7 +68,7 @@ HEAVY = {"cv2", "dask", "distributed", "ipywidgets", "keras", "matplotlib", "mlf
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",
          "broker.client", "broker.protocol", "node", *GROUND)  # fmt: skip
 # Leaves among them, imported where a front end asks for them.
-LEAVES = ("notebook.widgets", "commands.preview")
+LEAVES = ("notebook.widgets", "commands.preview", "kernel.engine")
 
 
 @dataclass(frozen=True)

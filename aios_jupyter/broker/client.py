@@ -17,6 +17,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..config import settings
 from ..errors import AccessError, AllocationError, ClusterError, NoClusterError, ProtocolError
 from ..process import process_start
@@ -30,7 +32,7 @@ T = TypeVar("T")
 REPEATABLE = frozenset(
     {
         *("status", "subscribe", "submit", "queue.row", "lease.get", "lease.token", "run.get"),
-        *("reserve", "claim"),
+        *("reserve", "claim", "stand"),
     }
 )
 Locate = Callable[[], Awaitable[tuple[str, Bundle]]]
@@ -195,6 +197,13 @@ class AsyncClient:
     async def cancel(self, request: str) -> None:
         """Take a request back."""
         await self.call("cancel", messages.ById(id=request))
+
+    async def stand_for(self, pid: int, keep: Keep) -> None:
+        """Have the session stand for another process of this machine, which keeps its leases."""
+        start = process_start(pid)
+        owner = msgspec.structs.replace(self._hello.owner, pid=pid, pid_start=start, keep=keep)
+        self._hello = msgspec.structs.replace(self._hello, owner=owner)
+        await self.call("stand", messages.StandFor(pid=pid, pid_start=start, keep=keep))
 
     async def token(self, lease: str) -> messages.Grant:
         """The lease and its token, for a lease of this user that another session holds."""

@@ -201,6 +201,7 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
 def _queued(request: Request, position: int, reason: str, eta: float | None) -> dict[str, Any]:
     return {
         "id": request.id,
+        "session": request.session,
         "user": request.user,
         "label": request.label,
         "want": request.want.value,
@@ -219,6 +220,7 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
 def _lease(lease: Lease) -> dict[str, Any]:
     return {
         "id": lease.id,
+        "session": lease.session,
         "user": lease.user,
         "label": lease.label,
         "devices": [slot.device for slot in lease.slots],

@@ -4,7 +4,8 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, models, kernels, users
+          the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -25,6 +26,7 @@ from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
 from .host import Host
+from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .policies import policy
@@ -60,7 +62,7 @@ for _verb in (
     *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
-    *(user, audit),
+    *(kernel, user, audit),
 ):
     aios.add_command(_verb)
 

@@ -10,6 +10,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Callable
 
+from ..session.kernels import give_up_waiting
 from .routes import handlers
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
 
@@ -63,7 +64,11 @@ class AiosApp(ExtensionApp):
         self._task = asyncio.create_task(self.stream.run())
 
     async def stop_extension(self) -> None:
-        """Close the session with the broker."""
+        """Close the session with the broker; kernels that wait for devices are given up.
+
+        The server ends its kernels after this, and would wait for them.
+        """
+        give_up_waiting("The Jupyter server is stopping; start the kernel again in the next one.")
         task: asyncio.Task[None] | None = getattr(self, "_task", None)
         if task is not None:
             task.cancel()
