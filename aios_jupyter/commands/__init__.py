@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, kernels, users
+cluster, leases, reservations, forecasts, runs, batch, data, models, kernels, users
           the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
@@ -22,6 +22,7 @@ import click
 
 from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
+from .batch import batch
 from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
@@ -59,7 +60,7 @@ for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
-    *(train, run, runs, attach, logs, stacks, profile, stop),
+    *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
     *(kernel, user, audit),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -18,6 +19,27 @@ KERNEL_COLUMNS = (
     Column("path", "in"),
 )
 
+# What a kernel or a notebook of a batch asks for, under the names that the Python API has for it.
+KERNEL_ASKS = (
+    devices_wanted,
+    gpus_wanted,
+    cpus_wanted,
+    click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB."),
+    click.option("--gpu-model", default="", metavar="NAME", help="Part of its name, like a100."),
+    click.option("--time", type=DURATION, metavar="TIME", help="The lease ends after this."),
+    click.option(
+        "--max-wait", type=DURATION, metavar="TIME", help="Give up after so long in the queue."
+    ),
+    from_queue,
+)
+
+
+def asks_for_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the flags of `KERNEL_ASKS`."""
+    for option in reversed(KERNEL_ASKS):
+        function = option(function)
+    return function
+
 
 @click.group(cls=VerbGroup)
 def kernel() -> None:
@@ -25,34 +47,12 @@ def kernel() -> None:
 
 
 @kernel.command("add")
-@devices_wanted
-@gpus_wanted
-@cpus_wanted
-@click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB.")
-@click.option("--gpu-model", default="", metavar="NAME", help="Part of each GPU's name, like a100.")
-@click.option("--time", "time_", type=DURATION, metavar="TIME", help="The lease ends after this.")
-@click.option(
-    "--max-wait", type=DURATION, metavar="TIME", help="Give a start up after so long in the queue."
-)
-@from_queue
+@asks_for_devices
 @click.option("--name", default="", metavar="NAME", help="What -k and --kernel call it.")
 @click.option("--display-name", default="", metavar="TEXT", help="What the launcher shows.")
 @click.option("--replace", is_flag=True, help="Take the place of a kernel of that name.")
 @click.pass_obj
-def add(
-    host: Host,
-    devices: int | str | None,
-    gpus: int | str | None,
-    cpus: int | str | None,
-    gpu_memory: int | None,
-    gpu_model: str,
-    time_: float | None,
-    max_wait: float | None,
-    queue: str,
-    name: str,
-    display_name: str,
-    replace: bool,
-) -> Any:
+def add(host: Host, /, name: str, display_name: str, replace: bool, **asks: Any) -> Any:
     """Add a kernel that leases devices before it starts.
 
     Choose it for a notebook, or run one with papermill -k NAME. It waits in the queue until the
@@ -60,19 +60,7 @@ def add(
     """
     from ..kernel import specs
 
-    row = specs.add(
-        gpus=gpus,
-        devices=devices,
-        cpus=cpus,
-        gpu_memory=gpu_memory,
-        gpu_model=gpu_model,
-        time=time_,
-        max_wait=max_wait,
-        queue=queue,
-        name=name,
-        display_name=display_name,
-        replace=replace,
-    )
+    row = specs.add(**asks, name=name, display_name=display_name, replace=replace)
     fields = (("shown as", row["display_name"]), ("asks for", row["asks"]), ("in", row["path"]))
     return host.show(Card(f"kernel {row['name']}", badge="added", fields=fields), row)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class LeasingKernelManager(AsyncKernelManager):
     """Starts any kernel with devices; `asks` is for the provisioner."""
 
     asks: Mapping[str, Any] = {}
+    on_start: Callable[[], None] | None = None
 
     @default("log")
     def _log(self) -> Any:
@@ -46,6 +47,11 @@ class LeasingKernelManager(AsyncKernelManager):
             spec.metadata = {**spec.metadata, "kernel_provisioner": stanza}
         return spec
 
+    async def _async_post_start_kernel(self, **kw: Any) -> None:
+        await super()._async_post_start_kernel(**kw)
+        if self.on_start is not None:
+            self.on_start()
+
 
 class AiosEngine(NBClientEngine):
     """papermill's own engine, on leased devices."""
@@ -53,6 +59,9 @@ class AiosEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
         """Wait for the devices, run the notebook, and give them back.
+
+        Besides what can be asked for, `label` is what people see in the queue (the notebook's
+        name), and `on_start` is called once there is a kernel.
 
         Raises
         ------
@@ -62,7 +71,10 @@ class AiosEngine(NBClientEngine):
         given = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
         asks = wanted(given, os.environ, nb_man.nb.metadata.get("aios", {}))
         source = kwargs.pop("input_path", None) or nb_man.output_path or "notebook"
-        manager = type("_Manager", (LeasingKernelManager,), {"asks": asks})
+        label = kwargs.pop("label", "") or Path(str(source)).name
+        started = kwargs.pop("on_start", None)
+        about = {"asks": asks, "on_start": staticmethod(started) if started else None}
+        manager = type("_Manager", (LeasingKernelManager,), about)
         client = PapermillNotebookClient(
             nb_man,
             kernel_manager_class=manager,
@@ -72,7 +84,7 @@ class AiosEngine(NBClientEngine):
             timeout=kwargs.pop("execution_timeout", None) or kwargs.pop("timeout", None),
             **kwargs,
         )
-        return client.execute(env={**os.environ, "JPY_SESSION_NAME": Path(str(source)).name})
+        return client.execute(env={**os.environ, "JPY_SESSION_NAME": label})
 
 
 def wanted(
