@@ -65,6 +65,8 @@ class AsyncClient:
         What keeps the session's leases alive, and the process it stands for (default: this one).
     passive
         This session only looks on.
+    kernel
+        This is a kernel that was started with the session's devices.
 
     Attributes
     ----------
@@ -83,6 +85,7 @@ class AsyncClient:
         pid: int = 0,
         passive: bool = False,
         secret: str = "",
+        kernel: bool = False,
     ) -> None:
         pid = pid or os.getpid()
         secret = secret or secrets.token_hex(16)
@@ -97,6 +100,7 @@ class AsyncClient:
                 pid_start=process_start(pid),
                 label=label,
                 keep=keep,
+                kernel=kernel,
             ),
             secret=secret,
             passive=passive,
@@ -198,12 +202,15 @@ class AsyncClient:
         """Take a request back."""
         await self.call("cancel", messages.ById(id=request))
 
-    async def stand_for(self, pid: int, keep: Keep) -> None:
+    async def stand_for(self, pid: int, keep: Keep, *, kernel: bool) -> None:
         """Have the session stand for another process of this machine, which keeps its leases."""
         start = process_start(pid)
-        owner = msgspec.structs.replace(self._hello.owner, pid=pid, pid_start=start, keep=keep)
+        stand = messages.StandFor(pid=pid, pid_start=start, keep=keep, kernel=kernel)
+        owner = msgspec.structs.replace(
+            self._hello.owner, pid=pid, pid_start=start, keep=keep, kernel=kernel
+        )
         self._hello = msgspec.structs.replace(self._hello, owner=owner)
-        await self.call("stand", messages.StandFor(pid=pid, pid_start=start, keep=keep))
+        await self.call("stand", stand)
 
     async def token(self, lease: str) -> messages.Grant:
         """The lease and its token, for a lease of this user that another session holds."""

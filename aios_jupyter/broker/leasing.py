@@ -101,6 +101,7 @@ class Leasing(Allotting):
             queue=request.queue,
             preemptible=request.preemptible,
             priority=request.priority,
+            idle=request.idle,
             ran=request.ran,
             attained=request.attained,
             booking=booking.id if booking else "",
@@ -185,7 +186,9 @@ class Leasing(Allotting):
         )
         self._put("lease", lease.id, lease)
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
-        waiting = nodes_of(lease) - self._written_off if lease.used else set()
+        owner = self.sessions.get(lease.session)
+        there = lease.used or (owner is not None and owner.kernel)
+        waiting = nodes_of(lease) - self._written_off if there else set()
         self._waiting_for[lease.id] = waiting
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:

@@ -68,6 +68,7 @@ class StandFor(Struct, frozen=True, kw_only=True):
     pid: int
     pid_start: int
     keep: Keep
+    kernel: bool
 
 
 class NodeHello(Version, frozen=True, kw_only=True):

@@ -180,11 +180,17 @@ class People:
     def _stand(self, connection: Connection, body: msg.StandFor) -> None:
         """Whoever starts a kernel has its leases first, and the kernel's process from then on."""
         link: SessionLink = connection.context
-        owner = replace(link.owner, pid=body.pid, pid_start=body.pid_start, keep=body.keep)
+        owner = replace(
+            link.owner,
+            pid=body.pid,
+            pid_start=body.pid_start,
+            keep=body.keep,
+            kernel=body.kernel,
+        )
         connection.context = SessionLink(owner, link.passive)
         self._hub.handle(ev.SessionOpened(owner=owner))
         for lease in self._hub.state.leases.values():
-            if lease.session == owner.id:
+            if lease.session == owner.id and lease.state is LeaseState.ACTIVE:
                 grant = self._hub.grant_for_agent(lease)
                 self._hub.tell_nodes(nodes_of(lease), "lease.granted", grant)
 

@@ -48,11 +48,22 @@ def kernel() -> None:
 
 @kernel.command("add")
 @asks_for_devices
+@click.option(
+    "--idle", type=DURATION, metavar="TIME", help="Give the devices back after so long without use."
+)
 @click.option("--name", default="", metavar="NAME", help="What -k and --kernel call it.")
 @click.option("--display-name", default="", metavar="TEXT", help="What the launcher shows.")
 @click.option("--replace", is_flag=True, help="Take the place of a kernel of that name.")
 @click.pass_obj
-def add(host: Host, /, name: str, display_name: str, replace: bool, **asks: Any) -> Any:
+def add(
+    host: Host,
+    /,
+    idle: float | None,
+    name: str,
+    display_name: str,
+    replace: bool,
+    **asks: Any,
+) -> Any:
     """Add a kernel that leases devices before it starts.
 
     Choose it for a notebook, or run one with papermill -k NAME. It waits in the queue until the
@@ -60,7 +71,7 @@ def add(host: Host, /, name: str, display_name: str, replace: bool, **asks: Any)
     """
     from ..kernel import specs
 
-    row = specs.add(**asks, name=name, display_name=display_name, replace=replace)
+    row = specs.add(**asks, idle=idle, name=name, display_name=display_name, replace=replace)
     fields = (("shown as", row["display_name"]), ("asks for", row["asks"]), ("in", row["path"]))
     return host.show(Card(f"kernel {row['name']}", badge="added", fields=fields), row)
 

@@ -53,10 +53,19 @@ class AiosProvisioner(LocalProvisioner):
     time = _length("The lease ends after this.")
     max_wait = _length("Give up after so long in the queue.")
     queue = Unicode("", help="Whose quota it takes from.")
+    idle = _length("Give the devices back after so long without use.")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._tenancy: Tenancy | None = None
+        self._asked = True  # for its start, by somebody
+        self._taken = ""
+        self._ran = False
+        # Whoever starts the kernel may know when it runs a cell, as a Jupyter server does.
+        self._server_kernel: Any = None
+        if self.parent is not None and self.parent.has_trait("execution_state"):
+            self._server_kernel = self.parent
+            self.parent.observe(self._executes, "execution_state")
 
     # --- called by the kernel manager, in this order
 
@@ -64,6 +73,14 @@ class AiosProvisioner(LocalProvisioner):
         """Before each start: wait for the devices, unless they are held from before a restart."""
         environment = kwargs.get("env") or {}
         self._forget_pending()
+        if self._taken and not self._asked:
+            # It was ended with its lease, and Jupyter starts again what has died.
+            self.log.warning("aios: it starts again without devices: %s", self._taken)
+            await self._give_back()
+            prepared = await super().pre_launch(**kwargs)
+            prepared["env"]["CUDA_VISIBLE_DEVICES"] = ""
+            return prepared
+        self._taken = ""
         try:
             lease = await self._leased(str(environment.get("JPY_SESSION_NAME") or ""))
             prepared = await super().pre_launch(**kwargs)
@@ -80,9 +97,10 @@ class AiosProvisioner(LocalProvisioner):
         """Start the process; the devices are its own from its first moment."""
         try:
             info = await super().launch_kernel(cmd, **kwargs)
-            assert self._tenancy is not None
-            assert self.pid is not None
-            await self._tenancy.hand_over(self.pid)
+            self._asked = False
+            if self._tenancy is not None and not self._taken:
+                assert self.pid is not None
+                await self._tenancy.hand_over(self.pid)
         except AiosError as error:
             await self.kill()
             await self._give_back()
@@ -91,6 +109,16 @@ class AiosProvisioner(LocalProvisioner):
             await self._give_back()
             raise
         return info
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Before an end that somebody asked for."""
+        self._asked = True
+        await super().shutdown_requested(restart)
+
+    async def kill(self, restart: bool = False) -> None:
+        """At an end by force: also when the process is found dead, to be started again."""
+        self._asked = self._asked or await self.poll() is None
+        await super().kill(restart)
 
     async def cleanup(self, restart: bool = False) -> None:
         """After each end, perhaps twice: the devices stay when the kernel is to start again."""
@@ -112,7 +140,7 @@ class AiosProvisioner(LocalProvisioner):
             assert tenancy.lease is not None
             return tenancy.lease
         await self._give_back()
-        names = ("gpus", "devices", "cpus", "gpu_memory", "gpu_model", "time", "queue")
+        names = ("gpus", "devices", "cpus", "gpu_memory", "gpu_model", "time", "queue", "idle")
         label = Path(notebook).name or self.kernel_spec.display_name
         request = request_of({name: getattr(self, name) for name in names}, label)
         self._tenancy = Tenancy(
@@ -121,6 +149,7 @@ class AiosProvisioner(LocalProvisioner):
             on_wait=self._waits,
             on_notice=lambda text: self.log.warning("aios: %s", text),
             on_end=self._ended,
+            busy=self._busy,
         )
         return await self._tenancy.take()
 
@@ -132,7 +161,22 @@ class AiosProvisioner(LocalProvisioner):
     def _waits(self, row: dict[str, Any]) -> None:
         self.log.info("aios: %s is %s", row["label"], waiting_text("its devices", row))
 
+    def _executes(self, change: Any) -> None:
+        # Not its `last_activity`: that of a kernel that only prints its own warning rises, too.
+        self._ran = self._ran or change["new"] == "busy"
+
+    def _busy(self) -> bool:
+        """Whether a cell runs or has run since the last look.
+
+        papermill's kernel computes as long as it is there, and of a console's nothing is known,
+        which does not count as idle.
+        """
+        ran, self._ran = self._ran, False
+        kernel = self._server_kernel
+        return ran or kernel is None or kernel.execution_state == "busy"
+
     def _ended(self, lease: Lease) -> None:
+        self._taken = f"lease {lease.id} has ended ({lease.reason})"
         self.log.warning(
             "aios: lease %s of kernel %s has ended: %s", lease.id, self.kernel_id, lease.reason
         )

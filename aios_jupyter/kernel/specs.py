@@ -35,6 +35,7 @@ def add(
     time: str | float | None = None,
     max_wait: str | float | None = None,
     queue: str = "",
+    idle: str | float | None = None,
     name: str = "",
     display_name: str = "",
     replace: bool = False,
@@ -47,6 +48,9 @@ def add(
         What it leases before it starts, as for `Session.alloc`.
     max_wait
         After how long in the queue its start is given up.
+    idle
+        After how long in which neither it nor its devices compute it is warned, and then gives its
+        devices back.
     name, display_name
         What `-k` and what people call it; made of what it asks for by default.
     replace
@@ -75,6 +79,7 @@ def add(
             "time": None if time is None else parse_duration(time),
             "max_wait": None if max_wait is None else parse_duration(max_wait),
             "queue": queue,
+            "idle": None if idle is None else parse_duration(idle),
         }.items()
         if value not in {None, ""}
     }
@@ -153,6 +158,7 @@ def request_of(config: Mapping[str, Any], label: str = "") -> Any:
         model=config.get("gpu_model") or "",
         time=config.get("time") or None,
         queue=config.get("queue") or "",
+        idle=config.get("idle") or None,
         label=label,
     )
 

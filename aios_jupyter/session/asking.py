@@ -29,8 +29,11 @@ def request_for(
     priority: int = 0,
     queue: str = "",
     preemptible: bool = False,
+    idle: str | float | None = None,
 ) -> Request:
     """A new request; the parameters are those of `Session.alloc`.
+
+    Besides, `idle` is after how long without computing the lease is warned, and then ended.
 
     Raises
     ------
@@ -57,6 +60,7 @@ def request_for(
         priority=priority,
         queue=queue,
         preemptible=preemptible,
+        idle=None if idle is None else parse_duration(idle),
     )
 
 

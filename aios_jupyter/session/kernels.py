@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from ..broker.client import AsyncClient, Loop, Pending
 from ..broker.messages import ById
 from ..cluster import bundle
-from ..errors import AllocationError, ConflictError, NotFoundError
+from ..errors import AllocationError, ClusterError, ConflictError, NotFoundError
 from ..process import alive, process_start
-from ..schema import Keep, Lease, Request, Scope
+from ..schema import Keep, Lease, LeaseState, Request, Scope
 from .asking import not_granted
 from .identity import keep_kernel_secret, secret_for
 from .link import locate_broker
@@ -31,6 +31,7 @@ WATCH_INTERVAL = 0.5
 # A kernel that has died may be started again: Jupyter looks every 3 s. One that failed too often
 # in a row is left dead without a word to its provisioner.
 RESTART_GRACE = 15.0
+ACTIVE_INTERVAL = 3.0
 
 _waiting: set[Tenancy] = set()
 
@@ -62,6 +63,8 @@ class Tenancy:
         Called with a sentence that the user should see, from another thread.
     on_end
         Called with the lease when it has ended before its kernel, from another thread.
+    busy
+        Whether the kernel has computed since it was last asked, from another thread.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class Tenancy:
         on_wait: Callable[[dict[str, Any]], None],
         on_notice: Callable[[str], None],
         on_end: Callable[[Lease], None],
+        busy: Callable[[], bool],
     ) -> None:
         self.request = request
         self.lease: Lease | None = None
         self._wait = wait
         self._on_wait, self._on_notice, self._on_end = on_wait, on_notice, on_end
+        self._busy = busy
         self._secret = secrets.token_hex(16)
         self._bundle = bundle.current()
         self._client: AsyncClient | None = None
@@ -117,13 +122,6 @@ class Tenancy:
         What it had asked for besides, and the runs that it has left, end as with any kernel.
         """
         await _elsewhere(self._take_back())
-
-    async def active(self) -> None:
-        """The kernel computes: it does not count as idle."""
-        lease, client = self.lease, self._client
-        if lease is not None and client is not None and not client.closed.is_set():
-            with contextlib.suppress(NotFoundError):  # it ends just now
-                await _elsewhere(client.call("lease.active", ById(id=lease.id)))
 
     async def close(self) -> None:
         """Give everything back; closing twice does no harm."""
@@ -187,7 +185,7 @@ class Tenancy:
         keep_kernel_secret(pid, self._secret)
         # Of a kernel on another machine than the broker's only this connection tells anything.
         keep = Keep.PROCESS if self._bundle is None else Keep.CONNECTION
-        await self._client.stand_for(pid, keep)
+        await self._client.stand_for(pid, keep, kernel=True)
         if self._watch is None:
             self._watch = asyncio.create_task(self._look_after())
 
@@ -198,7 +196,13 @@ class Tenancy:
         client, lease = self._client, self.lease
         assert client is not None
         assert lease is not None
-        await client.stand_for(os.getpid(), Keep.CONNECTION)
+        await client.stand_for(os.getpid(), Keep.CONNECTION, kernel=False)
+        with contextlib.suppress(NotFoundError):  # then it was told that it has ended
+            lease = await client.call("lease.get", ById(id=lease.id), Lease)
+        if lease.state is LeaseState.ENDING and self.lease is not None:
+            # The kernel had to go so that others can have its devices.
+            self.lease = None
+            self._on_end(lease)
         for op, id in await self._left_behind(client, lease):
             with contextlib.suppress(NotFoundError, ConflictError):  # it has ended meanwhile
                 await client.call(op, ById(id=id, reason="its kernel was restarted"))
@@ -226,17 +230,29 @@ class Tenancy:
         return waiting + runs + others
 
     async def _look_after(self) -> None:
-        """Let go when the kernel has died and nobody starts it again."""
+        """Tell when the kernel computes; let go when it has died and nobody starts it again."""
         died: float | None = None
+        told = 0.0
         while self.held:
             await asyncio.sleep(WATCH_INTERVAL)
             if alive(self._pid, self._start):
                 died = None
+                if time.monotonic() - told > ACTIVE_INTERVAL and self._busy():
+                    told = time.monotonic()
+                    await self._active()
             elif died is None:
                 died = time.monotonic()
             elif time.monotonic() - died > RESTART_GRACE:
                 self._watch = None
                 await self._close()
+
+    async def _active(self) -> None:
+        """The kernel computes, which nobody sees at its devices: they do not count as idle."""
+        client, lease = self._client, self.lease
+        if client is not None and lease is not None:
+            # It ends just now, or the broker is away; then it is told the next time.
+            with contextlib.suppress(NotFoundError, ClusterError):
+                await client.call("lease.active", ById(id=lease.id))
 
     async def _close(self) -> None:
         self._stop_watching()

@@ -101,7 +101,7 @@ class Link:
                     "secret": shell_secret(pid, self._bundle),
                 }
             elif self._kernel:
-                options |= {"keep": Keep.PROCESS, "secret": self._kernel}
+                options |= {"keep": Keep.PROCESS, "secret": self._kernel, "kernel": True}
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())
@@ -113,6 +113,14 @@ class Link:
     def _told(self, topic: str, body: Any) -> None:
         if topic == "notice" and self.on_notice:
             self.on_notice(body.text)
+        elif topic == "lease.ended" and self._kernel and body.id == os.environ.get("AIOS_LEASE"):
+            # What has not looked for GPUs yet finds none.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            if self.on_notice:
+                self.on_notice(
+                    f"Lease {body.id} of this kernel has ended: {body.reason}. Restart the kernel "
+                    "for other devices; without, it goes on and keeps its variables."
+                )
 
     @property
     def client(self) -> AsyncClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -10,14 +11,15 @@ from typing import Any
 
 import pytest
 from clusters import cluster, session
+from fake_nvml import fake_nvml, nvml_library
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from serving import DIRECTORIES, served
 
 from aios_jupyter.kernel import specs
 
-__all__ = ["cluster", "session"]
+__all__ = ["cluster", "fake_nvml", "nvml_library", "session"]
 
-DIRECTORIES = ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR")
 # It has a kernel's arguments, outlives whoever started it, and computes nothing.
 SLEEPER = "import time; time.sleep(600)"
 
@@ -26,6 +28,27 @@ SLEEPER = "import time; time.sleep(600)"
 def directories(cluster: None) -> dict[str, str]:
     """Where the module's cluster and kernelspecs are."""
     return {name: os.environ[name] for name in DIRECTORIES}
+
+
+@pytest.fixture
+def jp_server_config() -> dict[str, Any]:
+    return {
+        "ServerApp": {"jpserver_extensions": {"aios_jupyter": True}},
+        "AsyncIOLoopKernelRestarter": {"time_to_dead": 0.1},
+    }
+
+
+@pytest.fixture
+def server(
+    jp_environ: None,
+    directories: dict[str, str],
+    kernels: None,
+    request: pytest.FixtureRequest,
+    jp_asyncio_loop: asyncio.AbstractEventLoop,
+) -> Iterator[Any]:
+    """A Jupyter server on the module's cluster."""
+    with served(request, directories, jp_asyncio_loop) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")

@@ -4,65 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from serving import Fetch, ask, eventually, message
 from tornado.httpclient import HTTPClientError
 
 from aios_jupyter.session import Session
 from aios_jupyter.session import kernels as tenancies
-
-Fetch = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture
-def jp_server_config() -> dict[str, Any]:
-    return {
-        "ServerApp": {"jpserver_extensions": {"aios_jupyter": True}},
-        "AsyncIOLoopKernelRestarter": {"time_to_dead": 0.1},
-    }
-
-
-@pytest.fixture
-def server(
-    jp_environ: None,
-    directories: dict[str, str],
-    kernels: None,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-    jp_asyncio_loop: asyncio.AbstractEventLoop,
-) -> Iterator[Any]:
-    """A Jupyter server with the extension, on the module's cluster."""
-    for name, value in directories.items():
-        monkeypatch.setenv(name, value)
-    app = request.getfixturevalue("jp_serverapp")
-    jp_asyncio_loop.run_until_complete(app.extension_manager.start_all_extensions())
-    yield app
-    jp_asyncio_loop.run_until_complete(app.extension_manager.stop_all_extensions())
-    jp_asyncio_loop.run_until_complete(app.kernel_manager.shutdown_all(now=True))
-
-
-async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
-    try:
-        async with asyncio.timeout(timeout):
-            while not (value := condition()):  # noqa: ASYNC110  # any condition
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"not within {timeout:g} s: {what}")
-    return value
-
-
-def ask(fetch: Fetch, kernel: str, notebook: str = "a.ipynb") -> Awaitable[Any]:
-    """Open a notebook with a kernel, as JupyterLab does."""
-    body = {"path": notebook, "name": notebook, "type": "notebook", "kernel": {"name": kernel}}
-    return fetch("api", "sessions", method="POST", body=json.dumps(body))
-
-
-def message(error: BaseException) -> str:
-    assert isinstance(error, HTTPClientError)
-    assert error.response is not None
-    return str(json.loads(error.response.body)["message"])
 
 
 async def test_a_kernel_waits_in_the_queue_under_its_notebooks_name(
