@@ -94,6 +94,7 @@ def queue_row(
     reason = state.reason(request.id)
     return {
         "id": request.id,
+        "session": request.session,
         "user": request.user,
         "label": request.label,
         "want": request.want.value,
@@ -228,6 +229,7 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
 def _lease(lease: Lease) -> dict[str, Any]:
     return {
         "id": lease.id,
+        "session": lease.session,
         "user": lease.user,
         "label": lease.label,
         "devices": [slot.device for slot in lease.slots],

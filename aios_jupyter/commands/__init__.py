@@ -4,7 +4,8 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, batch, data, models, kernels, users
+          the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -21,10 +22,12 @@ import click
 
 from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
+from .batch import batch
 from .cluster import doctor, down, status, up
 from .data import augment, data
 from .forecasts import forecast
 from .host import Host
+from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
 from .policies import policy
@@ -57,10 +60,10 @@ for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
-    *(train, run, runs, attach, logs, stacks, profile, stop),
+    *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
-    *(user, audit),
+    *(kernel, user, audit),
 ):
     aios.add_command(_verb)
 

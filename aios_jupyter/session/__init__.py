@@ -8,6 +8,7 @@ link      the connection
 leases    who holds what
 queues    who may have how much
 runs      code on leased devices
+batch     notebooks for many parameters
 assets    datasets, models, endpoints
 forecasts how many devices keep waits short
 users     who has access, and who did what
@@ -20,13 +21,14 @@ from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
 from .assets import AssetVerbs, Endpoint
+from .batch import BatchResult, BatchVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
+class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -75,4 +77,14 @@ def down() -> list[int]:
     return embedded.down()
 
 
-__all__ = ["Endpoint", "Lease", "RunHandle", "RunResult", "Session", "connect", "down", "observe"]
+__all__ = [
+    "BatchResult",
+    "Endpoint",
+    "Lease",
+    "RunHandle",
+    "RunResult",
+    "Session",
+    "connect",
+    "down",
+    "observe",
+]
