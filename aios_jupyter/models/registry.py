@@ -89,8 +89,8 @@ def publish(
     Parameters
     ----------
     model
-        A torch module, an ONNX model or its path, or, with `allow_pickle`, an object with
-        `predict`.
+        A torch module, what `optimize` gave, an ONNX model or its path, or, with `allow_pickle`, an
+        object with `predict`.
     alias
         A name to move to this version, such as "champion".
     metrics, params
@@ -113,15 +113,21 @@ def publish(
     _check_name(name)
     if alias is not None:
         _check_alias(alias)
+    from .optimize import Optimized
+    from .package import build
+
+    origin: dict[str, Any] = dict(lineage or {})
+    if isinstance(model, Optimized):
+        metrics = {**model.metrics, **(metrics or {})}
+        origin |= model.lineage
     numbers = _numbers(metrics or {})
     texts = {str(key): str(value) for key, value in (params or {}).items()}
-    from .package import build
 
     with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
         built = build(model, extras, input_example, allow_pickle=allow_pickle)
-        tags = _tags(built, numbers, texts, lineage or {})
+        tags = _tags(built, numbers, texts, origin)
         version = _store(built, name, Path(scratch), numbers, texts, tags)
     if alias is not None:
         set_alias(f"{name}/{version}", alias)

@@ -21,6 +21,15 @@ from aios_jupyter.config import settings
 TOKEN = "a token for the tests"
 
 
+def shell(*arguments: str) -> int:
+    """The exit status of the console script."""
+    from aios_jupyter.commands import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture(scope="package")
 def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the registry of these tests is."""
