@@ -4,7 +4,8 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, optimize, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, users    the verbs
+models, optimize, endpoints, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -23,10 +24,12 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .cluster import doctor, down, status, up
 from .data import augment, data
+from .endpoints import endpoints, predict, serve
+from .export import export
 from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
-from .models import endpoints, models, predict, promote, publish, serve
+from .models import models, promote, publish, rollback
 from .optimize import optimize
 from .policies import policy
 from .quotas import quota
@@ -60,7 +63,7 @@ for _verb in (
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
-    *(optimize, publish, models, promote, serve, endpoints, predict),
+    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, export),
     *(user, audit),
 ):
     aios.add_command(_verb)

@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The model, the token or the address cannot be used.
     """
     options = _options(argv)
-    token = read_token()
+    token = read_token(group=options.files is not None)
     with _bound(options.host, options.port) as listener:
-        package = _package(options.model)
+        package = _package(options.model) if options.model else package_in(options.files)
         predictor = open_package(
             package, threads=options.threads, allow_pickle=options.allow_pickle
         )
@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aios_jupyter.models.serve", description=__doc__)
-    parser.add_argument("--model", required=True, help="NAME, NAME/VERSION or NAME@ALIAS")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", help="NAME, NAME/VERSION or NAME@ALIAS")
+    where.add_argument("--files", type=Path, help="a folder that `aios export` wrote")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--name", help="what it is called in URLs (the model's name)")
@@ -77,8 +79,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_token() -> str:
-    """The token that clients must send.
+def read_token(*, group: bool = False) -> str:
+    """The token that clients must send; with `group` the file's group may read it too.
 
     Raises
     ------
@@ -94,11 +96,20 @@ def read_token() -> str:
         mode = path.stat().st_mode
     except OSError as error:
         raise UsageError(f"The token file {path} cannot be read: {error.strerror}.") from None
-    if mode & 0o077:
+    if mode & (0o007 if group else 0o077):
         raise UsageError(f"Others can read the token file {path}; run: chmod 600 {path}")
     if not text:
         raise UsageError(f"The token file {path} is empty; write a token into it.")
     return text
+
+
+def package_in(folder: Path) -> Package:
+    """The model of an exported folder."""
+    try:
+        package = msgspec.json.decode((folder / "package.json").read_bytes(), type=Package)
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{folder} is no exported model ({error}); export it again.") from None
+    return msgspec.structs.replace(package, path=str(folder))
 
 
 def _package(ref: str) -> Package:

@@ -20,6 +20,8 @@ from ..schema import LIVE, RunKind, RunState, Scope, Struct
 from .assets import AssetVerbs
 
 if TYPE_CHECKING:
+    from ..models.card import ModelCard
+    from ..models.export import Exported
     from ..models.optimize import Optimized
     from ..models.registry import ModelVersion
 
@@ -122,9 +124,50 @@ class ModelVerbs(AssetVerbs):
 
     def promote(self, ref: str, alias: str) -> ModelVersion:
         """Move an alias to a version."""
-        from ..models import registry
+        from ..models import aliases
 
-        return registry.set_alias(ref, alias)
+        return aliases.set_alias(ref, alias)
+
+    def rollback(self, name: str, alias: str) -> ModelVersion:
+        """Move an alias back to the version it named before."""
+        from ..models import aliases
+
+        return aliases.rollback(name, alias)
+
+    def model_card(self, ref: str) -> ModelCard:
+        """All that is known about a version: figures, lineage from data to endpoints, integrity."""
+        from ..models import card
+
+        return card.card(ref, self.endpoints())
+
+    def compare_models(self, first: str, second: str) -> list[dict[str, Any]]:
+        """The figures of two versions, and what else differs (`models.card.compare`)."""
+        from ..models import card
+
+        return card.compare(first, second)
+
+    def export(
+        self,
+        ref: str,
+        to: str,
+        path: str | Path,
+        *,
+        image: str = "",
+        replicas: tuple[int, int] = (1, 4),
+    ) -> Exported:
+        """Write a model so that it runs elsewhere: "edge", "container", "kubernetes", "mlflow".
+
+        `models.export.export` has the errors.
+        """
+        from ..models import export
+
+        return export.export(ref, to, path, export.Options(image=image, replicas=replicas))
+
+    def tag_model(self, ref: str, **tags: Any) -> ModelVersion:
+        """Set tags of a version; an empty value takes one off."""
+        from ..models import aliases
+
+        return aliases.tag(ref, tags)
 
     def _run_row(self, run: str) -> dict[str, Any]:
         row = self.status()["runs"].get(run)
