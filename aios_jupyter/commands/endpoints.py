@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from ..units import format_duration
-from .base import DURATION, VerbGroup, as_json, echo_json
+from ..errors import UsageError
+from ..units import format_duration, parse_duration
+from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
 from .host import Host
+from .optimize import parse_share
 from .views import Card, Column, Table
 
 ENDPOINT_COLUMNS = (
@@ -23,6 +25,23 @@ ENDPOINT_COLUMNS = (
 )
 
 
+def parse_latency(text: str) -> float:
+    """`20ms`, or a length of time such as `1s`: seconds."""
+    if text.endswith("ms"):
+        return parse_duration(text.removesuffix("ms")) / 1000
+    return parse_duration(text)
+
+
+def parse_canary(text: str | None) -> tuple[str, float] | None:
+    """`challenger=10%` as an alias and a share."""
+    if text is None:
+        return None
+    alias, _, share = text.partition("=")
+    if not alias or not share or not 0 < parse_share(share) < 1:
+        raise UsageError(f"--canary {text}: write ALIAS=SHARE, as in challenger=10%.")
+    return alias, parse_share(share)
+
+
 @click.command()
 @click.argument("ref")
 @click.option(
@@ -32,15 +51,63 @@ ENDPOINT_COLUMNS = (
     help="Lease N devices for it alone, so that it outlives this notebook or shell.",
 )
 @click.option("--name", metavar="NAME", help="The endpoint's name; the model's otherwise.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 256),
+    default=1,
+    metavar="N",
+    help="Processes that answer, a device each.",
+)
+@click.option("--canary", metavar="ALIAS=SHARE", help="A second version: challenger=10%.")
+@click.option("--pinned", is_flag=True, help="Stay with this version when the alias moves.")
+@click.option(
+    "--max-latency",
+    type=parsed("latency", parse_latency),
+    metavar="TIME",
+    help="Refuse what would wait for longer: 20ms.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Requests a second at most.",
+)
+@click.option("--max-body", type=SIZE, metavar="SIZE", help="Largest request (64MB).")
+@click.option("--allow-pickle", is_flag=True, help="Also open a model that runs code of its own.")
 @click.option("--timeout", type=DURATION, default=60.0, metavar="TIME", help="To be ready (60s).")
 @click.pass_obj
-def serve(host: Host, ref: str, devices: int | None, name: str | None, timeout: float) -> Any:
+def serve(
+    host: Host,
+    ref: str,
+    devices: int | None,
+    name: str | None,
+    replicas: int,
+    canary: str | None,
+    pinned: bool,
+    max_latency: float | None,
+    rate: float | None,
+    max_body: int | None,
+    allow_pickle: bool,
+    timeout: float,
+) -> Any:
     """Serve the model REF over HTTP on a leased device.
 
-    REF is name (its newest version), name/3 or name@alias. Without --devices it uses the lease held
-    here, or a device of its own.
+    REF is name (its newest version), name/3 or name@alias, which is followed when the alias moves.
+    Without --devices it uses the lease held here, or a device of its own.
     """
-    endpoint = host.session(start=True).serve(ref, devices=devices, name=name, timeout=timeout)
+    endpoint = host.session(start=True).serve(
+        ref,
+        devices=devices,
+        name=name,
+        timeout=timeout,
+        replicas=replicas,
+        canary=parse_canary(canary),
+        follow=not pinned,
+        max_latency=max_latency,
+        rate=rate,
+        max_body=max_body,
+        allow_pickle=allow_pickle,
+    )
     return host.show(endpoint_card(endpoint), endpoint)
 
 

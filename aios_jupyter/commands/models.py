@@ -217,7 +217,7 @@ def _integrity(found: ModelCard) -> str:
 @as_json
 @click.pass_obj
 def models_compare(host: Host, first: str, second: str, json_: bool) -> Any:
-    """Compare the figures of two versions, and say what else differs."""
+    """Compare two versions: figures, and what else differs."""
     from ..models.card import compare
 
     rows = compare(first, second)

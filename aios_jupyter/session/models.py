@@ -184,6 +184,13 @@ class ModelVerbs(AssetVerbs):
         devices: int | None = None,
         name: str | None = None,
         timeout: float = 60.0,
+        replicas: int = 1,
+        canary: tuple[str, float] | None = None,
+        follow: bool = True,
+        max_latency: float | None = None,
+        rate: float | None = None,
+        max_body: int | None = None,
+        allow_pickle: bool = False,
     ) -> Endpoint:
         """Serve a model over HTTP in a process of its own on a leased device.
 
@@ -192,6 +199,19 @@ class ModelVerbs(AssetVerbs):
         devices
             Lease so many for the endpoint alone, which then outlives this session. None: a device
             of the lease that this session holds, with which it ends; or one of its own.
+        replicas
+            Processes that answer, one for each device of the lease; all on one machine. One that
+            dies is started again, without the others noticing.
+        canary
+            An alias of the same model, and the share of requests that it answers.
+        follow
+            Where `ref` is name@alias: change to what the alias names when it moves, with no request
+            lost.
+        max_latency, rate, max_body
+            Seconds that a request may take, requests a second, bytes of one; beyond them a request
+            is refused (503, 429, 413).
+        allow_pickle
+            Also open a model that runs code of its own.
 
         Raises
         ------
@@ -203,6 +223,8 @@ class ModelVerbs(AssetVerbs):
         from ..models import registry
 
         version = registry.resolve(ref)
+        if canary is not None:
+            registry.resolve(f"{version.name}@{canary[0]}")
         name = name or version.name
         if any(row["name"] == name for row in self.endpoints()):
             raise ConflictError(
@@ -211,14 +233,32 @@ class ModelVerbs(AssetVerbs):
             )
         token_file = _new_token(name)
         if devices is None:
-            lease = self._lease_for_run(None, {"devices": None}, None)
+            wish = {"devices": replicas if replicas > 1 else None}
+            lease = self._lease_for_run(None, wish, None, placement="node")
         else:
-            lease = self.alloc(devices=devices, scope=Scope.DETACHED, label=f"endpoint {name}")
+            lease = self.alloc(
+                devices=max(devices, replicas),
+                scope=Scope.DETACHED,
+                label=f"endpoint {name}",
+                placement="node",
+            )
+        served = ref.strip() if follow and "@" in ref else version.ref
+        flags = {
+            "--canary": canary and f"{canary[0]}={canary[1]:g}",
+            "--max-latency": max_latency and max_latency * 1000,
+            "--rate": rate,
+            "--max-body": max_body,
+        }
+        options = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
         handle = self.start(
             ENDPOINT_MODULE,
             module=True,
             kind=RunKind.ENDPOINT,
-            argv=("--model", version.ref, "--name", name),
+            argv=(
+                *("--model", served, "--name", name, "--replicas", str(replicas)),
+                *options,
+                *(("--allow-pickle",) if allow_pickle else ()),
+            ),
             lease=lease.id,
             devices=1,
             framework="none",
@@ -227,6 +267,7 @@ class ModelVerbs(AssetVerbs):
         )
         event = _ready(handle, timeout)
         self._announced(name)
+        token_file.with_suffix(".ref").write_text(served)
         return Endpoint(
             name=name,
             model=version.name,
@@ -282,6 +323,7 @@ class ModelVerbs(AssetVerbs):
         for _ in handle.events():
             pass
         _token_file(name).unlink(missing_ok=True)
+        _token_file(name).with_suffix(".ref").unlink(missing_ok=True)
 
     def predict(self, ref: str, x: Any) -> Any:
         """Ask the endpoint that serves a model (or that has this name) for its prediction.
@@ -307,6 +349,8 @@ class ModelVerbs(AssetVerbs):
 
         version = registry.resolve(ref)
         row = next((row for row in rows if row["model"] == version.ref), None)
+        if row is None:  # it follows this alias, which has moved just now
+            row = next((row for row in rows if _follows(row["name"]) == ref), None)
         if row is None:
             raise NotFoundError(f"Nobody serves {ref}; start an endpoint with: aios serve {ref}")
         yield row
@@ -342,9 +386,18 @@ def _token_file(name: str) -> Path:
     return settings().runtime_dir / settings().cluster / f"endpoint-{quote(name, safe='')}.token"
 
 
+def _follows(endpoint: str) -> str:
+    """What an endpoint of this user was asked to serve; "" where that is not known here."""
+    try:
+        return _token_file(endpoint).with_suffix(".ref").read_text()
+    except OSError:
+        return ""
+
+
 def _new_token(name: str) -> Path:
     path = _token_file(name)
     path.unlink(missing_ok=True)
+    path.with_suffix(".ref").unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32))

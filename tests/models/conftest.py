@@ -103,6 +103,35 @@ def published(state_dir: Path, digits: Digits) -> Any:
     )
 
 
+@pytest.fixture(scope="package")
+def line(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Publish a version of a small linear model."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from aios_jupyter.models import publish
+
+    folder = tmp_path_factory.mktemp("line")
+
+    def make(name: str, slope: float = 1.0, **facts: Any) -> Any:
+        node = helper.make_node("Mul", ["x", "slope"], ["y"])
+        graph = helper.make_graph(
+            [node],
+            "line",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+            [helper.make_tensor("slope", TensorProto.FLOAT, [1], [slope])],
+        )
+        path = folder / "line.onnx"
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+            str(path),
+        )
+        return publish(str(path), name, **facts)
+
+    return make
+
+
 @dataclass
 class Served:
     """An endpoint process."""

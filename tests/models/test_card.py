@@ -10,38 +10,11 @@ import pytest
 
 from aios_jupyter.data import Catalog
 from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, UsageError
-from aios_jupyter.models import fetch, load, publish, resolve, rollback, set_alias
+from aios_jupyter.models import fetch, load, resolve, rollback, set_alias
 from aios_jupyter.models.aliases import history, tag
 from aios_jupyter.models.card import card, compare, lineage_edges, paths
 
 from .conftest import shell
-
-
-@pytest.fixture(scope="module")
-def line(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Publish a version of a small linear model."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    folder = tmp_path_factory.mktemp("line")
-
-    def make(name: str, slope: float = 1.0, **facts: Any) -> Any:
-        node = helper.make_node("Mul", ["x", "slope"], ["y"])
-        graph = helper.make_graph(
-            [node],
-            "line",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
-            [helper.make_tensor("slope", TensorProto.FLOAT, [1], [slope])],
-        )
-        path = folder / "line.onnx"
-        onnx.save(
-            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
-            str(path),
-        )
-        return publish(str(path), name, **facts)
-
-    return make
 
 
 def test_an_alias_goes_back_to_what_it_named_before(line: Callable[..., Any]) -> None:
