@@ -30,7 +30,7 @@ __all__ = [
     "unpack",
 ]
 
-Framework = Literal["torch", "tensorflow", "none"]
+Framework = Literal["torch", "tensorflow", "horovod", "none"]
 
 _TORCH = frozenset({
     "torch", "torchvision", "torchaudio", "lightning", "pytorch_lightning", "accelerate", "timm",
@@ -49,19 +49,25 @@ RESULT = "__aios_result__"
 def detect_framework(source: str, push: dict[str, Any]) -> Framework:
     """The framework that a cell or script uses, by its imports and by the values pushed to it.
 
-    Where it uses both, TensorFlow is the one that needs preparation and wins; Keras alone counts
-    as what `KERAS_BACKEND` says, TensorFlow when nothing does.
+    Horovod comes with another and wins; of the others, TensorFlow is the one that needs preparation.
+    Keras alone counts as what `KERAS_BACKEND` says, TensorFlow when nothing does. Where Horovod is
+    not installed, code that only tries to import it does not count as using it.
 
     Raises
     ------
     UsageError
         The source does not parse.
     """
-    found = set(_imported(parse(source)))
+    tree = parse(source)
+    found = set(_imported(tree))
+    if "horovod" in found and not _has_horovod():
+        found -= _tried(tree)
     for value in push.values():
         found |= _roots(value)
     if "keras" in found and _keras_on_torch():
         found = found - {"keras"} | {"torch"}
+    if "horovod" in found:
+        return "horovod"
     if found & _TENSORFLOW:
         return "tensorflow"
     return "torch" if found & _TORCH else "none"
@@ -73,12 +79,30 @@ def _keras_on_torch() -> bool:
     return os.environ.get("KERAS_BACKEND") == "torch"
 
 
+def _has_horovod() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("horovod") is not None
+
+
+def _tried(tree: ast.Module) -> set[str]:
+    """What is imported only where its absence may be caught."""
+    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    within = {id(inner) for node in tries for part in node.body for inner in ast.walk(part)}
+    bare = [node for node in ast.walk(tree) if id(node) not in within]
+    return set(_imported(tree)) - {name for node in bare for name in _imports_of(node)}
+
+
 def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.split(".")[0]
+        yield from _imports_of(node)
+
+
+def _imports_of(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        yield node.module.split(".")[0]
 
 
 def _roots(value: Any) -> set[str]:

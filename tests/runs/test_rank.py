@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aios_jupyter.errors import UsageError
+from aios_jupyter.runs import frameworks
 from aios_jupyter.runs import rank as ranks
 from aios_jupyter.runs.rank import Orders, environment
 from aios_jupyter.runs.spec import Entry, RankSpec, Rendezvous, RunSpec
@@ -130,7 +131,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_an_import_is_followed_by_the_action_once(module: str) -> None:
     calls: list[bool] = []
-    ranks.after_import(module, lambda: calls.append(sys.modules[module].ready))
+    frameworks.after_import(module, lambda: calls.append(sys.modules[module].ready))
     # Libraries look for a framework without importing it.
     assert importlib.util.find_spec(module) is not None
     assert calls == []
@@ -143,14 +144,14 @@ def test_an_import_is_followed_by_the_action_once(module: str) -> None:
 def test_an_action_after_the_import_comes_at_once(module: str) -> None:
     importlib.import_module(module)
     calls: list[int] = []
-    ranks.after_import(module, lambda: calls.append(1))
+    frameworks.after_import(module, lambda: calls.append(1))
     assert calls == [1]
 
 
 def test_a_framework_that_is_not_there_is_the_usual_error() -> None:
     before = list(sys.meta_path)
     try:
-        ranks.after_import("aios_no_such_module", lambda: None)
+        frameworks.after_import("aios_no_such_module", lambda: None)
         with pytest.raises(ModuleNotFoundError, match="aios_no_such_module"):
             importlib.import_module("aios_no_such_module")
     finally:
