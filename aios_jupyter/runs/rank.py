@@ -109,7 +109,13 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     defaults = {
         "OMP_NUM_THREADS": str(orders.threads),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        # What Lightning's Trainer takes where the code names no devices: of CPUs it sees one.
+        "PL_TRAINER_DEVICES": str(local_world),
+        "PL_TRAINER_NUM_NODES": str(variables["GROUP_WORLD_SIZE"]),
     }
+    if not on_gpu:
+        # Else Accelerate has every rank train alone.
+        defaults["ACCELERATE_USE_CPU"] = "true"
     if meet.address.startswith("127."):
         # Else gloo looks up this machine's name, which need not resolve.
         defaults["GLOO_SOCKET_IFNAME"] = "lo" if IS_LINUX else "lo0"

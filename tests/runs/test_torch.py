@@ -161,7 +161,7 @@ async def test_what_prepare_has_wrapped_is_compressed_and_can_be_pulled(both: Sa
 LEARNS = """
 truth = torch.linspace(-1, 1, 8)[:, None]
 losses = []
-for step in range(40):
+for step in range(12):
     torch.manual_seed(step)
     x = torch.randn(32, 8)
     loss = ((model(x) - x @ truth) ** 2).mean()
@@ -186,17 +186,19 @@ class Net(torch.nn.Module):
 ALONE = f"import json, torch\n{NET}\ntorch.manual_seed(0)\nmodel = Net()\n"
 
 
-@pytest.fixture(scope="module")
-def alone() -> list[float]:
-    """Losses of a training in this process."""
-    import torch
-
-    names: dict[str, Any] = {}
-    with torch.random.fork_rng():
-        exec(ALONE, names)
-        names["optimizer"] = torch.optim.Adam(names["model"].parameters(), 0.02)
-        exec(LEARNS, names)
-    losses: list[float] = names["losses"]
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(tmp_path_factory: pytest.TempPathFactory, zygotes: Zygotes) -> list[float]:
+    """Losses of a training in one process."""
+    source = f"""{ALONE}
+optimizer = torch.optim.Adam(model.parameters(), 0.02)
+{LEARNS}
+print(json.dumps(losses))
+"""
+    folder = tmp_path_factory.mktemp("alone")
+    made = Gang(folder, source, framework="torch", zygotes=zygotes, world=1)
+    await made.run()
+    losses: list[float] = json.loads(made.text(0))
+    assert losses[-1] < losses[0]
     return losses
 
 
@@ -325,3 +327,67 @@ async def test_a_script_for_torchrun_runs_as_it_is(both: Said, tmp_path: Path) -
     assert run.first == run.second
     assert run.first[:2] == [True, 64]
     assert run.first[3] is True
+
+
+# --- libraries that know torchrun
+
+FITS = """
+import json, torch
+from torch.utils.data import DataLoader, TensorDataset
+data = TensorDataset(torch.arange(32.0)[:, None], 2 * torch.arange(32.0)[:, None])
+loader = DataLoader(data, 4, shuffle=True)
+"""
+
+ACCELERATE = f"""{FITS}
+from accelerate import Accelerator
+accelerator = Accelerator()
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+seen = 0
+for epoch in range(2):
+    for x, y in loader:
+        optimizer.zero_grad()
+        accelerator.backward(torch.nn.functional.mse_loss(model(x), y))
+        optimizer.step()
+        seen += len(x)
+weight = accelerator.unwrap_model(model).weight.item()
+print(json.dumps([accelerator.num_processes, accelerator.process_index, seen, weight]))
+accelerator.end_training()
+"""
+
+LIGHTNING = f"""{FITS}
+import lightning
+
+class Net(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return torch.nn.functional.mse_loss(self.layer(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-4)
+
+trainer = lightning.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
+net = Net()
+trainer.fit(net, loader)
+seen = 4 * trainer.global_step
+print(json.dumps([trainer.world_size, trainer.global_rank, seen, net.layer.weight.item()]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "source"), [("accelerate", ACCELERATE), ("lightning", LIGHTNING)]
+)
+async def test_code_for_libraries_is_distributed_as_it_is(
+    both: Said, library: str, source: str
+) -> None:
+    pytest.importorskip(library, reason=f"{library} is not here: pip install '.[test]'")
+    run = await both(source)
+    assert run.first[:3] == [2, 0, 32], "each rank had half of two epochs of 32"
+    assert run.second[:3] == [2, 1, 32]
+    assert run.first[3] == run.second[3]
+    assert run.gang.of("progress", 0)[-1]["done"] == 8
