@@ -7,6 +7,7 @@ framework is imported at all: what is not loaded cannot be in a value.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import pickle
 import sys
@@ -181,11 +182,17 @@ def pack_pulled(values: dict[str, Any]) -> Packed:
     except Exception:
         for name, value in values.items():
             if reason := _refusal(value, notebook=False):
-                raise UsageError(
-                    f"'{name}' cannot be pulled: {reason}; pull something that can be pickled, "
-                    "such as its state_dict() or a copy of its values."
-                ) from None
+                instead = GATHER if reason == SHARDED else PICKLE
+                raise UsageError(f"'{name}' cannot be pulled: {reason}; {instead}.") from None
         raise
+
+
+SHARDED = "it is sharded, and rank 0 has a part of it"
+GATHER = (
+    "have all ranks gather it, as get_model_state_dict of torch.distributed.checkpoint.state_dict does "
+    "with the option full_state_dict, and pull that"
+)
+PICKLE = "pull something that can be pickled, such as its state_dict() or a copy of its values"
 
 
 def unpack(data: Any) -> dict[str, Any]:
@@ -274,12 +281,20 @@ def _portable(torch: Any, value: Any) -> tuple[Any, ...] | None:
     """How a value of torch is pickled so that any process can load it; None: as always."""
     if isinstance(value, torch.nn.parallel.DistributedDataParallel):
         return same, (value.module,)
+    if _is_sharded(type(value)):
+        raise pickle.PicklingError(SHARDED)
     if isinstance(value, torch.Tensor) and value.device.type not in ("cpu", "meta"):
         host = value.detach().cpu()
         if isinstance(value, torch.nn.Parameter):
             return torch.nn.Parameter, (host, value.requires_grad)
         return same, (host,)
     return None
+
+
+@functools.cache
+def _is_sharded(kind: type) -> bool:
+    """Whether values of a type belong to all ranks together; these parts of torch may not be loaded."""
+    return not {"FSDPModule", "DTensor"}.isdisjoint(base.__name__ for base in kind.__mro__)
 
 
 def _refusal(value: Any, *, notebook: bool) -> str:

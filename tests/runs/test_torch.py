@@ -264,6 +264,22 @@ print(json.dumps([losses, list(model.layers[0].weight.to_local().shape)]))
     assert run.first[1] == [8, 8]
 
 
+@pytest.mark.parametrize("what", ["model", "weights"])
+async def test_what_rank_0_has_a_part_of_is_not_pulled(
+    tmp_path: Path, zygotes: Zygotes, what: str
+) -> None:
+    source = """
+        import torch
+        from aios_jupyter import train
+        model = train.prepare(torch.nn.Linear(8, 4), fsdp=True)
+        weights = model.state_dict()
+    """
+    made = Gang(tmp_path, source, framework="torch", zygotes=zygotes, pull=(what,))
+    reason = (await made.run())[0].reason
+    assert reason.startswith(f"'{what}' cannot be pulled: it is sharded, and rank 0 has a part")
+    assert "full_state_dict" in reason
+
+
 async def test_an_optimizer_that_has_made_steps_cannot_be_sharded(
     tmp_path: Path, zygotes: Zygotes
 ) -> None:
