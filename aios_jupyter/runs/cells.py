@@ -7,7 +7,6 @@ framework is imported at all: what is not loaded cannot be in a value.
 from __future__ import annotations
 
 import ast
-import functools
 import io
 import pickle
 import sys
@@ -291,7 +290,6 @@ def _portable(torch: Any, value: Any) -> tuple[Any, ...] | None:
     return None
 
 
-@functools.cache
 def _is_sharded(kind: type) -> bool:
     """Whether values of a type belong to all ranks together; these parts of torch may not be loaded."""
     return not {"FSDPModule", "DTensor"}.isdisjoint(base.__name__ for base in kind.__mro__)

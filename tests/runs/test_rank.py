@@ -98,6 +98,22 @@ def test_torch_keeps_to_its_share_once_cuda_is_used(monkeypatch: pytest.MonkeyPa
     assert limits == [(0.25, "cuda:1")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "on_cpu", "devices", "nodes"),
+    [
+        (DeviceKind.SIMULATED, True, "2", "2"),
+        (DeviceKind.GPU, False, "2", "2"),
+        (DeviceKind.MIG, False, "1", "4"),
+    ],
+)
+def test_accelerate_and_lightning_are_told_in_their_own_words(
+    kind: DeviceKind, on_cpu: bool, devices: str, nodes: str
+) -> None:
+    found = environment(orders(kind), {})
+    assert (found.get("ACCELERATE_USE_CPU") == "true") is on_cpu
+    assert (found["PL_TRAINER_DEVICES"], found["PL_TRAINER_NUM_NODES"]) == (devices, nodes)
+
+
 def test_what_the_user_has_set_stays() -> None:
     found = environment(
         orders(), {"OMP_NUM_THREADS": "7", "GLOO_SOCKET_IFNAME": "eth3", "RANK": "9"}

@@ -69,7 +69,7 @@ function NodeGroup(props: { group: INodeGroup }): React.ReactElement {
     node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
     node.memory > 0 && bytes(node.memory),
     node.warm?.processes > 0 &&
-      trans.__('%1 for warm %2', bytes(node.warm.memory), node.warm.frameworks.join(', '))
+      trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory))
   ].filter(Boolean);
   return (
     <div className="aios-Node" data-state={node.state}>
