@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .data.feed import loader as loader
     from .data.kv import KV
     from .errors import AiosError as AiosError
+    from .recording import record as record
+    from .session import BatchResult as BatchResult
     from .session import Lease as Lease
     from .session import RunHandle as RunHandle
     from .session import RunResult as RunResult
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AiosError": ".errors",
+    "BatchResult": ".session",
     "Lease": ".session",
     "RunHandle": ".session",
     "RunResult": ".session",
@@ -37,10 +40,12 @@ _WHERE = {
     "connect": ".session",
     "down": ".session",
     "loader": ".data.feed",
+    "record": ".recording",
 }
 
 __all__ = [
     "AiosError",
+    "BatchResult",
     "Lease",
     "RunHandle",
     "RunResult",
@@ -50,6 +55,7 @@ __all__ = [
     "down",
     "kv",
     "loader",
+    "record",
     "train",
 ]
 

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import formats, storage, tables
+from . import formats, pieces, storage
 from .catalog import Catalog, Entry, check_name, inspect
 from .recipe_columns import labels
 
@@ -196,10 +196,10 @@ class _Table(_Maker):
     def look(
         self, room: Path, by: str, stratify: str, seed: int
     ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._parts = tables.parts(self.entry, room)
+        self._parts = pieces.parts(self.entry, room)
         hashes, classes = [], []
         for part in self._parts:
-            frame = tables.read(part)
+            frame = pieces.read(part)
             for column in filter(None, (by, stratify)):
                 if column not in frame.columns:
                     raise UsageError(
@@ -223,10 +223,10 @@ class _Table(_Maker):
         ):
             if own.any():
                 files.append(room / f"{name}-{number:06}.parquet")
-                tables.write(tables.read(part)[own], files[-1])
+                pieces.write(pieces.read(part)[own], files[-1])
         with storage.scratch(name) as aside:
-            tables.join(files, aside)
-            return tables.keep(aside, name, catalog)
+            pieces.join(files, aside)
+            return pieces.keep(aside, name, catalog)
 
 
 class _Arrays(_Maker):

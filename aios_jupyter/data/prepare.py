@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from ..errors import ClusterError, UsageError
-from . import recipe_steps, storage, suggest, tables
+from . import pieces, recipe_steps, storage, suggest
 from .catalog import Catalog, Entry, check_name
 from .recipe import Done, Masks, Recipe, beside, changes, learn, masks
 from .recipe_columns import Frame, is_date, is_number
@@ -124,19 +124,19 @@ def prepare(
     entry = catalog.get(src)
     with storage.scratch(dst) as room, storage.scratch(dst) as aside:
         room.mkdir()
-        found = tables.parts(entry, room)
+        found = pieces.parts(entry, room)
         if recipe is None:
-            recipe = Recipe(suggest.steps(tables.read(found[0]), suggested, label))
-        if label and label not in tables.read(found[0]).columns:
+            recipe = Recipe(suggest.steps(pieces.read(found[0]), suggested, label))
+        if label and label not in pieces.read(found[0]).columns:
             raise UsageError(f"There is no column '{label}' for --label in '{entry.name}'.")
         parts = FileParts(found, client, on_progress)
         if recipe.learned is None:
             recipe.learned = learn(recipe.steps, parts)
         made = _run(recipe, parts, room)
         files = [room / f"part-{n:06}.parquet" for n in range(len(found))]
-        if not tables.join(files, aside):
+        if not pieces.join(files, aside):
             raise UsageError(f"No row of '{entry.name}' is left after {recipe}.")
-        new = tables.keep(aside, dst, catalog, made_from=[entry], how=f"{suggested}: {recipe}")
+        new = pieces.keep(aside, dst, catalog, made_from=[entry], how=f"{suggested}: {recipe}")
     recipe.save(beside(new.url))
     return Prepared(new, recipe, made)
 
@@ -170,7 +170,7 @@ class Write:
         made.rows = (before, len(frame))
         made.after = _numbers(frame)
         try:
-            tables.write(frame, Path(self.room) / f"part-{number:06}.parquet")
+            pieces.write(frame, Path(self.room) / f"part-{number:06}.parquet")
         except OSError as error:
             raise storage.unwritable(self.room, error) from None
         return made
@@ -206,7 +206,7 @@ class FileParts:
     """Parts of files, read by whoever looks at them: the cluster's workers, or this process."""
 
     def __init__(
-        self, found: Sequence[tables.Part], client: Client | None, progress: Progress | None
+        self, found: Sequence[pieces.Part], client: Client | None, progress: Progress | None
     ) -> None:
         self._found = found
         self._client = client
@@ -224,14 +224,14 @@ class FileParts:
         return results
 
 
-def _look(part: tables.Part, number: int, function: Callable[[Frame, int], _Result]) -> _Result:
-    return function(tables.read(part), number)
+def _look(part: pieces.Part, number: int, function: Callable[[Frame, int], _Result]) -> _Result:
+    return function(pieces.read(part), number)
 
 
 def _on_workers(
     client: Client,
     function: Callable[[Frame, int], Any],
-    found: Sequence[tables.Part],
+    found: Sequence[pieces.Part],
     progress: Progress,
 ) -> list[Any]:
     from distributed import as_completed

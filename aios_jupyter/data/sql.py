@@ -25,7 +25,7 @@ from ..errors import NotFoundError, UsageError
 from . import attached, storage
 from .catalog import Catalog, Entry, check_name, readable
 from .formats import load_npz
-from .tables import TEXT_FORMATS, keep
+from .pieces import TEXT_FORMATS, keep
 
 # The schema in which a dataset is found also where a variable has its name.
 DATASETS = "data"

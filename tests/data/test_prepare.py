@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import Catalog, Recipe, tables
+from aios_jupyter.data import Catalog, Recipe, pieces
 from aios_jupyter.data.division import divide, parse_parts, place
 from aios_jupyter.data.formats import encode_image
 from aios_jupyter.data.prepare import prepare
@@ -18,7 +18,7 @@ from aios_jupyter.errors import ConflictError, NotFoundError, UsageError
 
 
 def everything(url: str) -> pd.DataFrame:
-    return tables.as_frame(parquet.read_table(url))
+    return pieces.as_frame(parquet.read_table(url))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def raw() -> pd.DataFrame:
 @pytest.fixture
 def people(catalog: Catalog, raw: pd.DataFrame, tmp_path: Path, monkeypatch) -> str:
     """A Parquet dataset in six parts, duplicates in other parts than what they are of."""
-    monkeypatch.setattr(tables, "PART_ROWS", 100)
+    monkeypatch.setattr(pieces, "PART_ROWS", 100)
     path = tmp_path / "people.parquet"
     parquet.write_table(pa.Table.from_pandas(raw), path, row_group_size=100)
     catalog.add("people", path)
@@ -96,7 +96,7 @@ def test_a_recipe_that_has_learned_elsewhere_is_applied_as_it_is(catalog, people
 def test_the_result_does_not_depend_on_the_parts(catalog, people, monkeypatch) -> None:
     text = "drop_duplicates, number(age), drop_missing(city), fill(age, median), robust(income), onehot(city)"
     many = everything(prepare(people, "many", text).entry.url)
-    monkeypatch.setattr(tables, "PART_ROWS", 10**6)
+    monkeypatch.setattr(pieces, "PART_ROWS", 10**6)
     pd.testing.assert_frame_equal(everything(prepare(people, "one", text).entry.url), many)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import Catalog, Recipe, tables
+from aios_jupyter.data import Catalog, Recipe, pieces
 from aios_jupyter.data.prepare import prepare
 from aios_jupyter.errors import UsageError
 from aios_jupyter.session import Session
@@ -20,7 +20,7 @@ TEXT = "drop_duplicates, fill(age, median), scale(age, income), onehot(city)"
 @pytest.fixture
 def people(cluster: None, tmp_path: Path) -> str:
     random = np.random.default_rng(0)
-    n = 3 * tables.PART_ROWS // 2
+    n = 3 * pieces.PART_ROWS // 2
     table = pa.table(
         {
             "age": pa.array(random.integers(0, 90, n).astype(float), mask=random.random(n) < 0.1),
@@ -29,7 +29,7 @@ def people(cluster: None, tmp_path: Path) -> str:
         }
     )
     table = pa.concat_tables([table, table[:10]])
-    parquet.write_table(table, tmp_path / "people.parquet", row_group_size=tables.PART_ROWS // 4)
+    parquet.write_table(table, tmp_path / "people.parquet", row_group_size=pieces.PART_ROWS // 4)
     Catalog().add("people", tmp_path / "people.parquet")
     return "people"
 
