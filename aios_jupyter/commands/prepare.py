@@ -10,7 +10,7 @@ import click
 from .base import as_json, echo_json
 from .data import dataset_card
 from .host import Host
-from .views import Column, Table, number
+from .views import Column, Table, number, plural
 
 if TYPE_CHECKING:
     from ..data.catalog import Entry
@@ -163,26 +163,20 @@ def _prepared(
 def steps_table(found: Prepared) -> Table:
     """How many values or rows each step changed."""
     rows = [
-        {"step": str(step), "changed": f"{count:,} {_noun(step.name)}"}
+        {"step": str(step), "changed": _changed(step.name, count)}
         for step, count in zip(found.recipe.steps, found.changes.counts, strict=True)
     ]
     before, after = found.changes.rows
     return Table(STEPS, rows, empty="", title=f"{before:,} rows before, {after:,} after")
 
 
-def _noun(name: str) -> str:
+def _changed(name: str, count: int) -> str:
     if name in {"drop_missing", "drop_outside", "drop_duplicates"}:
-        return "rows dropped"
+        return f"{plural(count, 'row')} dropped"
     if name in {"drop", "keep", "rename"}:
-        return "columns"
-    if name.startswith("check_"):
-        return "refused"
-    return {
-        "number": "now missing",
-        "date": "now missing",
-        "fill": "filled",
-        "clip": "pulled in",
-    }.get(name, "values")
+        return plural(count, "column")
+    ends = {"number": "now missing", "date": "now missing", "fill": "filled", "clip": "pulled in"}
+    return f"{count:,} {ends[name]}" if name in ends else plural(count, "value")
 
 
 def columns_table(found: Prepared) -> Table:

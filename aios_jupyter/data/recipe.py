@@ -190,7 +190,10 @@ class Recipe:
             return _read(path)
         from .catalog import Catalog
 
-        entry = Catalog().get(str(ref))
+        catalog = Catalog()
+        entry = catalog.get(str(ref))
+        while not beside(entry.url).exists() and entry.made_from and _same_columns(entry.how):
+            entry = catalog.get(entry.made_from[0])
         file = beside(entry.url)
         if not file.exists():
             raise NotFoundError(f"'{ref}' was not made by a recipe; give a dataset that was.")
@@ -212,6 +215,11 @@ def beside(url: str) -> Path:
     """Where the recipe of a dataset that lies at `url` is."""
     place = Path(url)
     return place.with_name(place.stem + _SUFFIX)
+
+
+def _same_columns(how: str) -> bool:
+    """Whether a dataset has the columns of what it was made from: its part, or its encrypted copy."""
+    return how.partition(":")[0] in {"split", "encrypt", "decrypt"}
 
 
 def _read(path: Path) -> Recipe:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import Catalog, Recipe, pieces
+from aios_jupyter.data import Catalog, Recipe, pieces, vault
 from aios_jupyter.data.division import divide, parse_parts, place
 from aios_jupyter.data.formats import encode_image
 from aios_jupyter.data.prepare import prepare
@@ -81,6 +81,9 @@ def test_features_follow_cleaning_and_load_gives_both(catalog, people, raw) -> N
     assert str(whole).startswith("strip(age, city, born), number(age), date(born), drop_duplicates")
     same = whole.transform(raw).reset_index(drop=True)
     pd.testing.assert_frame_equal(same, found, check_dtype=False)
+    divide("ready", {"train": 0.5, "test": 0.5})
+    vault.encrypt("ready-test", [vault.key()])
+    assert Recipe.load("ready-test").to_json() == whole.to_json()
     with pytest.raises(NotFoundError, match="was not made by a recipe"):
         Recipe.load("people")
 

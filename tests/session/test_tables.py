@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from aios_jupyter.commands import Host, invoke
 from aios_jupyter.data import Catalog, Recipe, pieces
 from aios_jupyter.data.prepare import prepare
 from aios_jupyter.errors import UsageError
@@ -47,6 +48,26 @@ def test_workers_prepare_the_same_as_one_process(session: Session, people: str) 
         session.prepare(people, "no", "check_range(age, 0, 80)")
     with pytest.raises(UsageError, match="In the recipe at column 1: there is no step 'scal'"):
         session.prepare(people, "no", "scal(age)")
+
+
+def test_the_verbs_show_what_has_changed(
+    session: Session, people: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def aios(*words: str) -> str:
+        host = Host()
+        try:
+            invoke(["data", *words], host)
+        finally:
+            host.close()
+        return capsys.readouterr().out
+
+    text = aios("clean", people, "-o", "clean", "--steps", "drop_duplicates, fill(age, median)")
+    assert "375,010 rows before, 375,000 after" in text
+    assert "10 rows dropped" in text
+    assert "city" in aios("features", "clean", "-o", "ready", "--label", "city")
+    assert "onehot(city)" in aios("steps")
+    with pytest.raises(UsageError, match="not both"):
+        aios("clean", people, "-o", "x", "--steps", "drop_duplicates", "--like", "ready")
 
 
 def test_ranks_share_values_with_the_notebook(session: Session) -> None:
