@@ -42,7 +42,7 @@ from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .sql import sql
 from .users import audit, user
-from .vault import decrypt, encrypt, key
+from .vault import decrypt, encrypt, identity
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -74,7 +74,7 @@ for _verb in (
     *(kernel, user, audit),
 ):
     aios.add_command(_verb)
-for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, key)):
+for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, identity)):
     data.add_command(_verb)
 
 

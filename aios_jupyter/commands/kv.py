@@ -49,7 +49,8 @@ def kv() -> None:
 @click.pass_obj
 def kv_get(host: Host, key: str, json_: bool) -> Any:
     """Show the value of KEY."""
-    value = _store().get(key)
+    with _store() as own:
+        value = own.get(key)
     return echo_json(value) if json_ else host.result(value if host.variables else _text(value))
 
 
@@ -64,7 +65,8 @@ def kv_put(
     host: Host, key: str, value: str, text: bool, ttl: float | None, expect: int | None
 ) -> Any:
     """Set KEY to VALUE: text, a number, or JSON."""
-    version = _store().put(key, value if text else _read(value), expect=expect, ttl=ttl)
+    with _store() as own:
+        version = own.put(key, value if text else _read(value), expect=expect, ttl=ttl)
     return host.show(Card(key, fields=(("version", str(version)),)), version)
 
 
@@ -74,7 +76,8 @@ def kv_put(
 @click.pass_obj
 def kv_ls(host: Host, pattern: str, json_: bool) -> Any:
     """List what is there; PATTERN like 'job/*'."""
-    found = _store().ls(pattern)
+    with _store() as own:
+        found = own.ls(pattern)
     if json_:
         return echo_json(found)
     return host.show(kv_table(found, time.time()), found)
@@ -86,7 +89,8 @@ def kv_ls(host: Host, pattern: str, json_: bool) -> Any:
 @click.pass_obj
 def kv_rm(host: Host, key: str, expect: int | None) -> None:
     """Remove KEY."""
-    _store().rm(key, expect=expect)
+    with _store() as own:
+        own.rm(key, expect=expect)
     host.show(Card(key, badge="removed"))
 
 

@@ -1,4 +1,4 @@
-"""`data encrypt|decrypt|key`: datasets encrypted at rest. They need no cluster."""
+"""`data encrypt|decrypt|identity`: datasets encrypted at rest. They need no cluster."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def decrypt(host: Host, dataset: str, output: str) -> Any:
 @click.argument("name", default="")
 @click.option("--public", default="", metavar="AGE1…", help="Remember this as NAME's public key.")
 @click.pass_obj
-def key(host: Host, name: str, public: str) -> Any:
+def identity(host: Host, name: str, public: str) -> Any:
     """Show somebody's public key, made if need be.
 
     Without NAME it is yours. The secret key stays in a file that only you can read.

@@ -20,8 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import formats, pieces, storage
+from . import pieces, storage
 from .catalog import Catalog, Entry, check_name, inspect
+from .recipe_columns import hashes as row_bits
 from .recipe_columns import labels
 
 Hashes = NDArray[np.uint64]
@@ -209,7 +210,7 @@ class _Table(_Maker):
             if by:
                 hashes.append(_hashed(labels(frame[by]), seed))
             else:
-                rows = pd.util.hash_pandas_object(frame, index=False, hash_key=f"{seed:016}"[-16:])
+                rows = row_bits(frame, f"{seed:016}"[-16:])
                 hashes.append(rows.to_numpy(np.uint64))
             if stratify:
                 classes.append(labels(frame[stratify]).astype(str))
@@ -233,7 +234,7 @@ class _Arrays(_Maker):
     def look(
         self, room: Path, by: str, stratify: str, seed: int
     ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._x, self._y = formats.load_npz(self.entry.url)
+        self._x, self._y = Catalog().load(self.entry)
         self._only_labels(by, stratify, self._y is not None)
         flat = np.ascontiguousarray(self._x.reshape(len(self._x), -1))
         hashes = np.array([_bits(row.tobytes(), seed) for row in flat], np.uint64)

@@ -227,6 +227,12 @@ class KV:
             self._made[1].close()
         self._made = None
 
+    def __enter__(self) -> KV:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _write(
         self, key: str, blob: bytes | None, expect: int | None, expires: float | None
     ) -> int:

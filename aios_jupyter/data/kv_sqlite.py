@@ -13,6 +13,7 @@ import getpass
 import os
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Of one connection, transactions of several threads would run into each other.
+        self._lock = threading.RLock()
         with self._said():
             _make_private(path)
             in_use = _in_use(path)
@@ -148,7 +151,8 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        with self._lock:
+            self._database.close()
 
     # --- versions and ends
 
@@ -203,7 +207,8 @@ class SqliteStore:
     def _said(self) -> Iterator[None]:
         """What SQLite and the file system raise, as a sentence that names the file."""
         try:
-            yield
+            with self._lock:
+                yield
         except PermissionError:
             raise AccessError(
                 f"The key-value store {self._path} belongs to another user; {getpass.getuser()} may "

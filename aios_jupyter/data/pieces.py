@@ -178,7 +178,7 @@ def _from_text(entry: Entry, room: Path) -> str:
 
 
 def _from_arrays(entry: Entry, room: Path) -> str:
-    x, y = formats.load_npz(entry.url)
+    x, y = Catalog().load(entry)
     if x.ndim > 2:
         raise UsageError(
             f"'{entry.name or entry.url}' has rows of shape {x.shape[1:]}, which are no table; "

@@ -42,11 +42,18 @@ class Whole:
     """A frame in one part."""
 
     def __init__(self, frame: Frame) -> None:
-        self._frame = frame
+        self._frame = named(frame)
 
     def map(self, function: Callable[[Frame, int], _Result]) -> list[_Result]:
         """See `Parts`."""
         return [function(self._frame, 0)]
+
+
+def named(frame: Frame) -> Frame:
+    """The frame with names of columns that are text, as every file has them."""
+    if all(isinstance(name, str) for name in frame.columns):
+        return frame
+    return frame.rename(columns=str)
 
 
 class DaskParts:
@@ -117,6 +124,7 @@ class Recipe:
         """
         learned = self._fitted()
         if not hasattr(frame, "dask"):
+            frame = named(frame)
             for step, lesson in zip(self.steps, learned, strict=True):
                 frame, _ = recipe_steps.apply(frame, step, lesson)
             return frame

@@ -24,6 +24,9 @@ def columns_of(step: Step, frame: Frame) -> list[str]:
         The frame has no such column.
     """
     have = list(map(str, frame.columns))
+    if len(set(have)) < len(have):
+        double = next(name for name in have if have.count(name) > 1)
+        raise UsageError(f"There are two columns '{double}'; rename one of them.")
     if step.columns == ("*",):
         takes = _takes(step)
         return [name for name in have if takes(frame[name])]
@@ -93,7 +96,12 @@ def numbers(series: Any, step: Step) -> NDArray[np.float64]:
 
 def labels(series: Any) -> NDArray[Any]:
     """A column's values as text, None where it is missing; 1 and 1.0 are the same."""
-    codes, values = pd.factorize(series, use_na_sentinel=True)
+    try:
+        codes, values = pd.factorize(series, use_na_sentinel=True)
+    except TypeError:
+        # Lists and dictionaries.
+        texts = series.map(str).where(series.notna(), None)
+        codes, values = pd.factorize(texts, use_na_sentinel=True)
     texts = np.array([*map(label, values), None], dtype=object)
     return np.asarray(texts[codes])
 
@@ -108,6 +116,14 @@ def row_hashes(frame: Frame, step: Step) -> Any:
     """128 bits of each row's values in the step's columns (all where it names none)."""
     part = frame[columns_of(step, frame)] if step.columns else frame
     keys = ("aios-recipe-rows", "rows-recipe-aios")
-    return pd.DataFrame(
-        {key: pd.util.hash_pandas_object(part, index=False, hash_key=key) for key in keys}
-    )
+    return pd.DataFrame({key: hashes(part, key) for key in keys})
+
+
+def hashes(frame: Frame, key: str) -> Any:
+    """64 bits of each row, by a key of 16 characters."""
+    try:
+        return pd.util.hash_pandas_object(frame, index=False, hash_key=key)
+    except TypeError:
+        # Lists and dictionaries.
+        texts = {name: labels(frame[name]) for name in frame.columns if is_text(frame[name])}
+        return pd.util.hash_pandas_object(frame.assign(**texts), index=False, hash_key=key)

@@ -20,11 +20,9 @@ import duckdb
 import pyarrow as pa
 from pyarrow import parquet
 
-from ..config import settings
 from ..errors import NotFoundError, UsageError
 from . import attached, storage
 from .catalog import Catalog, Entry, check_name, readable
-from .formats import load_npz
 from .pieces import TEXT_FORMATS, keep
 
 # The schema in which a dataset is found also where a variable has its name.
@@ -103,7 +101,8 @@ def _write(answer: Any, aside: Path) -> int:
 @contextlib.contextmanager
 def _answered(query: str, tables: Tables) -> Iterator[tuple[Any, list[Entry]]]:
     """What computes the answer when it is asked for rows, and the datasets that are used."""
-    spill = settings().state_dir / "data" / "spill"
+    # No dataset's name begins with a dot.
+    spill = storage.data_dir() / ".spill"
     connection = duckdb.connect(
         config={
             "errors_as_json": "true",
@@ -240,7 +239,7 @@ def _arrow(entry: Entry) -> pa.Table:
     if entry.format != "npz":
         raise UsageError(f"'{entry.name}' is {entry.format}, which has no table to query.")
     names = list(entry.schema)
-    arrays = [array for array in load_npz(entry.url) if array is not None]
+    arrays = [array for array in Catalog().load(entry) if array is not None]
     columns = {}
     for name, array in zip(names, arrays, strict=True):
         column = pa.array(array.reshape(-1))

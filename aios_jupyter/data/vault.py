@@ -118,8 +118,8 @@ def _recipients(people: Sequence[str]) -> list[Any]:
         public = person if person.startswith("age1") else _public(person)
         if not public:
             raise NotFoundError(
-                f"There is no key of '{person}'; make one with 'aios data key {person}', or add "
-                f"theirs with 'aios data key {person} --public age1…'."
+                f"There is no key of '{person}'; make one with 'aios data identity {person}', or add "
+                f"theirs with 'aios data identity {person} --public age1…'."
             )
         found.append(_recipient(public))
     return found
@@ -248,7 +248,7 @@ def _told(entry: Entry) -> Iterator[None]:
         if "No matching keys" in str(error):
             raise AccessError(
                 f"No key of yours opens '{what}'; ask who encrypted it to do so for your public key "
-                "('aios data key')."
+                "('aios data identity')."
             ) from None
         if "OSError" in str(error):
             raise storage.unwritable(what, OSError(str(error))) from None

@@ -28,6 +28,12 @@ class TableVerbs(AssetVerbs):
 
         return KV()
 
+    def close(self) -> None:
+        """End the session."""
+        if "kv" in self.__dict__:
+            self.kv.close()
+        super().close()
+
     def sql(
         self,
         query: str,
@@ -113,7 +119,7 @@ class TableVerbs(AssetVerbs):
             src, dst, steps, suggested=kind, label=label, client=client, on_progress=on_progress
         )
 
-    def data_key(self, name: str = "", public: str = "") -> str:
+    def data_identity(self, name: str = "", public: str = "") -> str:
         """The public key (`age1…`) of a person here; see `data.vault.key`."""
         from ..data.vault import key
 

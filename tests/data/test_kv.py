@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,21 @@ def test_a_process_that_is_forked_opens_the_file_itself(state) -> None:
     os.waitpid(pid, 0)
     assert kv.get("a") == 2
     kv.close()
+
+
+def test_threads_of_one_process_share_it(state) -> None:
+    with KV() as kv:
+        threads = [
+            threading.Thread(
+                target=lambda: [kv.update("n", lambda n: (n or 0) + 1) for _ in range(30)]
+            )
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert kv.get("n") == 120
 
 
 def test_the_file_serves_one_machine_at_a_time(state, monkeypatch) -> None:

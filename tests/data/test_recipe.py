@@ -192,6 +192,20 @@ def _numeric(values: list[object]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
+def test_hostile_columns_are_taken_or_refused_in_a_sentence() -> None:
+    mixed = pd.DataFrame({"m": [1, "a", None, [2], {"b": 3}], 0: [1.0, 2, 3, 4, 5]})
+    found = Recipe('drop_duplicates(m), frequency(m), scale("0")').fit_transform(mixed)
+    assert found["m"].tolist() == [0.25, 0.25, 0, 0.25, 0.25]
+    assert list(found.columns) == ["m", "0"]
+    with pytest.raises(UsageError, match="which is no number; put number"):
+        Recipe("scale(m)").fit(mixed)
+    double = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    with pytest.raises(UsageError, match="two columns 'a'"):
+        Recipe("scale(a)").fit(double)
+    with pytest.raises(UsageError, match="no values"):
+        Recipe("scale(a)").fit(pd.DataFrame({"a": []}))
+
+
 def test_infinite_values_teach_nothing(people) -> None:
     people.loc[3, "income"] = np.inf
     learned = Recipe("scale(income)").fit(people).learned

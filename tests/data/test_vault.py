@@ -76,7 +76,9 @@ def test_keys_are_private_and_stay(alice, state) -> None:
 
 def test_what_cannot_be_done_is_a_sentence(catalog, digits, alice) -> None:
     catalog.add_arrays("digits", *digits)
-    with pytest.raises(NotFoundError, match="no key of 'bob'; make one with 'aios data key bob'"):
+    with pytest.raises(
+        NotFoundError, match="no key of 'bob'; make one with 'aios data identity bob'"
+    ):
         vault.encrypt("digits", ["alice", "bob"])
     with pytest.raises(UsageError, match="'digits' is not encrypted"):
         vault.decrypt("digits")
