@@ -101,6 +101,7 @@ class Leasing(Allotting):
             queue=request.queue,
             preemptible=request.preemptible,
             priority=request.priority,
+            idle=request.idle,
             ran=request.ran,
             attained=request.attained,
             booking=booking.id if booking else "",
@@ -184,7 +185,9 @@ class Leasing(Allotting):
             lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
         )
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
-        waiting = nodes_of(lease) - self._written_off if lease.used else set()
+        owner = self.sessions.get(lease.session)
+        there = lease.used or (owner is not None and owner.kernel)
+        waiting = nodes_of(lease) - self._written_off if there else set()
         self._waiting_for[lease.id] = waiting
         if not waiting:
             # What is dropped at once is not for the journal.

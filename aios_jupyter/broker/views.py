@@ -7,11 +7,12 @@ sidebar, `aios status` and the REST interface show these rows and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
+from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage, WarmUse
 from .measures import accuracy
 from .policy import POLICIES, Pool
 from .reasons import why
@@ -26,6 +27,7 @@ def snapshot(
     usage: Mapping[str, Usage],
     cluster: dict[str, Any],
     etas: Mapping[str, float],
+    warm: Mapping[str, WarmUse] = MappingProxyType({}),
 ) -> Snapshot:
     """Every row.
 
@@ -37,6 +39,8 @@ def snapshot(
         The head's own facts.
     etas
         When requests will start, for those of which it is known.
+    warm
+        What each node keeps ready for the next runs.
     """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
@@ -51,6 +55,7 @@ def snapshot(
                 "state": "up" if state.node_up(node.id) else "lost",
                 "cpus": node.cpus,
                 "memory": node.memory,
+                "warm": msgspec.to_builtins(warm.get(node.id, WarmUse())),
             }
             for node in nodes
         },
@@ -94,6 +99,7 @@ def queue_row(
     reason = state.reason(request.id)
     return {
         "id": request.id,
+        "session": request.session,
         "user": request.user,
         "label": request.label,
         "want": request.want.value,
@@ -228,6 +234,7 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
 def _lease(lease: Lease) -> dict[str, Any]:
     return {
         "id": lease.id,
+        "session": lease.session,
         "user": lease.user,
         "label": lease.label,
         "devices": [slot.device for slot in lease.slots],

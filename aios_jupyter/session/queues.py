@@ -10,7 +10,8 @@ from ..broker.messages import ById, QuotaChange
 from ..errors import AllocationError
 from ..schema import Lease, LeaseState
 from ..units import parse_duration
-from .leases import FOREVER, WATCH_INTERVAL, LeaseVerbs
+from .asking import FOREVER
+from .leases import WATCH_INTERVAL, LeaseVerbs
 
 
 class QueueVerbs(LeaseVerbs):

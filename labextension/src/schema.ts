@@ -26,6 +26,8 @@ export interface INode {
   state: 'up' | 'lost';
   cpus: number;
   memory: number;
+  /** Processes that are kept ready for the next runs. */
+  warm: { frameworks: string[]; processes: number; memory: number };
 }
 
 export interface IHolder {
