@@ -54,7 +54,7 @@ $(FRONT_END): $(SOURCES) $(MODULES) | $(TOOLS)
 	@cd labextension && npm run --silent build:prod
 	@touch $@
 
-$(INSTALLED): $(TOOLS) aios_jupyter/kernel/spec/kernel.json $(wildcard jupyter-config/server/*) \
+$(INSTALLED): $(TOOLS) $(wildcard aios_jupyter/kernel/*/kernel.json) $(wildcard jupyter-config/server/*) \
   scripts/install.sh | $(FRONT_END)
 	@scripts/install.sh
 	@touch $@

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ProtocolError
 from ..schema import (
+    Keep,
     Lease,
     Node,
     Owner,
@@ -60,6 +61,15 @@ class Welcome(Struct, frozen=True, kw_only=True):
     role: str
     version: str
     dask: str = ""
+
+
+class StandFor(Struct, frozen=True, kw_only=True):
+    """`stand`: the session stands for that process from now on, a kernel that it has started."""
+
+    pid: int
+    pid_start: int
+    keep: Keep
+    kernel: bool
 
 
 class NodeHello(Version, frozen=True, kw_only=True):
@@ -156,6 +166,7 @@ class QuotaChange(Struct, frozen=True, kw_only=True):
     borrow: int | None = None
     user_devices: int | None = None
     user_leases: int | None = None
+    weight: float | None = None
     members: tuple[str, ...] | None = None
 
 
