@@ -67,9 +67,7 @@ function NodeGroup(props: { group: INodeGroup }): React.ReactElement {
   const { node, devices } = props.group;
   const size = [
     node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
-    node.memory > 0 && bytes(node.memory),
-    node.warm?.processes > 0 &&
-      trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory))
+    node.memory > 0 && bytes(node.memory)
   ].filter(Boolean);
   return (
     <div className="aios-Node" data-state={node.state}>
@@ -82,6 +80,18 @@ function NodeGroup(props: { group: INodeGroup }): React.ReactElement {
           <span className="aios-Badge aios-mod-error">{trans.__('not reachable')}</span>
         )}
       </div>
+      {node.warm?.processes > 0 && (
+        <div
+          className="aios-Node-warm aios-Muted"
+          title={trans.__('Processes with it imported wait for the next runs.')}
+        >
+          {trans.__(
+            '%1 kept warm (%2)',
+            node.warm.frameworks.join(', '),
+            bytes(node.warm.memory)
+          )}
+        </div>
+      )}
       <ul className="aios-Rows" aria-label={trans.__('Devices of %1', node.host)}>
         {devices.map(device => (
           <DeviceRow
