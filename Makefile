@@ -70,7 +70,8 @@ test: venv
 
 test-tensorflow: venv
 	@scripts/tensorflow.sh
-	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py tests/session/test_keras.py
+	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py \
+	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py
 
 faults: venv
 	@.venv/bin/python tests/storm.py --minutes $(MINUTES) --seed $(SEED)

@@ -16,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
+    from .data.loader import augment as augment
     from .errors import AiosError as AiosError
     from .session import Lease as Lease
     from .session import RunHandle as RunHandle
@@ -30,6 +31,7 @@ _WHERE = {
     "RunHandle": ".session",
     "RunResult": ".session",
     "Session": ".session",
+    "augment": ".data.loader",
     "connect": ".session",
     "down": ".session",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "RunResult",
     "Session",
     "__version__",
+    "augment",
     "connect",
     "down",
     "train",

@@ -128,6 +128,15 @@ def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
     )
 
 
+def _list_operations(context: click.Context) -> None:
+    from ..data.policy import OPERATIONS
+
+    rows = [{"usage": kind.usage, "meaning": kind.meaning} for kind in OPERATIONS.values()]
+    columns = (Column("usage", "operation"), Column("meaning", "what it does"))
+    context.obj.show(Table(columns, rows, empty=""), list(OPERATIONS))
+    context.exit()
+
+
 def _preview(host: Host, entry: Entry) -> bytes | None:
     if not host.shows_images:
         return None
@@ -154,6 +163,14 @@ def _preview(host: Host, entry: Entry) -> bytes | None:
     help="Augmented copies of each image, beside the image itself.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S")
+@click.option(
+    "--operations",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, given: _list_operations(context) if given else None,
+    help="List what a policy may consist of.",
+)
 @click.pass_obj
 def augment(host: Host, source: str, output: str, policy: str, copies: int, seed: int) -> Any:
     """Make a larger dataset from SOURCE by varying images.

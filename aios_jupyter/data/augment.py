@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 # Part of the key of finished chunks: raise it when the same policy gives other pixels.
-_PIXELS = 1
+_PIXELS = 2
 _MOST_COPIES = 1000
 _CHUNK_BYTES = 8 * 2**20
 _CHUNKS = 32
@@ -141,6 +141,11 @@ def _plan(
     if not 1 <= copies <= _MOST_COPIES:
         raise UsageError(f"The number of copies must be 1 to {_MOST_COPIES}, but is {copies}.")
     Pipeline(policy, seed)
+    if policy.mixes:
+        raise UsageError(
+            "mixup and cutmix mix the images of a training batch; leave them out here, and use "
+            "aios_jupyter.augment(policy) in the loader."
+        )
     source = _source(src, catalog)
     folder = source.format == "folder"
     name, target, suffix = _destination(dst, folder)
