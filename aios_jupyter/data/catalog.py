@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import re
+import functools
+import getpass
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -19,16 +20,20 @@ import msgspec
 
 from ..config import settings
 from ..errors import ConflictError, NotFoundError, UsageError
-from ..schema import Struct
+from .entries import Entry, check_name, is_name, looks_like_path
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
+    from .description import Description
+    from .layout import Content, FileCheck
+
+__all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
 
 _SAMPLES = Path(__file__).parent / "samples"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
     number INTEGER PRIMARY KEY,
@@ -38,49 +43,15 @@ CREATE TABLE IF NOT EXISTS entries (
     UNIQUE (name, version)
 )
 """
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """One version of a dataset.
-
-    Attributes
-    ----------
-    name
-        Its name in the catalogue; "" for data that is not in it.
-    url
-        An absolute path, or a URL that fsspec knows.
-    format
-        `npz`, `parquet` or `folder` (one subfolder of images per class).
-    version
-        A short hash of the content.
-    rows, size
-        Number of images, and bytes in storage.
-    schema
-        Array or column to type, such as `{"x": "uint8[28, 28]", "y": "uint8"}`.
-    classes
-        The labels that occur, in order, as text; empty for a quantity or no labels.
-    created
-        When this version was put in the catalogue.
-    made_from, how
-        Lineage: `name@version` of what it was made from, and what was done.
-    """
-
-    name: str
-    url: str
-    format: str
-    version: str
-    rows: int
-    size: int = 0
-    schema: dict[str, str] = {}
-    classes: tuple[str, ...] = ()
-    created: float = 0.0
-    made_from: tuple[str, ...] = ()
-    how: str = ""
-
-    @property
-    def ref(self) -> str:
-        """`name@version`: this name with this content."""
-        return f"{self.name or self.url}@{self.version}"
+# Hashes of an entry's files and their blocks, apart from it: they may be many.
+_CHECKS = """
+CREATE TABLE IF NOT EXISTS checks (
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (name, version)
+)
+"""
 
 
 # Within the class, `list` is its method.
@@ -109,6 +80,7 @@ class Catalog:
         *,
         made_from: str | Entry | Iterable[str | Entry] = (),
         how: str = "",
+        tags: Iterable[str] = (),
     ) -> Entry:
         """Put a dataset in the catalogue, or a new version of it if its content has changed.
 
@@ -122,6 +94,8 @@ class Catalog:
             Given by suffix or content if None.
         made_from, how
             Lineage.
+        tags
+            Words to find it by.
 
         Raises
         ------
@@ -131,10 +105,11 @@ class Catalog:
             There is nothing at `url`.
         """
         check_name(name)
-        entry = inspect(url, format)
-        return self.put(
-            msgspec.structs.replace(entry, name=name, made_from=self._refs(made_from), how=how)
+        entry, content = _inspect(url, format)
+        entry = msgspec.structs.replace(
+            entry, name=name, made_from=self._refs(made_from), how=how, tags=_tags(tags)
         )
+        return self.put(entry, content.files)
 
     def add_arrays(
         self,
@@ -154,8 +129,8 @@ class Catalog:
         """
         import numpy as np
 
-        from . import storage
-        from .formats import describe_arrays, write_npz
+        from . import layout, storage
+        from .arrays import describe_arrays, write_npz
 
         check_name(name)
         x = np.asarray(x)
@@ -170,32 +145,78 @@ class Catalog:
         with storage.scratch(name) as aside:
             with aside.open("wb") as file:
                 write_npz(file, x.shape, (x,), y)
-            path, version, size = storage.adopt(aside, name, ".npz")
-        return self.put(
-            Entry(
-                name=name,
-                url=str(path),
-                format="npz",
-                version=version,
-                rows=description.rows,
-                size=size,
-                schema=description.schema,
-                classes=description.classes,
-                made_from=self._refs(made_from),
-                how=how,
-            )
-        )
+            path, content = layout.adopt(aside, name, ".npz")
+        entry = _entry(str(path), "npz", description, content)
+        entry = msgspec.structs.replace(entry, name=name, made_from=self._refs(made_from), how=how)
+        return self.put(entry, content.files)
 
-    def put(self, entry: Entry) -> Entry:
-        """Store an entry as the newest version of its name; the time is set here."""
+    def put(self, entry: Entry, checks: Iterable[FileCheck] = ()) -> Entry:
+        """Store an entry as the newest version of its name; the time is set here.
+
+        Parameters
+        ----------
+        entry
+            One without an owner becomes this user's.
+        checks
+            Hashes of its files, for `checks`.
+        """
         check_name(entry.name)
-        entry = msgspec.structs.replace(entry, created=time.time())
+        entry = msgspec.structs.replace(
+            entry, created=time.time(), owner=entry.owner or getpass.getuser()
+        )
         with self._open() as database:
+            key = (entry.name, entry.version)
             database.execute(
                 "INSERT OR REPLACE INTO entries (name, version, body) VALUES (?, ?, ?)",
-                (entry.name, entry.version, msgspec.msgpack.encode(entry)),
+                (*key, msgspec.msgpack.encode(entry)),
+            )
+            if checks := tuple(checks):
+                database.execute(
+                    "INSERT OR REPLACE INTO checks (name, version, body) VALUES (?, ?, ?)",
+                    (*key, msgspec.msgpack.encode(checks)),
+                )
+        return entry
+
+    def checks(self, entry: Entry) -> tuple[FileCheck, ...]:
+        """The hashes of an entry's files as they were when it was added; none if unknown."""
+        from .layout import FileCheck
+
+        if not self._path.exists():
+            return ()
+        with self._open() as database:
+            found = database.execute(
+                "SELECT body FROM checks WHERE name = ? AND version = ?",
+                (entry.name, entry.version),
+            ).fetchone()
+        return msgspec.msgpack.decode(found[0], type=tuple[FileCheck, ...]) if found else ()
+
+    def tag(self, ref: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Entry:
+        """Give a dataset tags, or take some from it.
+
+        Raises
+        ------
+        NotFoundError, UsageError
+            There is no such dataset, or a tag is not one word.
+        """
+        entry = self._stored(ref)
+        tags = (set(entry.tags) | set(_tags(add))) - set(remove)
+        entry = msgspec.structs.replace(entry, tags=tuple(sorted(tags)))
+        with self._open() as database:
+            database.execute(
+                "UPDATE entries SET body = ? WHERE name = ? AND version = ?",
+                (msgspec.msgpack.encode(entry), entry.name, entry.version),
             )
         return entry
+
+    def _stored(self, ref: str) -> Entry:
+        """An entry that is in the database, neither built in nor a path."""
+        name, _, version = ref.partition("@")
+        for entry in reversed(self._rows(name)):
+            if version in {"", entry.version}:
+                return entry
+        if name == MNIST:
+            raise ConflictError(f"'{MNIST}' comes with the package and cannot be changed.")
+        raise NotFoundError(self._missing(name, version))
 
     def get(self, ref: str | Path | Entry) -> Entry:
         """A dataset by `name` (the newest version), `name@version`, path or URL.
@@ -209,7 +230,7 @@ class Catalog:
             return ref
         text = str(ref)
         name, _, version = text.partition("@")
-        if _NAME.fullmatch(name):
+        if is_name(name):
             for entry in reversed(self.versions(name)):
                 if version in {"", entry.version}:
                     return entry
@@ -228,8 +249,8 @@ class Catalog:
         built_in = [_mnist()] if name == MNIST else []
         return built_in + self._rows(name)
 
-    def remove(self, name: str) -> None:
-        """Forget all versions of a dataset. Its data stays where it is.
+    def remove(self, ref: str) -> None:
+        """Forget a dataset, or with `name@version` one version. Its data stays where it is.
 
         Raises
         ------
@@ -238,13 +259,19 @@ class Catalog:
         ConflictError
             It comes with the package.
         """
+        name, _, version = ref.partition("@")
+        gone = 0
         with self._open() as database:
-            gone = database.execute("DELETE FROM entries WHERE name = ?", (name,)).rowcount
+            for table in ("checks", "entries"):
+                gone = database.execute(
+                    f"DELETE FROM {table} WHERE name = ? AND (? = '' OR version = ?)",  # noqa: S608
+                    (name, version, version),
+                ).rowcount
         if gone:
             return
         if name == MNIST:
             raise ConflictError(f"'{MNIST}' comes with the package and cannot be removed.")
-        raise NotFoundError(self._missing(name, ""))
+        raise NotFoundError(self._missing(name, version))
 
     def load(self, ref: str | Path | Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Images and labels as arrays; labels are None where there are none.
@@ -255,6 +282,23 @@ class Catalog:
 
         entry = self.get(ref)
         return load(entry.url, entry.format)
+
+    def frame(self, ref: str | Path | Entry) -> pd.DataFrame:
+        """A table (CSV, JSON lines, Parquet) as pandas has it.
+
+        Raises
+        ------
+        UsageError
+            It is something else.
+        """
+        entry = self.get(ref)
+        if entry.format not in {"csv", "jsonl", "parquet"}:
+            raise UsageError(
+                f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
+            )
+        from .tables import frame
+
+        return frame(entry.url, entry.format)
 
     def _rows(self, name: str | None = None) -> _Entries:
         if not self._path.exists():
@@ -292,6 +336,7 @@ class Catalog:
         try:
             with database:
                 database.execute(_TABLE)
+                database.execute(_CHECKS)
                 yield database
         finally:
             database.close()
@@ -305,43 +350,44 @@ def inspect(url: str | Path, format: str | None = None) -> Entry:  # noqa: A002
     UsageError, NotFoundError
         As `Catalog.add`.
     """
-    from . import formats, storage
+    return _inspect(url, format)[0]
+
+
+def _inspect(url: str | Path, format: str | None) -> tuple[Entry, Content]:  # noqa: A002
+    from . import formats, layout, storage
 
     place = storage.absolute(str(url))
-    form = format or storage.detect_format(place)
+    form = format or layout.detect_format(place)
     if form not in formats.FORMATS:
         raise UsageError(
             f"There is no format '{form}'; the formats are {', '.join(formats.FORMATS)}."
         )
     description = formats.describe(place, form)
-    version, size = storage.content_hash(place)
+    content = layout.content(place, form)
+    return _entry(place, form, description, content), content
+
+
+def _entry(url: str, form: str, description: Description, content: Content) -> Entry:
     return Entry(
         name="",
-        url=place,
+        url=url,
         format=form,
-        version=version,
+        version=content.version,
         rows=description.rows,
-        size=size,
+        size=content.size,
         schema=description.schema,
         classes=description.classes,
+        fields=description.fields,
     )
 
 
-def check_name(name: str) -> None:
-    """Raise `UsageError` for what cannot be the name of a dataset."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"'{name}' cannot be a dataset's name; use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit."
-        )
+def _tags(tags: Iterable[str]) -> tuple[str, ...]:
+    for tag in (tags := tuple(tags)):
+        check_name(tag, "a tag")
+    return tuple(sorted(set(tags)))
 
 
-def looks_like_path(text: str) -> bool:
-    """Whether a reference to data is a path or URL rather than a name."""
-    suffixes = (".npz", ".parquet", ".pq")
-    return "/" in text or text.startswith(("~", ".")) or text.lower().endswith(suffixes)
-
-
+@functools.cache
 def _mnist() -> Entry:
     path = _SAMPLES / "mnist-10k.npz"
     return msgspec.structs.replace(

@@ -6,12 +6,14 @@ A leaf module: it imports fsspec, and is imported only where data is read or wri
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shutil
+import tarfile
 import uuid
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -20,7 +22,11 @@ import fsspec
 from ..config import settings
 from ..errors import AiosError, NotFoundError, UsageError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+# What libraries raise for files that are cut off, damaged, or something else.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, tarfile.TarError, NotImplementedError),
+    *(ValueError, EOFError, OSError, KeyError),
+)
 
 
 def data_dir(*parts: str) -> Path:
@@ -77,84 +83,13 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
-def detect_format(url: str) -> str:
-    """`npz`, `parquet` or `folder`, by suffix or by what is there.
-
-    Raises
-    ------
-    NotFoundError
-        There is nothing.
-    UsageError
-        It is something else.
-    """
-    suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
-    fs, path = locate(url)
-    if not fs.exists(path):
-        raise NotFoundError(f"There is nothing at {url}; check the path or URL.")
-    if fs.isdir(path):
-        return "folder"
-    if suffix == ".npz":
-        return "npz"
-    if suffix in {".parquet", ".pq"}:
-        return "parquet"
-    raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz files with x and y, Parquet "
-        "files with an image and a label column, folders with a subfolder of images per class."
-    )
-
-
-def content_hash(url: str) -> tuple[str, int]:
-    """A short SHA-256 of a file, or of a folder's names and files; and the size in bytes."""
-    fs, path = locate(url)
-    if not fs.isdir(path):
-        digest, size = _hash_file(fs, path)
-        return digest.hexdigest()[:12], size
-    whole, total = hashlib.sha256(), 0
-    for name in list_images(url):
-        digest, size = _hash_file(fs, f"{path}/{name}")
-        whole.update(f"{name}\0{digest.hexdigest()}\n".encode())
-        total += size
-    return whole.hexdigest()[:12], total
-
-
-def _hash_file(fs: Any, path: str) -> tuple[Any, int]:
-    digest, size = hashlib.sha256(), 0
-    with fs.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return digest, size
-
-
-def list_images(url: str) -> list[str]:
-    """The images of a folder in order, as paths `class/…/file` relative to it.
-
-    Raises
-    ------
-    UsageError
-        It has no images in subfolders.
-    """
-    fs, path = locate(url)
-    root = path.rstrip("/") + "/"
-    names = [
-        name
-        for found in fs.find(path)
-        if not (name := found.removeprefix(root)).startswith(".")
-        and "/" in name
-        and "/." not in name
-        and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not names:
-        raise UsageError(
-            f"{url} has no images in subfolders; a folder dataset has one subfolder per class with "
-            f"files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}."
-        )
-    return sorted(names)
-
-
-def folder_classes(names: Iterable[str]) -> list[str]:
-    """The classes of a folder's images: its subfolders, in alphabetical order."""
-    return sorted({name.split("/")[0] for name in names})
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turns what a damaged or missing file raises into one sentence that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise unreadable(url, error) from None
 
 
 @contextlib.contextmanager
@@ -189,23 +124,6 @@ def scratch(name: str) -> Iterator[Path]:
             shutil.rmtree(aside)
         else:
             aside.unlink(missing_ok=True)
-
-
-def adopt(aside: Path, name: str, suffix: str) -> tuple[Path, str, int]:
-    """Move a finished file or folder to where the data of `name` is kept, named by its hash.
-
-    Returns
-    -------
-    path, version, size
-        Where it is now, the hash, and bytes.
-    """
-    version, size = content_hash(str(aside))
-    path = data_dir(name) / f"{version}{suffix}"
-    if aside.is_dir():
-        replace_directory(aside, path)
-    else:
-        aside.replace(path)
-    return path, version, size
 
 
 def replace_directory(aside: Path, target: Path) -> None:
