@@ -22,7 +22,7 @@ import click
 from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .cluster import doctor, down, status, up
-from .data import augment, data
+from .data import augment
 from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
@@ -31,6 +31,7 @@ from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
+from .storage import data
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]

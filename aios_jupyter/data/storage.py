@@ -6,22 +6,43 @@ A leaf module: it imports fsspec, and is imported only where data is read or wri
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import importlib.util
+import random
 import re
 import shutil
 import tarfile
+import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from ..config import settings
-from ..errors import AiosError, NotFoundError, UsageError
+from ..errors import (
+    AccessError,
+    AiosError,
+    ConflictError,
+    MissingExtraError,
+    NotFoundError,
+    UsageError,
+)
+from . import credentials
 
+ATTEMPTS = 5
+FIRST_PAUSE = 0.2
+_CHECKSUMS = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+_Found = TypeVar("_Found")
+# They have errors of their own, which are no `OSError`.
+_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore", "hdfs_native", "requests", "urllib3"})
 # What libraries raise for files that are cut off, damaged, or something else.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, tarfile.TarError, NotImplementedError),
@@ -36,6 +57,42 @@ def data_dir(*parts: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def writing(*, alone: bool = False) -> Iterator[None]:
+    """Held while data of the catalogue's own is written that no entry refers to yet.
+
+    Parameters
+    ----------
+    alone
+        For who removes such data: nobody else may write now.
+
+    Raises
+    ------
+    ConflictError
+        Somebody writes, and this one would be alone.
+    """
+    with (data_dir() / ".writing.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise ConflictError(
+                "Data is being written just now; collect garbage when that is done."
+            ) from None
+        yield
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of a file, or of all files of a directory; what vanishes meanwhile counts nothing."""
+    if not path.is_dir() or path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            return path.lstat().st_size
+        return 0
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        total = sum(tree_size(inner) for inner in path.iterdir())
+    return total
+
+
 def absolute(url: str) -> str:
     """The URL as the catalogue keeps it: a local path made absolute, anything else as it is.
 
@@ -48,8 +105,8 @@ def absolute(url: str) -> str:
         return str(Path(url.removeprefix("file://")).expanduser().resolve())
     if urlsplit(url).password is not None:
         raise UsageError(
-            "The URL has a password in it; leave it out and set it in the environment or the "
-            "storage system's own configuration file."
+            "The URL has a password in it; leave it out, store it with 'aios data keys add NAME', "
+            "and write NAME@ before the host."
         )
     return url
 
@@ -60,21 +117,67 @@ def is_remote(url: str) -> bool:
 
 
 def locate(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path within it."""
+    """The fsspec file system of a URL, with its credentials, and the path within it.
+
+    Raises
+    ------
+    UsageError, MissingExtraError
+        There is no such system, or what reads it is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if scheme in {"s3", "s3a"}:
+        _need("s3fs", "s3")
+    elif scheme == "hdfs":
+        # Fsspec's own wants a library of Hadoop's that no package has.
+        _need("hdfs_native", "hdfs")
+        fsspec.register_implementation("hdfs", "hdfs_native.fsspec.HdfsFileSystem", clobber=True)
+    bare, options = credentials.resolve(url) if is_remote(url) else (url, {})
+    if scheme in {"s3", "s3a"}:
+        # Servers other than Amazon's answer a range with the checksum of the whole, or know none.
+        options = {**options, "config_kwargs": _CHECKSUMS | options.get("config_kwargs", {})}
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(bare, **options)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url!r} is not a place that can be read: {error}.") from None
     return fs, path
 
 
+def _need(module: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(module.replace("_", "-"), extra)
+
+
+def retrying(work: Callable[[], _Found], attempts: int = ATTEMPTS) -> _Found:
+    """Do something that a storage system may fail at once or twice, with growing pauses.
+
+    What is missing, forbidden or senseless is not tried again.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:
+            if attempt == attempts or not (isinstance(error, OSError) or _is_foreign(error)):
+                raise
+            # Half of the pause is random, so that many clients do not come back at once.
+            pause = FIRST_PAUSE * 2 ** (attempt - 1)
+            time.sleep(pause * (1 + random.random()) / 2)  # noqa: S311
+    raise AssertionError("an attempt returns or raises")
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a storage library raised it, of a class of its own."""
+    return type(error).__module__.split(".")[0] in _LIBRARIES
+
+
 def read_file(url: str, name: str) -> bytes:
     """The bytes of one file of a folder."""
     fs, path = locate(url)
-    try:
-        return bytes(fs.cat_file(f"{path.rstrip('/')}/{name}"))
-    except OSError as error:
-        raise unreadable(f"{url}/{name}", error) from None
+    whole = f"{path.rstrip('/')}/{name}"
+    with reading(f"{url}/{name}"):
+        # A local disk that fails once fails again.
+        return bytes(retrying(lambda: fs.cat_file(whole), ATTEMPTS if is_remote(url) else 1))
 
 
 def exists(url: str) -> bool:
@@ -89,6 +192,10 @@ def reading(url: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
+        raise unreadable(url, error) from None
+    except Exception as error:
+        if not _is_foreign(error):
+            raise
         raise unreadable(url, error) from None
 
 
@@ -150,6 +257,14 @@ def unreadable(url: str, error: Exception) -> AiosError:
     """The sentence for a file that is missing, not permitted, or damaged."""
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"There is nothing at {url}; check the path or URL.")
-    if isinstance(error, PermissionError):
-        return AiosError(f"{url} may not be read by this user; ask its owner for permission.")
+    if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
+        return AccessError(
+            f"{url} may not be read with these credentials; ask its owner for permission, or name "
+            "others in the URL, as in s3://NAME@bucket."
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or _is_foreign(error):
+        return AiosError(
+            f"The storage of {url} does not answer ({type(error).__name__}); check the address and "
+            "try again."
+        )
     return UsageError(f"{url} is damaged or not what its name says ({error}); get it again.")
