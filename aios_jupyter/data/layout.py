@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import NotFoundError, UsageError
+from ..errors import UsageError
 from ..schema import Struct
 from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
 
@@ -69,10 +69,10 @@ def detect_format(url: str) -> str:
     suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
     fs, path = locate(url)
     with reading(url):
-        if not fs.exists(path):
-            raise NotFoundError(f"There is nothing at {url}; check the path or URL.")
-        if fs.isdir(path):
-            return _detect_folder(url)
+        # `exists` says no, too, to who may not look.
+        kind = fs.info(path)["type"]
+    if kind == "directory":
+        return _detect_folder(url)
     for form, suffixes in SUFFIXES.items():
         if suffix in suffixes and form != "folder":
             return form
