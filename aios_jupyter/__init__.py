@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from . import train as train
     from .data.loader import augment as augment
     from .errors import AiosError as AiosError
+    from .recording import record as record
+    from .session import BatchResult as BatchResult
     from .session import Lease as Lease
     from .session import RunHandle as RunHandle
     from .session import RunResult as RunResult
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AiosError": ".errors",
+    "BatchResult": ".session",
     "Lease": ".session",
     "RunHandle": ".session",
     "RunResult": ".session",
@@ -34,10 +37,12 @@ _WHERE = {
     "augment": ".data.loader",
     "connect": ".session",
     "down": ".session",
+    "record": ".recording",
 }
 
 __all__ = [
     "AiosError",
+    "BatchResult",
     "Lease",
     "RunHandle",
     "RunResult",
@@ -46,6 +51,7 @@ __all__ = [
     "augment",
     "connect",
     "down",
+    "record",
     "train",
 ]
 
