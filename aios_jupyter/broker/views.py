@@ -66,10 +66,10 @@ def snapshot(
             for device in node.devices
         },
         "queue": {
-            request.id: _queued(request, position, state.reason(request.id), etas.get(request.id))
+            request.id: _queued(state, request, position, etas.get(request.id))
             for position, request in enumerate(state.queue(), 1)
         },
-        "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
         "runs": {run.id: _run(run) for run in state.runs.values()},
     }
@@ -79,7 +79,7 @@ def queue_row(state: State, request: str, etas: Mapping[str, float]) -> dict[str
     """One request's row of the queue, None when it no longer waits."""
     for position, queued in enumerate(state.queue(), 1):
         if queued.id == request:
-            return _queued(queued, position, state.reason(request), etas.get(request))
+            return _queued(state, queued, position, etas.get(request))
     return None
 
 
@@ -198,8 +198,15 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _queued(request: Request, position: int, reason: str, eta: float | None) -> dict[str, Any]:
+def _process(state: State, session: str) -> dict[str, Any]:
+    """The kernel or shell that a session is, for a front end to find its own."""
+    owner = state.sessions.get(session)
+    return {"host": owner.host if owner else "", "pid": owner.pid if owner else 0}
+
+
+def _queued(state: State, request: Request, position: int, eta: float | None) -> dict[str, Any]:
     return {
+        **_process(state, request.session),
         "id": request.id,
         "user": request.user,
         "label": request.label,
@@ -211,13 +218,14 @@ def _queued(request: Request, position: int, reason: str, eta: float | None) -> 
         "least": request.least or request.count,
         "submitted": request.submitted,
         "position": position,
-        "reason": reason,
+        "reason": state.reason(request.id),
         "eta": eta,
     }
 
 
-def _lease(lease: Lease) -> dict[str, Any]:
+def _lease(state: State, lease: Lease) -> dict[str, Any]:
     return {
+        **_process(state, lease.session),
         "id": lease.id,
         "user": lease.user,
         "label": lease.label,

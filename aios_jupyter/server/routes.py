@@ -5,8 +5,9 @@ POST   aios/cluster                 start the embedded cluster; body {"simulate_
 DELETE aios/leases/ID               release a lease
 DELETE aios/queue/ID                cancel a request
 POST   aios/runs/ID/stop            stop a run
-GET    aios/runs/ID/logs?rank=&tail=  the last lines of a run's log
 GET    aios/models                  models of the registry
+
+`watching.py` and `acting.py` have further ones.
 
 An error is `{"message": SENTENCE}` with the status that `STATUS` gives its class.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
@@ -36,7 +36,6 @@ STATUS: dict[type[errors.AiosError], int] = {
     errors.ClusterError: 503,
     errors.AiosError: 500,
 }
-MAX_TAIL = 10_000
 
 
 class AiosHandler(APIHandler):
@@ -147,20 +146,6 @@ class StopRunHandler(AiosHandler):
         self.answer({"stopping": run}, 202)
 
 
-class RunLogHandler(AiosHandler):
-    """The log of a run."""
-
-    @web.authenticated
-    @authorized
-    async def get(self, run: str) -> None:
-        """Answer with its last lines."""
-        rank = self.whole_number("rank", None, most=1_000_000)
-        tail = self.whole_number("tail", 1000, most=MAX_TAIL)
-        self.stream.run_row(run)
-        lines = await asyncio.to_thread(_log, run, rank, tail)
-        self.answer({"run": run, "rank": rank, "lines": lines})
-
-
 class ModelsHandler(AiosHandler):
     """The model registry."""
 
@@ -180,7 +165,6 @@ def handlers(stream: Stream) -> list[tuple[str, type[AiosHandler], dict[str, Any
         (rf"/aios/leases/{one}", LeaseHandler),
         (rf"/aios/queue/{one}", RequestHandler),
         (rf"/aios/runs/{one}/stop", StopRunHandler),
-        (rf"/aios/runs/{one}/logs", RunLogHandler),
         (r"/aios/models", ModelsHandler),
     ]
     return [(pattern, handler, {"stream": stream}) for pattern, handler in routes]
@@ -190,21 +174,6 @@ def _start(simulate_gpus: int | None) -> None:
     from ..session import connect
 
     connect(simulate_gpus=simulate_gpus, passive=True, label="server").close()
-
-
-def _log(run: str, rank: int | None, tail: int | None) -> list[str]:
-    """The last `tail` lines; the session gives pieces that end anywhere."""
-    from ..session import connect
-
-    lines: deque[str] = deque(maxlen=tail)
-    rest = ""
-    with connect(start=False, passive=True, label="server") as session:
-        for piece in session.logs(run, rank):
-            *whole, rest = (rest + piece).split("\n")
-            lines.extend(whole)
-    if rest:
-        lines.append(rest)
-    return list(lines)
 
 
 def _models() -> list[dict[str, Any]]:

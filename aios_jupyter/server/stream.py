@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ClusterError, NoClusterError, NotFoundError
+from .history import History
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 EVENT = "https://events.aios-jupyter.org/cluster/v1"
@@ -157,6 +158,7 @@ class Stream:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self.mirror = Mirror()
+        self.history = History()
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
@@ -254,5 +256,6 @@ class Stream:
 
     def _tell(self, event: Event | None) -> None:
         if event is not None:
+            self.history.take(event)
             self._changed.set()
             self._emit(event)

@@ -23,8 +23,9 @@ TESTS = Path(__file__).parents[1]
 FAKE_CONFIG = """
 import sys
 sys.path[:0] = [{tests!r}, {ui!r}]
-from fake_server import open_fake
+from fake_server import open_fake, open_runs
 c.AiosApp.open_upstream = open_fake
+c.AiosApp.open_session = open_runs
 """
 
 
