@@ -43,6 +43,14 @@ export function totals(snapshot: ISnapshot): ITotals {
   };
 }
 
+/** The best place in the queue that this user has; null when they wait for nothing. */
+export function firstPlace(snapshot: ISnapshot): number | null {
+  const places = Object.values(snapshot.queue)
+    .filter(request => request.user === snapshot.cluster.user)
+    .map(request => request.position);
+  return places.length > 0 ? Math.min(...places) : null;
+}
+
 /** The states of the devices that people count, and how many are in each. */
 export function counted(snapshot: ISnapshot): {
   states: DeviceState[];

@@ -2,6 +2,7 @@ import {
   counted,
   deviceName,
   deviceState,
+  firstPlace,
   load,
   mayEnd,
   runsOn,
@@ -114,4 +115,14 @@ test.each([
 ] as const)('a %s may end what %s has: %s', (role, owner, may) => {
   const { cluster } = snapshot();
   expect(mayEnd(snapshot({ cluster: { ...cluster, role } }), owner)).toBe(may);
+});
+
+test('one’s own place in the queue is the best of several, or none', () => {
+  const queue = {
+    q1: request('q1', { user: 'bob', position: 1 }),
+    q3: request('q3', { position: 3 }),
+    q2: request('q2', { position: 2 })
+  };
+  expect(firstPlace(snapshot({ queue }))).toBe(2);
+  expect(firstPlace(snapshot({ queue: { q1: queue.q1 } }))).toBeNull();
 });

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page
 
-THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+THEMES = {
+    "light": "JupyterLab Light",
+    "dark": "JupyterLab Dark",
+    "contrast": "JupyterLab Dark High Contrast",
+}
 
 
 def until(condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
@@ -46,13 +50,13 @@ class LabPage:
         return self.panel
 
     def theme(self, name: str) -> None:
-        """Change the theme to `light` or `dark`, and wait until it is there."""
+        """Change the theme to a key of `THEMES`, and wait until it is there."""
         self.page.evaluate(
             "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
             THEMES[name],
         )
-        light = "true" if name == "light" else "false"
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+        shown = f"body[data-jp-theme-name='{THEMES[name]}']"
+        self.page.wait_for_selector(shown, state="attached")
         self.page.wait_for_timeout(300)  # the style sheets are swapped after the attribute
 
     def device(self, identity: str) -> Locator:

@@ -50,7 +50,10 @@ export function addNotebookCommands(
 
   commands.addCommand(CommandIDs.runCell, {
     label: trans.__('Run Cell on AIOS'),
-    caption: trans.__('Put %%aios train on top of the cell and run it on leased devices'),
+    caption: trans.__(
+      'Put %1 on top of the cell and run it on leased devices',
+      '%%aios train'
+    ),
     describedBy: none,
     isEnabled,
     execute: async () => {
