@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Callable
+from traitlets import Callable, Float
 
-from . import acting, routes, watching
+from ..session.kernels import give_up_waiting
+from . import acting, routes, telling, watching
 from .books import Books
+from .limits import Limits
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
 
 if TYPE_CHECKING:
@@ -76,9 +78,18 @@ class AiosApp(ExtensionApp):
         Takes no arguments, raises `aios_jupyter.errors.ClusterError` when there is no cluster.""",
     ).tag(config=True)
 
+    reads_per_second = Float(
+        20.0, help="How often one user may ask, on average; bursts of five seconds' worth. 0: any."
+    ).tag(config=True)
+
+    writes_per_second = Float(
+        5.0, help="How often one user may change something, on average. 0: any."
+    ).tag(config=True)
+
     def initialize_settings(self) -> None:
         """Make the stream; it starts with the server's event loop."""
         self.event_logger.register_event_schema(EVENT_SCHEMA)
+        self.settings[routes.LIMITS] = Limits(self.reads_per_second, self.writes_per_second)
         self.books = Books(self.open_session)
         self.stream = Stream(self.open_upstream, self._emit, connection_dir, self.log)
 
@@ -87,6 +98,7 @@ class AiosApp(ExtensionApp):
         self.handlers.extend(routes.handlers(self.stream))
         self.handlers.extend(watching.handlers(self.stream, self.stream.history, self.books))
         self.handlers.extend(acting.handlers(self.stream))
+        self.handlers.extend(telling.handlers(self.stream))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._tasks = [
@@ -95,7 +107,11 @@ class AiosApp(ExtensionApp):
         ]
 
     async def stop_extension(self) -> None:
-        """Close the sessions with the broker."""
+        """Close the sessions with the broker; kernels that wait for devices are given up.
+
+        The server ends its kernels after this, and would wait for them.
+        """
+        give_up_waiting("The Jupyter server is stopping; start the kernel again in the next one.")
         for task in getattr(self, "_tasks", []):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -8,7 +8,9 @@ link      the connection
 leases    who holds what
 queues    who may have how much
 runs      code on leased devices
-assets    datasets, models, endpoints
+batch     notebooks for many parameters
+assets    datasets
+models    models and endpoints
 forecasts how many devices keep waits short
 users     who has access, and who did what
 """
@@ -19,14 +21,15 @@ from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
-from .assets import AssetVerbs, Endpoint
+from .batch import BatchResult, BatchVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
+from .models import Endpoint, ModelVerbs
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
+class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -75,4 +78,14 @@ def down() -> list[int]:
     return embedded.down()
 
 
-__all__ = ["Endpoint", "Lease", "RunHandle", "RunResult", "Session", "connect", "down", "observe"]
+__all__ = [
+    "BatchResult",
+    "Endpoint",
+    "Lease",
+    "RunHandle",
+    "RunResult",
+    "Session",
+    "connect",
+    "down",
+    "observe",
+]

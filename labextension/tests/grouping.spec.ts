@@ -1,14 +1,39 @@
 import { foldOf, grouped, lines } from '../src/grouping';
 import { device, run, snapshot } from './rows';
 
+const NO_WARM = { processes: 0, memory: 0, frameworks: [] };
 const HOLDER = { lease: 'l1', user: 'ada', label: 'train.ipynb', run: 'r1' };
 
 function cluster() {
   return snapshot({
     nodes: {
-      b: { id: 'b', host: 'bohr', address: '', state: 'up', cpus: 8, memory: 0 },
-      a: { id: 'a', host: 'ada-01', address: '', state: 'up', cpus: 8, memory: 0 },
-      e: { id: 'e', host: 'empty', address: '', state: 'up', cpus: 8, memory: 0 }
+      b: {
+        id: 'b',
+        host: 'bohr',
+        address: '',
+        state: 'up',
+        cpus: 8,
+        memory: 0,
+        warm: NO_WARM
+      },
+      a: {
+        id: 'a',
+        host: 'ada-01',
+        address: '',
+        state: 'up',
+        cpus: 8,
+        memory: 0,
+        warm: NO_WARM
+      },
+      e: {
+        id: 'e',
+        host: 'empty',
+        address: '',
+        state: 'up',
+        cpus: 8,
+        memory: 0,
+        warm: NO_WARM
+      }
     },
     devices: {
       g3: device('g3', { node: 'b', host: 'bohr', name: 'NVIDIA H100' }),

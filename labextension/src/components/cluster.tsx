@@ -160,7 +160,10 @@ function GroupHead(props: {
   const lost = node && node.state !== 'up';
   const size = [
     node && node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
-    node && node.memory > 0 && bytes(node.memory)
+    node && node.memory > 0 && bytes(node.memory),
+    node &&
+      node.warm?.processes > 0 &&
+      trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory))
   ].filter(Boolean);
   const states: Record<DeviceState, string> = {
     free: trans.__('free'),
