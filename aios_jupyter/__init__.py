@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from . import train as train
     from .data.feed import loader as loader
     from .data.kv import KV
+    from .data.loader import augment as augment
     from .errors import AiosError as AiosError
     from .recording import record as record
     from .session import BatchResult as BatchResult
@@ -37,6 +38,7 @@ _WHERE = {
     "RunHandle": ".session",
     "RunResult": ".session",
     "Session": ".session",
+    "augment": ".data.loader",
     "connect": ".session",
     "down": ".session",
     "loader": ".data.feed",
@@ -51,6 +53,7 @@ __all__ = [
     "RunResult",
     "Session",
     "__version__",
+    "augment",
     "connect",
     "down",
     "kv",

@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import pieces, storage
-from .catalog import Catalog, Entry, check_name, inspect
+from . import layout, pieces, storage
+from .catalog import Catalog, Entry, check_name
 from .recipe_columns import hashes as row_bits
 from .recipe_columns import labels
 
@@ -249,7 +249,7 @@ class _Folder(_Maker):
         self, room: Path, by: str, stratify: str, seed: int
     ) -> tuple[Hashes, NDArray[Any] | None]:
         self._only_labels(by, stratify, has=True)
-        self._names = storage.list_images(self.entry.url)
+        self._names = layout.list_images(self.entry.url)
         blobs = (storage.read_file(self.entry.url, name) for name in self._names)
         hashes = np.array([_bits(blob, seed) for blob in blobs], np.uint64)
         return hashes, np.array([name.split("/")[0] for name in self._names]) if stratify else None
@@ -258,10 +258,8 @@ class _Folder(_Maker):
         with storage.scratch(name) as aside:
             for file in np.array(self._names, object)[rows]:
                 self._copy(file, aside / PurePosixPath(file))
-            path, version, size = storage.adopt(aside, name, "")
-        return msgspec.structs.replace(
-            inspect(path, "folder"), name=name, version=version, size=size
-        )
+            path, _ = layout.adopt(aside, name, "")
+        return catalog.add(name, path, "folder")
 
     def _copy(self, name: str, target: Path) -> None:
         """A hard link where that can be: the same image need not be on the disk twice."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, UsageError
 from ..runs import events
-from . import storage
+from . import layout, storage
 from .catalog import Catalog, Entry, readable
 
 Array = NDArray[Any]
@@ -367,8 +367,8 @@ class _Images(Source):
 
     def __init__(self, entry: Entry) -> None:
         self._url = entry.url
-        self._names = storage.list_images(entry.url)
-        classes = {name: n for n, name in enumerate(storage.folder_classes(self._names))}
+        self._names = layout.list_images(entry.url)
+        classes = {name: n for n, name in enumerate(layout.file_classes(self._names))}
         self._y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
         self.rows = len(self._names)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import formats, storage
+from . import formats, layout, storage
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
@@ -44,22 +44,25 @@ def keep(
     made_from, how
         Lineage.
     """
-    path, version, size = storage.adopt(aside, name, ".parquet")
-    found = formats.describe(str(path), "parquet")
-    return catalog.put(
-        Entry(
-            name=name,
-            url=str(path),
-            format="parquet",
-            version=version,
-            rows=found.rows,
-            size=size,
-            schema=found.schema,
-            classes=found.classes,
-            made_from=tuple(entry.ref for entry in made_from),
-            how=how,
+    with storage.writing():
+        path, content = layout.adopt(aside, name, ".parquet")
+        found = formats.describe(str(path), "parquet")
+        return catalog.put(
+            Entry(
+                name=name,
+                url=str(path),
+                format="parquet",
+                version=content.version,
+                rows=found.rows,
+                size=content.size,
+                schema=found.schema,
+                classes=found.classes,
+                fields=found.fields,
+                made_from=tuple(entry.ref for entry in made_from),
+                how=how,
+            ),
+            content.files,
         )
-    )
 
 
 def parts(entry: Entry, room: Path) -> list[Part]:
@@ -128,6 +131,15 @@ def join(files: Sequence[Path], aside: Path) -> int:
     return rows
 
 
+def pattern(entry: Entry) -> str:
+    """What DuckDB reads: the file, or those of a folder, quoted."""
+    fs, path = storage.locate(entry.url)
+    place = entry.url
+    if fs.isdir(path):
+        place = f"{place.rstrip('/')}/**/*.{entry.format}"
+    return "'" + place.replace("'", "''") + "'"
+
+
 def _files(url: str) -> list[str]:
     fs, path = storage.locate(url)
     if not fs.isdir(path):
@@ -163,14 +175,13 @@ def _from_text(entry: Entry, room: Path) -> str:
     import duckdb
 
     copy = room / "source.parquet"
-    place = entry.url.replace("'", "''")
     reader = TEXT_FORMATS[entry.format]
     with duckdb.connect() as connection:
         if storage.is_remote(entry.url):
             connection.register_filesystem(storage.locate(entry.url)[0])
         try:
             connection.sql(
-                f"SELECT * FROM {reader}('{place}', sample_size = -1)"  # noqa: S608
+                f"SELECT * FROM {reader}({pattern(entry)}, sample_size = -1)"  # noqa: S608
             ).write_parquet(str(copy), row_group_size=PART_ROWS // 2)
         except duckdb.Error as error:
             raise storage.unreadable(entry.url, ValueError(str(error).split("\n")[0])) from None

@@ -222,7 +222,8 @@ class Recipe:
 def beside(url: str) -> Path:
     """Where the recipe of a dataset that lies at `url` is."""
     place = Path(url)
-    return place.with_name(place.stem + _SUFFIX)
+    # Hidden, so that nobody takes it for data.
+    return place.with_name(f".{place.stem}{_SUFFIX}")
 
 
 def _same_columns(how: str) -> bool:

@@ -21,9 +21,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import NotFoundError, UsageError
-from . import attached, storage
+from . import attached, layout, storage
 from .catalog import Catalog, Entry, check_name, readable
-from .pieces import TEXT_FORMATS, keep
+from .pieces import TEXT_FORMATS, keep, pattern
 
 # The schema in which a dataset is found also where a variable has its name.
 DATASETS = "data"
@@ -202,10 +202,9 @@ class _Lookup:
         if storage.is_remote(entry.url):
             fs, _ = storage.locate(entry.url)
             self._connection.register_filesystem(fs)
-        place = "'" + entry.url.replace("'", "''") + "'"
         with _told(self._query):
             self._connection.execute(
-                f"CREATE VIEW {_target(schema, name)} AS SELECT * FROM {reader}({place})"  # noqa: S608
+                f"CREATE VIEW {_target(schema, name)} AS SELECT * FROM {reader}({pattern(entry)})"  # noqa: S608
             )
         return True
 
@@ -233,7 +232,7 @@ class _Lookup:
 def _arrow(entry: Entry) -> pa.Table:
     """Arrays as columns without a copy: each row of an array with more than one axis is a list."""
     if entry.format == "folder":
-        files = storage.list_images(entry.url)
+        files = layout.list_images(entry.url)
         labels = [name.split("/")[0] for name in files]
         return pa.table({"file": files, "label": labels})
     if entry.format != "npz":

@@ -20,7 +20,7 @@ import pyrage
 
 from ..config import settings
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
-from . import storage
+from . import layout, storage
 from .catalog import ENCRYPTED, Catalog, Entry, check_name
 
 _KEY = ".key"
@@ -154,22 +154,25 @@ def encrypt(
     if entry.format == ENCRYPTED:
         raise ConflictError(f"'{entry.name}' is encrypted already.")
     recipients = _recipients(people)
-    with storage.scratch(name) as aside:
+    with storage.writing(), storage.scratch(name) as aside:
         with aside.open("wb") as target, _stream(entry) as source, _told(entry):
             pyrage.encrypt_io(source, target, recipients)
-        path, version, size = storage.adopt(aside, name, f"{_suffix(entry)}.age")
-    return catalog.put(
-        msgspec.structs.replace(
-            entry,
-            name=name,
-            url=str(path),
-            format=ENCRYPTED,
-            version=version,
-            size=size,
-            made_from=(entry.ref,),
-            how=f"encrypt: {', '.join(people)}",
+        path, content = layout.adopt(aside, name, f"{_suffix(entry)}.age")
+        return catalog.put(
+            msgspec.structs.replace(
+                entry,
+                name=name,
+                url=str(path),
+                format=ENCRYPTED,
+                version=content.version,
+                size=content.size,
+                # Its statistics have values from the data.
+                fields=(),
+                made_from=(entry.ref,),
+                how=f"encrypt: {', '.join(people)}",
+            ),
+            content.files,
         )
-    )
 
 
 def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -> Entry:
@@ -190,7 +193,7 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
         raise UsageError(f"'{entry.name or entry.url}' is not encrypted.")
     suffix = "".join(Path(entry.url.removesuffix(".age")).suffixes[-1:])
     fs, place = storage.locate(entry.url)
-    with storage.scratch(name) as aside, storage.scratch(name) as room:
+    with storage.writing(), storage.scratch(name) as aside, storage.scratch(name) as room:
         plain = room if suffix == ".tar" else aside
         with fs.open(place, "rb") as source, plain.open("wb") as target, _told(entry):
             pyrage.decrypt_io(source, target, _identities())
@@ -199,8 +202,9 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
             with tarfile.open(room) as archive:
                 archive.extractall(aside, filter="data")
             suffix = ""
-        path, _, _ = storage.adopt(aside, name, suffix)
-    return catalog.add(name, path, made_from=entry, how="decrypt")
+        path = storage.data_dir(name) / f"{entry.version}-plain{suffix}"
+        storage.replace_directory(aside, path) if aside.is_dir() else aside.replace(path)
+        return catalog.add(name, path, made_from=entry, how="decrypt")
 
 
 def _suffix(entry: Entry) -> str:
