@@ -59,6 +59,9 @@ class Settings:
         For so long the policies `las` and `gittins` let a lease run before they take it.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
+    cache_limit
+        GiB that copies of remote data and decoded images may take on this machine; what was used
+        least recently goes first.
     bundle
         Directory that `aios user add` made on somebody else's cluster, which is used in place of
         one's own.
@@ -83,6 +86,7 @@ class Settings:
     preempt_grace: float = 30.0
     preempt_after: float = 60.0
     simulate_gpus: int = 0
+    cache_limit: float = 20.0
     bundle: str = ""
 
     @property
