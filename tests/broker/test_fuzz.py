@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aios_jupyter import tls
+from aios_jupyter.broker import events as ev
 from aios_jupyter.broker import messages as msg
 from aios_jupyter.broker.client import Loop
 from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect, split_address
@@ -116,6 +117,8 @@ class World:
         grants[self.lease.id] = msg.Grant(lease=self.lease, token=answer.token)
         self.token = answer.token
         (self.runs_dir / "r-alice" / "rank-0.log").write_text("hush")
+        # What is counted is kept once a second: now, and not while something is looked at.
+        self.broker.hub.handle(ev.Tick())
 
     async def _client(self, name: str) -> Connection:
         context = tls.Bundle.of(self.tls, name).client_context()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -72,6 +73,9 @@ def devices(node: str, gpus: tuple[int, ...], slots: int) -> tuple[Device, ...]:
         ),
     )
 
+
+# Hundreds of examples each: on a busy machine they take long, and a limit met looks like a flaw.
+pytestmark = pytest.mark.timeout(900)
 
 # What each machine offers when it is healthy, and at times when a device has fallen out.
 MACHINES = {
