@@ -75,7 +75,7 @@ def snapshot(
             id: queue_row(state, state.requests[id], position, place, etas.get(id))
             for id, (position, place) in places(state).items()
         },
-        "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
         "runs": {run.id: _run(run) for run in state.runs.values()},
     }
@@ -98,6 +98,7 @@ def queue_row(
     """A request that waits, with why it does in a word and in a sentence."""
     reason = state.reason(request.id)
     return {
+        **_process(state, request.session),
         "id": request.id,
         "session": request.session,
         "user": request.user,
@@ -231,8 +232,15 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _lease(lease: Lease) -> dict[str, Any]:
+def _process(state: State, session: str) -> dict[str, Any]:
+    """The kernel or shell that a session is, for a front end to find its own."""
+    owner = state.sessions.get(session)
+    return {"host": owner.host if owner else "", "pid": owner.pid if owner else 0}
+
+
+def _lease(state: State, lease: Lease) -> dict[str, Any]:
     return {
+        **_process(state, lease.session),
         "id": lease.id,
         "session": lease.session,
         "user": lease.user,

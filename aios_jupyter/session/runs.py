@@ -105,7 +105,8 @@ class RunVerbs(LeaseVerbs):
         entry, source = _entry(target, cell, module)
         text = source if entry is Entry.CELL else _text(entry, source)
         if framework == "auto":
-            framework = cells.detect_framework(text, dict(push or {}))
+            used = {"function": target} if entry is Entry.FUNCTION else dict(push or {})
+            framework = cells.detect_framework(text, used)
         if framework == "horovod":
             # Before anybody waits for devices.
             horovod.check()
