@@ -78,6 +78,7 @@ def publish(
     params: Mapping[str, Any] | None = None,
     input_example: Any = None,
     lineage: Mapping[str, Any] | None = None,
+    profile: Any = None,
     allow_pickle: bool = False,
 ) -> ModelVersion:
     """Store `model` as the next version of `name`.
@@ -100,6 +101,9 @@ def publish(
         are a tuple or a dict.
     lineage
         Where it comes from, by name: lease, run, notebook, data.
+    profile
+        Samples of the training data (50 or more), which `monitor` compares an endpoint's traffic
+        with; only their distributions are kept.
     allow_pickle
         Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
 
@@ -114,7 +118,7 @@ def publish(
     if alias is not None:
         check_alias(alias)
     from .optimize import Optimized
-    from .package import build
+    from .package import build, save_profile
 
     origin: dict[str, Any] = dict(lineage or {})
     if isinstance(model, Optimized):
@@ -127,6 +131,8 @@ def publish(
         extras = Path(scratch) / "extras"
         extras.mkdir()
         built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        if profile is not None:
+            save_profile(built, extras, profile)
         tags = _tags(built, numbers, texts, origin)
         version = _store(built, name, Path(scratch), numbers, texts, tags)
     if alias is not None:

@@ -85,6 +85,7 @@ class ModelVerbs(AssetVerbs):
         input_example: Any = None,
         run: str | None = None,
         data: str | None = None,
+        profile: Any = None,
         allow_pickle: bool = False,
     ) -> ModelVersion:
         """Store a model as the next version of `name`, with where it comes from.
@@ -113,6 +114,7 @@ class ModelVerbs(AssetVerbs):
             params=values,
             input_example=input_example,
             lineage={key: value for key, value in lineage.items() if value},
+            profile=profile,
             allow_pickle=allow_pickle,
         )
 
@@ -337,6 +339,21 @@ class ModelVerbs(AssetVerbs):
 
         with self._served(ref) as row:
             return infer(row["url"], Path(row["token_file"]).read_text().strip(), x)
+
+    def monitor(self, ref: str) -> dict[str, Any]:
+        """How an endpoint does: `name`, `model`, and what `models.monitor.observe` gives.
+
+        Raises
+        ------
+        NotFoundError
+            Nobody serves it.
+        """
+        from ..models import monitor
+
+        with self._served(ref) as row:
+            token = Path(row["token_file"]).read_text().strip()
+            seen = monitor.observe(row["url"], token, row["model"])
+            return {"name": row["name"], "model": row["model"], **seen}
 
     @contextmanager
     def _served(self, ref: str) -> Iterator[dict[str, Any]]:
