@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, users    the verbs
+cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
 models, optimize, endpoints, monitor, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
@@ -22,12 +22,14 @@ import click
 
 from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
+from .batch import batch
 from .cluster import doctor, down, status, up
 from .data import augment, data
 from .endpoints import endpoints, predict, serve
 from .export import export
 from .forecasts import forecast
 from .host import Host
+from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import models, promote, publish, rollback
 from .monitor import monitor
@@ -62,10 +64,10 @@ for _verb in (
     *(up, down, status, doctor),
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
-    *(train, run, runs, attach, logs, stacks, profile, stop),
+    *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
     *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
-    *(user, audit),
+    *(kernel, user, audit),
 ):
     aios.add_command(_verb)
 

@@ -8,6 +8,7 @@ link      the connection
 leases    who holds what
 queues    who may have how much
 runs      code on leased devices
+batch     notebooks for many parameters
 assets    datasets
 models    models and endpoints
 forecasts how many devices keep waits short
@@ -20,6 +21,7 @@ from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
+from .batch import BatchResult, BatchVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
 from .models import Endpoint, ModelVerbs
@@ -27,7 +29,7 @@ from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
+class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -76,4 +78,14 @@ def down() -> list[int]:
     return embedded.down()
 
 
-__all__ = ["Endpoint", "Lease", "RunHandle", "RunResult", "Session", "connect", "down", "observe"]
+__all__ = [
+    "BatchResult",
+    "Endpoint",
+    "Lease",
+    "RunHandle",
+    "RunResult",
+    "Session",
+    "connect",
+    "down",
+    "observe",
+]
