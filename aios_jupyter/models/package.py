@@ -19,7 +19,6 @@ import numpy as np
 
 from ..errors import UsageError
 from .onnx_files import save_and_open, save_example
-from .optimize import Optimized
 from .predictor import (
     ONNX_MODEL,
     PICKLED_MODEL,
@@ -30,6 +29,7 @@ from .predictor import (
     signature_of,
 )
 from .signature import Signature
+from .variants import Optimized
 
 PROFILE_ROWS = 10_000
 """Samples of the training data that a profile is made of at most."""
