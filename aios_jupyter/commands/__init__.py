@@ -5,7 +5,7 @@ host      where a verb runs: the shell (here) or a notebook (`notebook/display.p
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
 cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
-models, optimize, endpoints, export    and those of models
+models, optimize, endpoints, monitor, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -32,6 +32,7 @@ from .host import Host
 from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import models, promote, publish, rollback
+from .monitor import monitor
 from .optimize import optimize
 from .policies import policy
 from .quotas import quota
@@ -66,7 +67,7 @@ for _verb in (
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
-    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, export),
+    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
     *(kernel, user, audit),
 ):
     aios.add_command(_verb)

@@ -10,7 +10,8 @@ queues    who may have how much
 runs      code on leased devices
 batch     notebooks for many parameters
 assets    datasets
-models    models and endpoints
+models    models
+endpoints models being served
 forecasts how many devices keep waits short
 users     who has access, and who did what
 """
@@ -22,14 +23,14 @@ from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
 from .batch import BatchResult, BatchVerbs
+from .endpoints import Endpoint, EndpointVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
-from .models import Endpoint, ModelVerbs
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
+class Session(EndpointVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
