@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from aios_jupyter.cluster import embedded
+from aios_jupyter.cluster import embedded, joined
 from aios_jupyter.config import settings
-from aios_jupyter.errors import NoClusterError
-from aios_jupyter.session import Session, connect
+from aios_jupyter.errors import NoClusterError, NotFoundError
+from aios_jupyter.session import Session, connect, join_node, leave_node
 
 
 @contextlib.contextmanager
@@ -51,6 +51,26 @@ def session(cluster: None) -> Iterator[Session]:
     """A session with the module's cluster; its leases end with the test."""
     with connect(label="test") as opened:
         yield opened
+
+
+@pytest.fixture
+def second_node(no_cluster: Path) -> Iterator[Path]:
+    """A cluster of two nodes, `far` being the second, with two simulated GPUs each; `far`'s bundle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOS_REJOIN_GRACE", "1")
+        embedded.ensure(simulate_gpus=2)
+        bundle = no_cluster / "far"
+        with connect() as session:
+            session.node_add("far", bundle)
+        join_node(bundle, simulate_gpus=2)
+        yield bundle
+        with contextlib.suppress(NotFoundError):
+            leave_node("far")
+
+
+def agent_of(node: str) -> int:
+    """The pid of the agent of a node that has joined on this machine."""
+    return next(int(facts["pid"]) for facts in joined.local() if facts["node"] == node)
 
 
 def session_of(directory: Path, label: str = "") -> Session:

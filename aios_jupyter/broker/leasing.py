@@ -321,8 +321,12 @@ class Leasing(Allotting):
                 continue
             if lease.state is LeaseState.ENDING:
                 self._confirm(lease, node)
-            else:
+            elif not self._survives(lease, node):
                 self._end(lease, f"node {node} was lost", lost_node=node)
+
+    def _survives(self, lease: Lease, node: str) -> bool:
+        """Whether a lease goes on without a node that is lost for good."""
+        return False
 
     def _forget_deadline(self, node: str) -> float | None:
         since = self.fleet.down.get(node)

@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, data, models, users    the verbs
+cluster, leases, reservations, forecasts, runs, data, models, users, nodes    the verbs
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -27,6 +27,7 @@ from .forecasts import forecast
 from .host import Host
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import endpoints, models, predict, promote, publish, serve
+from .nodes import node
 from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
@@ -60,7 +61,7 @@ for _verb in (
     *(train, run, runs, attach, logs, stacks, profile, stop),
     *(data, augment),
     *(publish, models, promote, serve, endpoints, predict),
-    *(user, audit),
+    *(user, node, audit),
 ):
     aios.add_command(_verb)
 

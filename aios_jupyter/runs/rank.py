@@ -58,6 +58,8 @@ class Orders(Struct):
         Whether rank 0 serves torch's store on `listen_fd`, so that every rank is a client of it.
     threads
         What OMP_NUM_THREADS is set to, unless the user has set it.
+    interface
+        Network interface of this node at which ranks of other nodes find it; "" where unknown.
     """
 
     spec: RunSpec
@@ -74,6 +76,7 @@ class Orders(Struct):
     listen_fd: int = -1
     agent_store: bool = False
     threads: int = 1
+    interface: str = ""
 
 
 def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
@@ -114,9 +117,10 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
         "OMP_NUM_THREADS": str(orders.threads),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
     }
-    if meet.address.startswith("127."):
-        # Else gloo looks up this machine's name, which need not resolve.
-        defaults["GLOO_SOCKET_IFNAME"] = "lo" if IS_LINUX else "lo0"
+    if orders.interface:
+        # Else gloo looks up this machine's name, which need not resolve, or not to an address that
+        # other nodes reach.
+        defaults["GLOO_SOCKET_IFNAME"] = orders.interface
     result = {name: value for name, value in defaults.items() if name not in inherited}
     if inherited.get("MPLBACKEND", "").startswith("module://"):
         # A notebook's backend, which draws where a rank has nothing.
@@ -196,6 +200,12 @@ def _attach_tf_keras(orders: Orders) -> None:
         _join_tf_keras()
 
 
+def _attach_tqdm(_: Orders) -> None:
+    from . import bars
+
+    bars.attach(sys.modules["tqdm.std"])
+
+
 def _join_tf_keras() -> None:
     """Once both are there: which is imported first depends on how."""
     cluster = _tensorflow_cluster()
@@ -213,6 +223,7 @@ _ATTACHED = {
     "tensorflow": _attach_tensorflow,
     "keras": _attach_keras,
     "tf_keras": _attach_tf_keras,
+    "tqdm.std": _attach_tqdm,
 }
 
 

@@ -11,22 +11,24 @@ runs      code on leased devices
 assets    datasets, models, endpoints
 forecasts how many devices keep waits short
 users     who has access, and who did what
+nodes     which machines belong to it
 """
 
 from __future__ import annotations
 
 from ..cluster import bundle, embedded
 from ..errors import AccessError
-from ..runs.launcher import RunHandle, RunResult
+from ..runs.handle import RunHandle, RunResult
 from ..schema import Lease
 from .assets import AssetVerbs, Endpoint
 from .forecasts import ForecastVerbs
 from .link import observe
+from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs):
+class Session(AssetVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -75,4 +77,15 @@ def down() -> list[int]:
     return embedded.down()
 
 
-__all__ = ["Endpoint", "Lease", "RunHandle", "RunResult", "Session", "connect", "down", "observe"]
+__all__ = [
+    "Endpoint",
+    "Lease",
+    "RunHandle",
+    "RunResult",
+    "Session",
+    "connect",
+    "down",
+    "join_node",
+    "leave_node",
+    "observe",
+]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..cluster import embedded
 from ..config import settings
 from ..errors import AccessError, ClusterError, ConflictError, NotFoundError, RunError
-from ..runs.launcher import RunHandle
+from ..runs.handle import RunHandle
 from ..schema import LIVE, RunKind, RunState, Scope, Struct
 from ..tls import Bundle as TlsBundle
 from .runs import RunVerbs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import sys
@@ -13,14 +14,16 @@ from typing import Any, Literal
 from ..broker.messages import ById
 from ..config import settings
 from ..errors import AiosError, NotFoundError
-from ..runs.launcher import RunHandle, RunResult
+from ..runs.handle import RunHandle, RunResult
 from ..runs.messages import Inspect, RankStacks
 from ..runs.packed import Packed
-from ..runs.spec import Entry, RunSpec
+from ..runs.postmortem import sounds_secret
+from ..runs.spec import Entry, RunSpec, Tracking
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
 from .leases import LeaseVerbs
 
+LONGEST_PARAM = 250
 Looked = tuple[RankStacks, ...]
 # What belongs to the asking process alone and must not reach its ranks.
 PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
@@ -142,6 +145,7 @@ class RunVerbs(LeaseVerbs):
             checkpoints=_place(checkpoints),
             resume=resume,
             profile=profile,
+            tracking=self._tracking(kind, source, argv, {**(push or {}), **(kwargs or {})}),
         )
         try:
             return self._launch(held, spec, payload)
@@ -154,6 +158,30 @@ class RunVerbs(LeaseVerbs):
                 with contextlib.suppress(NotFoundError):
                     self.release(held.id)
             raise
+
+    def _tracking(
+        self, kind: RunKind, source: str, argv: Sequence[str], given: dict[str, Any]
+    ) -> Tracking | None:
+        """What is recorded of a run: plain values that it was given, and where it comes from."""
+        if settings().tracking != "on" or kind is RunKind.ENDPOINT:
+            return None
+        from ..models.store import registry_uri
+
+        plain = {
+            name: str(value)
+            for name, value in given.items()
+            if isinstance(value, bool | int | float | str) and not sounds_secret(name)
+        }
+        params = {name: value for name, value in plain.items() if len(value) <= LONGEST_PARAM}
+        if argv and not any(map(sounds_secret, argv)):
+            params["args"] = " ".join(argv)[:LONGEST_PARAM]
+        digest = hashlib.sha256(source.encode()).hexdigest() if source else ""
+        return Tracking(
+            uri=registry_uri(),
+            state=str(settings().state_dir),
+            params=params,
+            tags={"notebook": self.label, "source": digest},
+        )
 
     def _launch(self, lease: Lease, spec: RunSpec, payload: Packed | None) -> RunHandle:
         run = Run(
@@ -168,6 +196,7 @@ class RunVerbs(LeaseVerbs):
             label=self.label,
             framework=spec.framework,
             max_restarts=spec.max_restarts,
+            checkpoints=spec.checkpoints,
         )
 
         client, launcher = self.client, self._launcher

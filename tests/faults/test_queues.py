@@ -10,7 +10,7 @@ import pytest
 from clusters import free, session_of, until
 
 from aios_jupyter.errors import AccessError, AllocationError, RunError
-from aios_jupyter.runs.launcher import RunHandle
+from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.session import Session, connect
 
 # It takes longer to save its checkpoint than a run that is stopped may take.

@@ -36,8 +36,8 @@ from aios_jupyter.errors import (
 )
 from aios_jupyter.process import alive
 from aios_jupyter.runs import messages as agent_msg
-from aios_jupyter.runs.launcher import RunHandle, ranks_on
-from aios_jupyter.runs.spec import Entry, Rendezvous, RunSpec
+from aios_jupyter.runs.handle import RunHandle
+from aios_jupyter.runs.spec import Entry, Rendezvous, RunSpec, ranks_on
 from aios_jupyter.schema import Lease, Node, Owner, Request, Run, RunKind, Want
 from aios_jupyter.session import Session, connect, down
 
@@ -450,7 +450,7 @@ def _order(run: str, lease: Lease, token: str) -> agent_msg.StartRun:
                    source="print(1)", world_size=len(lease.slots))  # fmt: skip
     return agent_msg.StartRun(
         spec=spec,
-        ranks=ranks_on(lease.slots[0].address, lease.slots),
+        ranks=ranks_on(lease.slots[0].node, lease.slots),
         rendezvous=Rendezvous(address="127.0.0.1", port=1),
         token=token,
     )

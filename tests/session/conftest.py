@@ -1,3 +1,3 @@
-from clusters import cluster, no_cluster, session
+from clusters import cluster, no_cluster, second_node, session
 
-__all__ = ["cluster", "no_cluster", "session"]
+__all__ = ["cluster", "no_cluster", "second_node", "session"]
