@@ -21,7 +21,9 @@ ECHO = "echo"
 FAILURES = "failures"
 MOST_FAILURES = 20
 LONGEST_ECHO = 80
-_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO})
+# Its lease was taken for others: whoever started it may have it go on.
+PREEMPTED = "preempted"
+_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO, PREEMPTED})
 _FAILED = frozenset({FAILED_RANK, FAILED_NODE})
 
 
@@ -137,7 +139,7 @@ def again(run: Run, world_size: int, nodes: tuple[str, ...]) -> Run:
     )
 
 
-def told_to_stop(run: Run, reason: str, lost_node: str = "") -> Run:
+def told_to_stop(run: Run, reason: str, lost_node: str = "", *, preempted: bool = False) -> Run:
     """The run's end was asked for, or its lease ends; a failure before that stays its reason."""
     if run.state is RunState.STOPPING:
         return run
@@ -145,6 +147,8 @@ def told_to_stop(run: Run, reason: str, lost_node: str = "") -> Run:
     detail = {key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)}
     if lost_node:
         detail[FAILED_NODE] = lost_node
+    if preempted:
+        detail[PREEMPTED] = True
     return replace(run, state=RunState.STOPPING, reason=reason, detail=detail)
 
 

@@ -179,7 +179,8 @@ class Leasing(Allotting):
         else:
             self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
-            self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
+            told = gang.told_to_stop(self.runs[id], reason, lost_node, preempted=preempted)
+            self._put("run", id, told)
         lease = replace(
             lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
         )

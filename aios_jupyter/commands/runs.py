@@ -158,11 +158,16 @@ def _start(
         raise NotFoundError(f"There is no script '{script}'.")
     argv = args[1:] if args[:1] == ("--",) else args
     session = host.session(start=True)
-    with host.waiting(session, "devices") as on_wait:
-        handle = session.start(path, argv=argv, on_wait=on_wait, **options)
     if flags["detach"]:
+        with host.waiting(session, "devices") as on_wait:
+            handle = session.start(path, argv=argv, on_wait=on_wait, **options)
         return _left(host, handle, flags)
-    return host.follow(session, handle, verbose=flags["verbose"])
+    return host.follow_on(
+        session,
+        lambda given: session.start(path, argv=argv, **given),
+        options,
+        verbose=flags["verbose"],
+    )
 
 
 def _left(host: Host, handle: Any, flags: dict[str, Any]) -> Any:

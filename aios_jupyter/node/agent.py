@@ -201,7 +201,7 @@ class Agent:
             connection.tell(topic, body)
         self._unsent.clear()
         self.runs.repeat()
-        if self._bundle.dask(self.runtime / "tls").key.exists():
+        if Bundle.dask(self.runtime / "tls").key.exists():
             self._worker.follow(welcome.dask or facts.get("dask", ""))
         self._write_file()
 

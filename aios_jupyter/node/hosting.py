@@ -120,13 +120,15 @@ class Hosting:
             if not hosted.live or hosted.gang is None or now - hosted.sampled < USAGE_INTERVAL:
                 continue
             hosted.sampled = now
-            for rank, pid in hosted.gang.pids.items():
-                sample = samples.get(hosted.devices.get(rank, ""))
-                if sample is not None:
-                    own = [p.memory for p in sample.processes if p.pid == pid and p.memory]
-                    # Of a device that several share it is this rank's own memory.
-                    memory = own[0] if own and sample.power is not None else sample.memory_used
-                    hosted.gang.note_usage(rank, sample.utilization, memory)
+            for rank in hosted.gang.at_work:
+                sample = samples.get(rank.spec.device)
+                if sample is None:
+                    continue
+                memory = sample.memory_used
+                if rank.spec.share:
+                    pid = rank.process.pid
+                    memory = sum(p.memory for p in sample.processes if p.pid == pid)
+                hosted.gang.note_usage(rank.number, sample.utilization, memory)
 
     async def announced(self, run: Run, ranks: tuple[int, ...]) -> None:
         """The broker knows of this run: these ranks of it may be started here."""

@@ -123,5 +123,6 @@ class RunHandle:
                 traceback="" if stopped else failure.get("traceback", ""),
                 rank=failure.get("rank"),
                 run=run.id,
+                preempted=run.lease if run.detail.get("preempted") else "",
             )
         return run, await self._live.fetch_pulled() if self._live.pulled else None

@@ -17,7 +17,7 @@ from ..config import settings
 from ..errors import ClusterError, UsageError
 from ..process import alive, process_start
 from ..runs.launcher import Launcher
-from ..schema import Keep
+from ..schema import Keep, Lease
 from ..tls import Bundle
 
 
@@ -31,6 +31,8 @@ class Link:
     on_notice
         Called with a sentence that the user should see, from another thread: a lease that is about
         to end, or a reservation that has begun.
+    preempted
+        Leases of this session that were taken for others.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Link:
     ) -> None:
         self.label = label
         self.on_notice: Callable[[str], None] | None = None
+        self.preempted: dict[str, Lease] = {}
         self._start = start
         self._simulate = simulate_gpus
         self._shell = shell
@@ -108,6 +111,8 @@ class Link:
     def _told(self, topic: str, body: Any) -> None:
         if topic == "notice" and self.on_notice:
             self.on_notice(body.text)
+        if topic == "lease.ended" and body.preempted:
+            self.preempted[body.id] = body
 
     @property
     def client(self) -> AsyncClient:

@@ -127,7 +127,7 @@ CHECKPOINT = """
 import resource
 import torch
 from aios_jupyter import train
-model = torch.nn.Linear(1000, 1000)
+model = train.prepare(torch.nn.Linear(1000, 1000))
 train.checkpoint({"model": model}, 1)
 # From here on no file may grow beyond a thousand bytes: to the code it is as a full disk.
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -10,6 +10,7 @@ import pytest
 from clusters import agent_of, free, holder, pid_of, until
 
 from aios_jupyter.cluster import embedded
+from aios_jupyter.config import IS_LINUX
 from aios_jupyter.errors import AccessError, AiosError, ClusterError, ConflictError, RunError
 from aios_jupyter.process import alive
 from aios_jupyter.session import Session, connect, join_node, leave_node
@@ -161,6 +162,31 @@ def test_the_cluster_ends_with_all_its_nodes(second_node: Path) -> None:
     assert alive(pid)
     embedded.down()
     until(lambda: not alive(pid), "the node has ended with its cluster")
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="elsewhere loopback has one address")
+def test_a_cluster_listens_where_it_is_told_to(no_cluster: Path) -> None:
+    embedded.ensure(simulate_gpus=1, host="127.0.0.2")
+    with connect() as session:
+        (row,) = session.node_list()
+        assert row["address"].startswith("127.0.0.2:")
+        code = "import os\nresult = os.environ['MASTER_ADDR']"
+        assert session.train(code, cell=True, pull=["result"]).pulled["result"] == "127.0.0.2"
+    with pytest.raises(ClusterError, match=r"listens at 127\.0\.0\.2 is running already"):
+        embedded.ensure(host="127.0.0.1")
+
+
+def test_a_node_takes_data_tasks_where_it_may(second_node: Path, tmp_path: Path) -> None:
+    with connect() as session:
+        session.node_add("data", tmp_path / "data-node", data=True)
+        assert not (second_node / "dask").exists()
+        join_node(tmp_path / "data-node")
+        try:
+            names = {"data", *_others(session)} - {"far"}
+            workers = session.dask().scheduler_info
+            until(lambda: {w["name"] for w in workers()["workers"].values()} == names, "both", 60)
+        finally:
+            leave_node("data")
 
 
 def _others(session: Session) -> set[str]:
