@@ -17,6 +17,8 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import train as train
     from .errors import AiosError as AiosError
+    from .recording import record as record
+    from .session import BatchResult as BatchResult
     from .session import Lease as Lease
     from .session import RunHandle as RunHandle
     from .session import RunResult as RunResult
@@ -26,16 +28,19 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AiosError": ".errors",
+    "BatchResult": ".session",
     "Lease": ".session",
     "RunHandle": ".session",
     "RunResult": ".session",
     "Session": ".session",
     "connect": ".session",
     "down": ".session",
+    "record": ".recording",
 }
 
 __all__ = [
     "AiosError",
+    "BatchResult",
     "Lease",
     "RunHandle",
     "RunResult",
@@ -43,6 +48,7 @@ __all__ = [
     "__version__",
     "connect",
     "down",
+    "record",
     "train",
 ]
 

@@ -43,6 +43,11 @@ class Settings:
     zygote_idle
         A node keeps a process with the framework imported, so that runs start at once, until none
         has needed it for so long; 0 turns that off.
+    zygote_memory
+        How many GB such processes may take on a node, all together.
+    zygote_ahead
+        Frameworks, as `torch` or `torch,tensorflow`, that a node imports when it starts, for the first
+        runs too.
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     policy
@@ -80,6 +85,8 @@ class Settings:
     idle_grace: float = 300.0
     reserve_limit: float = 64.0
     zygote_idle: float = 600.0
+    zygote_memory: float = 4.0
+    zygote_ahead: str = ""
     journal_sync: str = "NORMAL"
     policy: str = "sjf"
     preempt_grace: float = 30.0

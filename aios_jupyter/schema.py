@@ -79,6 +79,14 @@ class Usage(Struct, frozen=True, kw_only=True):
     processes: tuple[Process, ...] = ()
 
 
+class WarmUse(Struct, frozen=True, kw_only=True):
+    """What a node keeps ready for the next runs: processes with frameworks imported, and their bytes."""
+
+    frameworks: tuple[str, ...] = ()
+    processes: int = 0
+    memory: int = 0
+
+
 class Node(Struct, frozen=True, kw_only=True):
     """One machine: who it is and what it offers. `address` is its agent's `host:port`."""
 
@@ -109,6 +117,8 @@ class Owner(Struct, frozen=True, kw_only=True):
     `user` is the name on its certificate, put there by the broker and never by the peer.
     `pid_start` is the process's start time (clock ticks since boot on Linux), so that a reused pid
     is not mistaken for it. `label` is what people see: a notebook's name, "terminal", "server".
+    `kernel`: the process was started with the session's devices, and what it has on one of them
+    goes with the lease.
     """
 
     id: str
@@ -118,6 +128,7 @@ class Owner(Struct, frozen=True, kw_only=True):
     pid_start: int = 0
     label: str = ""
     keep: Keep = Keep.CONNECTION
+    kernel: bool = False
 
 
 class Scope(StrEnum):
@@ -165,6 +176,8 @@ class Request(Struct, frozen=True, kw_only=True):
     policies `las` and `gittins` go by; `behind` is the place in the line, under `priority`, of who
     took its devices.
 
+    `idle` is after how many seconds without computing the lease is warned, whatever else is set.
+
     `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
     `memory` is the least, or with `share` the part that is wanted; `model` is what its name
     contains, in any case; `cpus` and `host_memory` (bytes) are what of its node comes with it.
@@ -182,6 +195,7 @@ class Request(Struct, frozen=True, kw_only=True):
     priority: int = 0
     queue: str = ""
     preemptible: bool = False
+    idle: float | None = None
     predicted: float | None = None
     least: int = 0
     model: str = ""
@@ -254,7 +268,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`,
-    `queue`, `preemptible`, `priority`, `ran` and `attained` are the request's, `booking` is the
+    `queue`, `preemptible`, `priority`, `idle`, `ran` and `attained` are the request's, `booking` is the
     reservation that it comes from. A lease that was `preempted` is ending so that others can have
     its devices. `warned`: its session has been told of its end. `idle_since` is set when it was
     found idle, and it ends at `idle_ends` unless it computes again. `grace` is between SIGTERM and
@@ -275,6 +289,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     queue: str = DEFAULT_QUEUE
     preemptible: bool = False
     priority: int = 0
+    idle: float | None = None
     ran: float = 0.0
     attained: float = 0.0
     state: LeaseState = LeaseState.ACTIVE

@@ -153,7 +153,13 @@ def cluster(simulated: bool = True) -> View:
     }
 
 
-def node(name: str, state: str = "up", cpus: int = 64, memory: int = 512 * GB) -> View:
+def node(
+    name: str,
+    state: str = "up",
+    cpus: int = 64,
+    memory: int = 512 * GB,
+    warm: View | None = None,
+) -> View:
     return {
         "id": name,
         "host": name,
@@ -161,6 +167,7 @@ def node(name: str, state: str = "up", cpus: int = 64, memory: int = 512 * GB) -
         "state": state,
         "cpus": cpus,
         "memory": memory,
+        "warm": warm or {"frameworks": [], "processes": 0, "memory": 0},
     }
 
 
@@ -313,7 +320,8 @@ def busy() -> View:
         ),
         request("a2", "erin", "terminal", 2, count=1, want="device", reason="behind 1 other"),
     ]
-    nodes = [node("ada-01"), node("grace-02", cpus=16, memory=128 * GB)]
+    kept = {"frameworks": ["torch"], "processes": 3, "memory": 410_000_000}
+    nodes = [node("ada-01", warm=kept), node("grace-02", cpus=16, memory=128 * GB)]
     nodes.append(node("hopper-03", "lost", 8, 32 * GB))
     return view(nodes, devices, queue, [mine, serving, bobs, ending], runs)
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "aios_jupyter"
 
 # What any module may import: the ground.
-GROUND = ("_version", "config", "errors", "process", "schema", "tls", "units")
+GROUND = ("_version", "config", "errors", "process", "recording", "schema", "tls", "units")
 MIDDLE = ("broker", "runs", "data", "models", "cluster", "devices")
 FACES = ("commands", "notebook", "kernel")
 
@@ -54,6 +54,7 @@ ALLOWED_GROUND: dict[str, tuple[str, ...]] = {
     "config": ("errors",),
     "schema": ("errors",),
     "process": ("config", "errors"),
+    "recording": ("errors",),
     "tls": ("config", "errors"),
 }
 # These decide who gets what, and are tested without IO; so is all that they import.
@@ -68,7 +69,7 @@ HEAVY = {"cv2", "dask", "distributed", "ipywidgets", "keras", "matplotlib", "mlf
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",
          "broker.client", "broker.protocol", "node", *GROUND)  # fmt: skip
 # Leaves among them, imported where a front end asks for them.
-LEAVES = ("notebook.widgets", "commands.preview")
+LEAVES = ("notebook.widgets", "commands.preview", "kernel.engine")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..config import settings
 from ..errors import AccessError, AllocationError, ClusterError, NoClusterError, ProtocolError
 from ..process import process_start
@@ -30,7 +32,7 @@ T = TypeVar("T")
 REPEATABLE = frozenset(
     {
         *("status", "subscribe", "submit", "queue.row", "lease.get", "lease.token", "run.get"),
-        *("reserve", "claim"),
+        *("reserve", "claim", "stand"),
     }
 )
 Locate = Callable[[], Awaitable[tuple[str, Bundle]]]
@@ -63,6 +65,8 @@ class AsyncClient:
         What keeps the session's leases alive, and the process it stands for (default: this one).
     passive
         This session only looks on.
+    kernel
+        This is a kernel that was started with the session's devices.
 
     Attributes
     ----------
@@ -81,6 +85,7 @@ class AsyncClient:
         pid: int = 0,
         passive: bool = False,
         secret: str = "",
+        kernel: bool = False,
     ) -> None:
         pid = pid or os.getpid()
         secret = secret or secrets.token_hex(16)
@@ -95,6 +100,7 @@ class AsyncClient:
                 pid_start=process_start(pid),
                 label=label,
                 keep=keep,
+                kernel=kernel,
             ),
             secret=secret,
             passive=passive,
@@ -195,6 +201,16 @@ class AsyncClient:
     async def cancel(self, request: str) -> None:
         """Take a request back."""
         await self.call("cancel", messages.ById(id=request))
+
+    async def stand_for(self, pid: int, keep: Keep, *, kernel: bool) -> None:
+        """Have the session stand for another process of this machine, which keeps its leases."""
+        start = process_start(pid)
+        stand = messages.StandFor(pid=pid, pid_start=start, keep=keep, kernel=kernel)
+        owner = msgspec.structs.replace(
+            self._hello.owner, pid=pid, pid_start=start, keep=keep, kernel=kernel
+        )
+        self._hello = msgspec.structs.replace(self._hello, owner=owner)
+        await self.call("stand", stand)
 
     async def token(self, lease: str) -> messages.Grant:
         """The lease and its token, for a lease of this user that another session holds."""

@@ -44,14 +44,16 @@ class Activity:
     def findings(self, state: State, now: float) -> Iterator[ev.FoundIdle | ev.FoundBusy]:
         """Leases that were idle for as long as their limit says, and those that no longer are.
 
-        Without limits nothing is looked at.
+        Of the queue's limit and the lease's own the shorter one counts; without limits nothing is
+        looked at.
         """
         limits = state.idle_limits
-        if not limits:
+        if not limits and not any(lease.idle for lease in state.leases.values()):
             return
         self._seen = {id: min(at, now) for id, at in self._seen.items() if id in state.leases}
         for lease in list(state.leases.values()):
-            limit = limits.get(lease.queue, limits.get(""))
+            both = (limits.get(lease.queue, limits.get("")), lease.idle)
+            limit = min((one for one in both if one is not None), default=None)
             if limit is None or lease.state is not LeaseState.ACTIVE:
                 continue
             since = self._seen.get(lease.id, max(lease.granted, self._began))

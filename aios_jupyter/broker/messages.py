@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ProtocolError
 from ..schema import (
+    Keep,
     Lease,
     Node,
     Owner,
@@ -19,6 +20,7 @@ from ..schema import (
     Slot,
     Struct,
     Usage,
+    WarmUse,
 )
 
 
@@ -60,6 +62,15 @@ class Welcome(Struct, frozen=True, kw_only=True):
     role: str
     version: str
     dask: str = ""
+
+
+class StandFor(Struct, frozen=True, kw_only=True):
+    """`stand`: the session stands for that process from now on, a kernel that it has started."""
+
+    pid: int
+    pid_start: int
+    keep: Keep
+    kernel: bool
 
 
 class NodeHello(Version, frozen=True, kw_only=True):
@@ -166,14 +177,16 @@ class QuotaChange(Struct, frozen=True, kw_only=True):
     borrow: int | None = None
     user_devices: int | None = None
     user_leases: int | None = None
+    weight: float | None = None
     members: tuple[str, ...] | None = None
 
 
 class NodeReport(Struct, frozen=True, kw_only=True):
-    """One second of a node: usage of each device, and processes outside any lease."""
+    """One second of a node: usage of each device, processes outside any lease, and warm ones."""
 
     usage: tuple[Usage, ...]
     outside: dict[str, tuple[Process, ...]] = {}
+    warm: WarmUse = WarmUse()
 
 
 class RunReport(Struct, frozen=True, kw_only=True):

@@ -59,6 +59,7 @@ class Nodes:
         """An agent's connection has gone; its ranks may well go on."""
         if self._hub.agents.get(link.node) is connection:
             del self._hub.agents[link.node]
+            self._hub.warm.pop(link.node, None)
             self._hub.handle(ev.NodeLost(node=link.node))
 
     def _hello(self, connection: Connection, hello: msg.NodeHello) -> msg.NodeWelcome:
@@ -121,6 +122,7 @@ class Nodes:
             self._hub.usage[usage.device] = usage
         self._hub.activity.sampled(self._hub.state, report.usage, time.time())
         node = connection.context.node
+        self._hub.warm[node] = report.warm
         if report.outside != {
             device.id: self._hub.state.outside[device.id]
             for device in self._hub.state.nodes[node].devices
@@ -131,7 +133,7 @@ class Nodes:
 
     def _run(self, connection: Connection, report: msg.RunReport) -> None:
         known = self._hub.state.runs.get(report.run)
-        if known:
+        if known and connection.context.node in known.nodes:
             self._hub.activity.note(known.lease, time.time())
             self._hub.handle(
                 ev.RunReported(
@@ -144,9 +146,10 @@ class Nodes:
             )
 
     def _exit(self, connection: Connection, report: msg.RankReport) -> None:
-        if report.run in self._hub.state.runs:
-            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
         run = self._hub.state.runs.get(report.run)
+        if run and connection.context.node in run.nodes:
+            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+            run = self._hub.state.runs.get(report.run)
         # It may wait for a word that was lost with an earlier connection.
         if run is None:
             lost = msg.RunOver(id=report.run, state=RunState.FAILED, reason="the broker forgot it")

@@ -19,8 +19,9 @@ from . import events as ev
 from . import messages as msg
 from .events import replace
 from .hub import Hub, SessionLink
+from .ledger import nodes_of
 from .protocol import Connection, Handler
-from .views import load_view, policy_view, queue_row, reservation_rows
+from .views import load_view, policy_view, reservation_rows
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -59,6 +60,7 @@ class People:
         calls: dict[str, Handler] = {
             "hello": (msg.SessionHello, self._hello),
             "bye": (None, self._bye),
+            "stand": (msg.StandFor, self._stand),
             "submit": (Request, self._submit),
             "cancel": (msg.ById, self._cancel),
             "release": (msg.ById, self._release),
@@ -71,6 +73,7 @@ class People:
             "policy.get": (None, self._policy),
             "policy.set": (msg.PolicyChoice, self._choose_policy),
             "lease.get": (msg.ById, self._lease),
+            "lease.active": (msg.ById, self._active),
             "lease.token": (msg.ById, self._lease_token),
             "run.create": (Run, self._run_create),
             "run.get": (msg.ById, self._run_get),
@@ -174,6 +177,23 @@ class People:
             self._hub.handle(ev.SessionClosed(session=session.owner.id))
         connection.context = SessionLink(session.owner, passive=True)
 
+    def _stand(self, connection: Connection, body: msg.StandFor) -> None:
+        """Whoever starts a kernel has its leases first, and the kernel's process from then on."""
+        link: SessionLink = connection.context
+        owner = replace(
+            link.owner,
+            pid=body.pid,
+            pid_start=body.pid_start,
+            keep=body.keep,
+            kernel=body.kernel,
+        )
+        connection.context = SessionLink(owner, link.passive)
+        self._hub.handle(ev.SessionOpened(owner=owner))
+        for lease in self._hub.state.leases.values():
+            if lease.session == owner.id and lease.state is LeaseState.ACTIVE:
+                grant = self._hub.grant_for_agent(lease)
+                self._hub.tell_nodes(nodes_of(lease), "lease.granted", grant)
+
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
         _check_id(request.id)
@@ -212,7 +232,7 @@ class People:
         return msg.Claim(start=lease.granted, grant=grant)
 
     def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
-        return queue_row(self._hub.state, body.id, self._hub.outlook.etas(time.time()))
+        return self._hub.outlook.row(body.id, time.time())
 
     def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
         return self._hub.outlook.explain(body.id, time.time())
@@ -275,6 +295,10 @@ class People:
 
     def _lease(self, connection: Connection, body: msg.ById) -> Lease:
         return self._owned_lease(connection, body.id)
+
+    def _active(self, connection: Connection, body: msg.ById) -> None:
+        """A kernel that was started with these devices computes."""
+        self._hub.activity.note(self._owned_lease(connection, body.id).id, time.time())
 
     def _lease_token(self, connection: Connection, body: msg.ById) -> msg.Grant:
         lease = self._owned_lease(connection, body.id)

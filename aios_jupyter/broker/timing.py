@@ -19,6 +19,10 @@ from .events import replace
 # A lease is warned when this share of its time is left, where that is shorter than `warn_before`.
 WARN_SHARE = 0.1
 LIMITS = ("idle", "max-time")
+KERNEL_KEEPS = (
+    " Then the notebook and its files are kept, and the kernel's variables too, unless it has "
+    "something on a GPU: such a kernel is ended. Running a cell keeps the lease."
+)
 
 
 class Timing(Bookings):
@@ -186,6 +190,8 @@ class Timing(Bookings):
         what = f"Nothing has been computed on lease {lease.id} for {for_}"
         what += f", though its run {runs[0]} has not ended (does it hang?)" if runs else ""
         text = f"{what}: it ends in {format_duration(self.idle_grace)} unless it is used."
+        owner = self.sessions.get(lease.session)
+        text += KERNEL_KEEPS if owner is not None and owner.kernel else ""
         self._tell(lease.session, lease.id, text)
 
     def _found_busy(self, event: ev.FoundBusy) -> None:

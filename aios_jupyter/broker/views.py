@@ -7,13 +7,15 @@ sidebar, `aios status` and the REST interface show these rows and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
+from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage, WarmUse
 from .measures import accuracy
 from .policy import POLICIES, Pool
+from .reasons import why
 from .state import State
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
@@ -25,6 +27,7 @@ def snapshot(
     usage: Mapping[str, Usage],
     cluster: dict[str, Any],
     etas: Mapping[str, float],
+    warm: Mapping[str, WarmUse] = MappingProxyType({}),
 ) -> Snapshot:
     """Every row.
 
@@ -36,6 +39,8 @@ def snapshot(
         The head's own facts.
     etas
         When requests will start, for those of which it is known.
+    warm
+        What each node keeps ready for the next runs.
     """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
@@ -50,6 +55,7 @@ def snapshot(
                 "state": "up" if state.node_up(node.id) else "lost",
                 "cpus": node.cpus,
                 "memory": node.memory,
+                "warm": msgspec.to_builtins(warm.get(node.id, WarmUse())),
             }
             for node in nodes
         },
@@ -66,8 +72,8 @@ def snapshot(
             for device in node.devices
         },
         "queue": {
-            request.id: _queued(request, position, state.reason(request.id), etas.get(request.id))
-            for position, request in enumerate(state.queue(), 1)
+            id: queue_row(state, state.requests[id], position, place, etas.get(id))
+            for id, (position, place) in places(state).items()
         },
         "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
@@ -75,12 +81,39 @@ def snapshot(
     }
 
 
-def queue_row(state: State, request: str, etas: Mapping[str, float]) -> dict[str, Any] | None:
-    """One request's row of the queue, None when it no longer waits."""
-    for position, queued in enumerate(state.queue(), 1):
-        if queued.id == request:
-            return _queued(queued, position, state.reason(request), etas.get(request))
-    return None
+def places(state: State) -> dict[str, tuple[int, int]]:
+    """Of each request that waits its position among all, and its place in its own line."""
+    found: dict[str, tuple[int, int]] = {}
+    lines = dict.fromkeys(Pool, 0)
+    for position, request in enumerate(state.queue(), 1):
+        pool = state.pool(request.id)
+        lines[pool] += 1
+        found[request.id] = (position, lines[pool])
+    return found
+
+
+def queue_row(
+    state: State, request: Request, position: int, place: int, eta: float | None
+) -> dict[str, Any]:
+    """A request that waits, with why it does in a word and in a sentence."""
+    reason = state.reason(request.id)
+    return {
+        "id": request.id,
+        "session": request.session,
+        "user": request.user,
+        "label": request.label,
+        "want": request.want.value,
+        "count": request.count,
+        "queue": request.queue,
+        "preemptible": request.preemptible,
+        "preempted": request.requeued is not None,
+        "least": request.least or request.count,
+        "submitted": request.submitted,
+        "position": position,
+        "reason": reason,
+        "why": why(state, request, reason, place),
+        "eta": eta,
+    }
 
 
 def policy_view(state: State) -> dict[str, Any]:
@@ -198,27 +231,10 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _queued(request: Request, position: int, reason: str, eta: float | None) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "user": request.user,
-        "label": request.label,
-        "want": request.want.value,
-        "count": request.count,
-        "queue": request.queue,
-        "preemptible": request.preemptible,
-        "preempted": request.requeued is not None,
-        "least": request.least or request.count,
-        "submitted": request.submitted,
-        "position": position,
-        "reason": reason,
-        "eta": eta,
-    }
-
-
 def _lease(lease: Lease) -> dict[str, Any]:
     return {
         "id": lease.id,
+        "session": lease.session,
         "user": lease.user,
         "label": lease.label,
         "devices": [slot.device for slot in lease.slots],

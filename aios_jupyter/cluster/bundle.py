@@ -5,12 +5,15 @@
     user.key          mode 0600
     connection.json   the broker's address, and the person's name and role for people to read
 
-`AIOS_BUNDLE=DIR` has every verb use it in place of a cluster of one's own.
+`AIOS_BUNDLE=DIR` has every verb use it in place of a cluster of one's own. Under a JupyterHub
+`AIOS_BUNDLE=/srv/aios/{username}` is a bundle for each of its users.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,31 @@ from ..errors import ClusterError
 from ..tls import Bundle, facts
 
 FILES = ("ca.pem", "user.pem", "user.key", "connection.json")
+USERNAME = "{username}"
+# A hub's user becomes a directory's name: nothing leads out of the one that has the bundles.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}")
 ANEW = "ask for a new one, made with 'aios user add'"
 
 
 def current() -> Path | None:
-    """The bundle that the settings name, None for a cluster of one's own."""
-    return Path(settings().bundle).expanduser() if settings().bundle else None
+    """The bundle that the settings name, None for a cluster of one's own.
+
+    `{username}` in it is the hub's user, so that one setting of a JupyterHub serves everybody.
+
+    Raises
+    ------
+    ClusterError
+        There is no such user here.
+    """
+    named = settings().bundle
+    if USERNAME in named:
+        user = os.environ.get("JUPYTERHUB_USER", "")
+        if not NAME.fullmatch(user):
+            raise ClusterError(
+                f"AIOS_BUNDLE is {named}, but JUPYTERHUB_USER is {user!r}; start this from the hub."
+            )
+        named = named.replace(USERNAME, user)
+    return Path(named).expanduser() if named else None
 
 
 def load(directory: Path) -> tuple[str, Bundle]:

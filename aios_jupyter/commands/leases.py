@@ -52,6 +52,9 @@ devices_wanted = click.option(
 gpus_wanted = click.option(
     "--gpus", type=COUNT, metavar="N[:M]", help="N GPUs, and nothing else will do; N:M up to M."
 )
+cpus_wanted = click.option(
+    "--cpus", type=COUNT, metavar="N[:M]", help="N CPU slots; N:M takes up to M."
+)
 
 from_queue = click.option(
     "--queue", default="", metavar="NAME", help="Whose quota it takes from; see 'quota'."
@@ -66,7 +69,7 @@ may_be_preempted = click.option(
 @click.command()
 @devices_wanted
 @gpus_wanted
-@click.option("--cpus", type=COUNT, metavar="N[:M]", help="N CPU slots; N:M takes up to M.")
+@cpus_wanted
 @click.option("--gpu-memory", type=SIZE, metavar="SIZE", help="Memory of each GPU, like 8GB.")
 @click.option("--gpu-model", default="", metavar="NAME", help="Part of each GPU's name, like a100.")
 @click.option("--share", is_flag=True, help="That much of each GPU's memory; others get the rest.")

@@ -29,7 +29,7 @@ from ..process import process_start
 from ..runs.messages import StartRun
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
-from . import memory, reaper
+from . import kernels, memory, reaper
 from .copies import fetch
 from .door import Door
 from .restarts import HostedRuns
@@ -75,7 +75,9 @@ class Agent:
         self._unsent: list[tuple[str, Any]] = []
         self._grants: dict[str, msg.Grant] = {}
         self._state = state
-        self._zygotes = Zygotes(state / "zygotes", settings().zygote_idle)
+        self._zygotes = Zygotes(
+            state / "zygotes", settings().zygote_idle, settings().zygote_memory * 1e9
+        )
         self.runs = HostedRuns(state / "runs", self.name, host, self._report, self._zygotes)
         self._tracker = Tracker(state / "tracking")
         self.runs.fetch = self._fetch
@@ -97,6 +99,7 @@ class Agent:
             runtime / "children.json",
         )
         self._sampler = Sampler(self.devices, self.runs.pids_of)
+        self._sampling = asyncio.Lock()
         self._outside: dict[str, tuple[Process, ...]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -118,6 +121,8 @@ class Agent:
         )
         await self._look()
         self._tracker.start()
+        for framework in filter(None, settings().zygote_ahead.split(",")):
+            self._zygotes.ahead(framework.strip(), len(self.devices))
         self._tasks = [
             asyncio.create_task(self._stay_connected()),
             asyncio.create_task(self._sample()),
@@ -251,9 +256,11 @@ class Agent:
         return await fetch(address, context, again.run.id, grant.token, payload)
 
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
-        self._grants.pop(end.lease, None)
+        grant = self._grants.pop(end.lease, None)
         grace = settings().stop_grace if end.grace is None else end.grace
         await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
+        if grant is not None:
+            await kernels.vacate(grant, self.name, self.machine, self._usage, grace)
         if end.confirm:
             self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
@@ -264,7 +271,9 @@ class Agent:
             await asyncio.sleep(SAMPLE_INTERVAL)
             try:
                 usage = await self._look()
-                report = msg.NodeReport(usage=usage, outside=self._outside)
+                report = msg.NodeReport(
+                    usage=usage, outside=self._outside, warm=self._zygotes.use()
+                )
                 self._report("node.report", report, durable=False)
                 self.runs.sampled(usage)
                 await self._enforce()
@@ -274,12 +283,16 @@ class Agent:
 
     async def _look(self) -> tuple[Usage, ...]:
         """Sample the devices, and note who uses them outside any lease."""
-        usage = await asyncio.to_thread(self._sampler.sample)
+        usage = await self._usage()
         ours = self._ours()
         self._outside = {
             sample.device: found for sample in usage if (found := outside(sample, ours))
         }
         return tuple(usage)
+
+    async def _usage(self) -> list[Usage]:
+        async with self._sampling:
+            return await asyncio.to_thread(self._sampler.sample)
 
     def _ours(self) -> set[int]:
         """Processes that hold a lease here: ranks, and owners that use the device themselves."""

@@ -6,10 +6,12 @@ with the first verb.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AiosError, RunError, UsageError
+from ..errors import AiosError, ClusterError, RunError, UsageError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -63,6 +65,13 @@ class AiosMagics:
 
         session = self._host.open_session if self._host else None
         return complete(event.text_until_cursor, self.shell.user_ns, session)
+
+    def listen(self, _result: Any = None) -> None:
+        """After a kernel's first cell: hear what becomes of the devices it was started with."""
+        self.shell.events.unregister("post_run_cell", self.listen)
+        # Without a cluster there is nothing to hear.
+        with contextlib.suppress(ClusterError):
+            self.host.session(start=False)
 
     def close(self) -> None:
         """Give back what this kernel holds."""
@@ -148,6 +157,8 @@ def load(shell: InteractiveShell) -> AiosMagics:
     if isinstance(owner, AiosMagics):
         return owner
     magics = AiosMagics(shell)
+    if "AIOS_LEASE" in os.environ:
+        shell.events.register("post_run_cell", magics.listen)
     # IPython's own annotations do not know bound methods.
     register: Any = shell.register_magic_function
     set_hook: Any = shell.set_hook

@@ -21,6 +21,10 @@ class Entry(StrEnum):
     FUNCTION = "function"
 
 
+# How gradients can be sent as less than they are: torch's communication hooks.
+COMPRESSIONS = ("fp16", "bf16", "powersgd")
+
+
 class Tracking(Struct, frozen=True, kw_only=True):
     """What the tracking server is told of a run, besides what the node sees.
 
@@ -35,11 +39,11 @@ class Tracking(Struct, frozen=True, kw_only=True):
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`.
+    """A run, the same on every node. `framework` is `torch`, `tensorflow`, `horovod` or `none`.
 
     `checkpoints` is where they go (a URL of fsspec), "" for the run's own directory; `resume` is a
     run of the same user whose checkpoints are gone on with. `profile`: `first` profiles rank 0, `all`
-    every rank.
+    every rank. `compress` is one of `COMPRESSIONS`, or "".
     """
 
     id: str
@@ -62,6 +66,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     resume: str = ""
     profile: str = ""
     tracking: Tracking | None = None
+    compress: str = ""
 
 
 class RankSpec(Struct, frozen=True, kw_only=True):

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Callable
+from traitlets import Callable, Float
 
-from .routes import handlers
+from ..session.kernels import give_up_waiting
+from . import telling
+from .limits import Limits
+from .routes import LIMITS, handlers
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
 
 
@@ -50,20 +53,34 @@ class AiosApp(ExtensionApp):
         raises `aios_jupyter.errors.ClusterError` when there is no cluster.""",
     ).tag(config=True)
 
+    reads_per_second = Float(
+        20.0, help="How often one user may ask, on average; bursts of five seconds' worth. 0: any."
+    ).tag(config=True)
+
+    writes_per_second = Float(
+        5.0, help="How often one user may change something, on average. 0: any."
+    ).tag(config=True)
+
     def initialize_settings(self) -> None:
         """Make the stream; it starts with the server's event loop."""
         self.event_logger.register_event_schema(EVENT_SCHEMA)
+        self.settings[LIMITS] = Limits(self.reads_per_second, self.writes_per_second)
         self.stream = Stream(self.open_upstream, self._emit, connection_dir, self.log)
 
     def initialize_handlers(self) -> None:
         """Add the routes."""
         self.handlers.extend(handlers(self.stream))
+        self.handlers.extend(telling.handlers(self.stream))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._task = asyncio.create_task(self.stream.run())
 
     async def stop_extension(self) -> None:
-        """Close the session with the broker."""
+        """Close the session with the broker; kernels that wait for devices are given up.
+
+        The server ends its kernels after this, and would wait for them.
+        """
+        give_up_waiting("The Jupyter server is stopping; start the kernel again in the next one.")
         task: asyncio.Task[None] | None = getattr(self, "_task", None)
         if task is not None:
             task.cancel()

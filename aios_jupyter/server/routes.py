@@ -8,6 +8,8 @@ POST   aios/runs/ID/stop            stop a run
 GET    aios/runs/ID/logs?rank=&tail=  the last lines of a run's log
 GET    aios/models                  models of the registry
 
+`telling.py` has those for programs, `openapi.yaml` describes all. Who asks too often gets 429.
+
 An error is `{"message": SENTENCE}` with the status that `STATUS` gives its class.
 """
 
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections import deque
 from typing import Any
 
@@ -37,6 +41,8 @@ STATUS: dict[type[errors.AiosError], int] = {
     errors.AiosError: 500,
 }
 MAX_TAIL = 10_000
+# Where the server's settings have the `Limits`.
+LIMITS = "aios_limits"
 
 
 class AiosHandler(APIHandler):
@@ -47,6 +53,25 @@ class AiosHandler(APIHandler):
     def initialize(self, stream: Stream) -> None:
         """Take the stream that the extension made."""
         self.stream = stream
+
+    def skip_check_origin(self) -> bool:
+        """A page of another origin gets nothing, also one that has a token (`allow_origin` may)."""
+        return False
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Refuse who asks too often."""
+        await super().prepare()
+        user, limits = self.current_user, self.settings.get(LIMITS)
+        if user is None or limits is None or self._finished:
+            return
+        # Jupyter makes up a new user for each request that comes with the server's own token.
+        who = "token" if self.token_authenticated else user.username
+        write = self.request.method not in ("GET", "HEAD", "OPTIONS")
+        wait = limits.wait(who, write=write, now=time.monotonic())
+        if wait:
+            self.set_header("Retry-After", str(math.ceil(wait)))
+            sentence = f"That was asked too often; try again in {math.ceil(wait)} s."
+            self.answer({"message": sentence}, 429)
 
     def answer(self, body: Any, status: int = 200) -> None:
         """Answer with JSON."""

@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from logging import Logger
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 
 from ..errors import ClusterError, NoClusterError, NotFoundError
 
+# Events that a front end can ask for again: minutes of a busy cluster.
+PAST = 500
 SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 EVENT = "https://events.aios-jupyter.org/cluster/v1"
 EVENT_SCHEMA: dict[str, Any] = {
@@ -71,6 +74,7 @@ class Mirror:
         self.seq = 0
         self._error: ClusterError | None = NoClusterError("Looking for a cluster.")
         self._view: View = {}
+        self._past: deque[Event] = deque(maxlen=PAST)
 
     @property
     def online(self) -> bool:
@@ -83,8 +87,19 @@ class Mirror:
             return self._event({"offline": str(self._error), "kind": self._error.kind})
         return self._event({"snapshot": self._view})
 
+    def since(self, stream: str, seq: int) -> list[Event] | None:
+        """The events after that one, in order; None when they are not known any more."""
+        if stream != self.id or not 0 <= self.seq - seq <= len(self._past):
+            return None
+        return list(self._past)[len(self._past) - (self.seq - seq) :]
+
     def take(self, view: View) -> Event:
         """Take in what the broker sent: with all sections it is a snapshot, else a delta."""
+        event = self._taken(view)
+        self._past.append(event)
+        return event
+
+    def _taken(self, view: View) -> Event:
         self.seq += 1
         whole = all(section in view for section in ("cluster", *SECTIONS))
         if whole or self._error:
@@ -101,7 +116,9 @@ class Mirror:
             return None
         self.seq += 1
         self._error, self._view = error, {}
-        return self.current()
+        event = self.current()
+        self._past.append(event)
+        return event
 
     def _merge(self, view: View) -> None:
         # New dicts, never changed ones: an event that was given away stays as it was.

@@ -8,7 +8,9 @@ link      the connection
 leases    who holds what
 queues    who may have how much
 runs      code on leased devices
-assets    datasets, models, endpoints
+batch     notebooks for many parameters
+assets    datasets
+models    models and endpoints
 forecasts how many devices keep waits short
 users     who has access, and who did what
 nodes     which machines belong to it
@@ -20,15 +22,16 @@ from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.handle import RunHandle, RunResult
 from ..schema import Lease
-from .assets import AssetVerbs, Endpoint
+from .batch import BatchResult, BatchVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
+from .models import Endpoint, ModelVerbs
 from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs):
+class Session(ModelVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -78,6 +81,7 @@ def down() -> list[int]:
 
 
 __all__ = [
+    "BatchResult",
     "Endpoint",
     "Lease",
     "RunHandle",

@@ -11,18 +11,11 @@ from typing import Any
 from ..broker.client import Pending
 from ..broker.messages import ById, ExtendBy, PolicyChoice
 from ..errors import AllocationError, NotFoundError, UsageError
-from ..schema import Booking, Lease, LeaseState, Placement, Request, Scope, Want
-from ..units import (
-    MOST_DEVICES,
-    format_duration,
-    parse_count,
-    parse_duration,
-    parse_size,
-    parse_when,
-)
+from ..schema import Booking, Lease, LeaseState, Scope
+from ..units import format_duration, parse_count, parse_duration, parse_size, parse_when
+from .asking import FOREVER, not_granted, request_for, wanted
 from .link import Link
 
-FOREVER = 10 * 365 * 86400.0
 WATCH_INTERVAL = 0.5
 
 
@@ -101,21 +94,17 @@ class LeaseVerbs(Link):
             if any(n is not None for n in (gpus, devices, cpus, memory, time)):
                 raise UsageError("A reservation says how many and for how long; leave that out.")
             return self._take_up(reservation, limit)
-        want, least, count = _wanted(gpus, devices, cpus)
-        request = Request(
-            id=f"q-{secrets.token_hex(4)}",
-            session="",
-            user="",
-            want=want,
-            count=count,
-            least=least,
-            memory=0 if memory is None else parse_size(memory),
-            model=model.strip(),
+        request = request_for(
+            gpus=gpus,
+            devices=devices,
+            cpus=cpus,
+            memory=memory,
+            model=model,
             share=share,
-            placement=_placement(placement),
-            cpus=_per_device(cpus_per_device),
-            host_memory=0 if memory_per_device is None else parse_size(memory_per_device),
-            time=None if time is None else parse_duration(time),
+            placement=placement,
+            cpus_per_device=cpus_per_device,
+            memory_per_device=memory_per_device,
+            time=time,
             label=label or self.label,
             scope=scope,
             priority=priority,
@@ -128,11 +117,11 @@ class LeaseVerbs(Link):
         shown: dict[str, Any] | None = None
         try:
             while not pending.granted.done():
-                left = deadline - clock.monotonic()
-                if left <= 0:
-                    raise AllocationError(_not_granted(request, limit, shown))
                 row = self._call("queue.row", ById(id=request.id))
-                if row and row != shown:
+                left = deadline - clock.monotonic()
+                if left <= 0 and not pending.granted.done():
+                    raise AllocationError(not_granted(request, limit, row or shown))
+                if row and row != shown and left > 0:
                     shown = row
                     if on_wait:
                         on_wait(row)
@@ -185,7 +174,7 @@ class LeaseVerbs(Link):
         AllocationError
             So many cannot be promised; the sentence names what can be.
         """
-        want, least, count = _wanted(gpus, devices, cpus)
+        want, least, count = wanted(gpus, devices, cpus)
         if least != count:
             raise UsageError("A reservation is of one number of devices; give that, not a range.")
         booking = Booking(
@@ -379,35 +368,6 @@ class LeaseVerbs(Link):
         return self.alloc(**want, on_wait=on_wait, scope=Scope.CELL, **how)
 
 
-def _wanted(
-    gpus: int | str | None, devices: int | str | None, cpus: int | str | None
-) -> tuple[Want, int, int]:
-    """What is wanted, and how many: the least and the most."""
-    given = [
-        (want, n)
-        for want, n in ((Want.GPU, gpus), (Want.DEVICE, devices), (Want.CPU, cpus))
-        if n is not None
-    ]
-    if len(given) != 1:
-        raise UsageError("Say how many devices you want with one of --gpus, --devices and --cpus.")
-    want, count = given[0]
-    return want, *parse_count(count)
-
-
-def _placement(text: str) -> Placement:
-    try:
-        return Placement(text)
-    except ValueError:
-        names = ", ".join(placement.value for placement in Placement)
-        raise UsageError(f"'{text}' is not a placement; choose one of {names}.") from None
-
-
-def _per_device(cpus: int) -> int:
-    if not 0 <= cpus <= MOST_DEVICES:
-        raise UsageError(f"{cpus} is not a number of CPUs for each device; ask for 1 or more.")
-    return cpus
-
-
 def _limit(time: str | float) -> float:
     """A limit in seconds, 0 for none."""
     return 0.0 if time == "off" else parse_duration(time)
@@ -415,12 +375,3 @@ def _limit(time: str | float) -> float:
 
 async def _settle(pending: Pending, timeout: float) -> None:
     await asyncio.wait([pending.granted], timeout=timeout)
-
-
-def _not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
-    least = f"{request.least} to " if request.least < request.count else ""
-    what = f"{least}{request.count} {request.want.value}(s)"
-    why = f" ({row['reason']})" if row else ""
-    if limit == 0:
-        return f"{what} cannot be granted now{why}; leave out --nonblock to wait."
-    return f"{what} was not granted within {limit:g} s{why}; wait longer, or see 'aios queue'."

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import hashlib
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from ..broker.client import AsyncClient, Loop
 from ..cluster import bundle, embedded
-from ..config import settings
 from ..errors import ClusterError, UsageError
-from ..process import alive, process_start
 from ..runs.launcher import Launcher
 from ..schema import Keep, Lease
 from ..tls import Bundle
+from .identity import kernel_secret, shell_secret
 
 
 class Link:
@@ -53,6 +50,8 @@ class Link:
         self._passive = passive
         # Once and for all: a session is one person's, with one cluster.
         self._bundle = bundle.current()
+        # Of a kernel that was started with devices: it joins the session that holds them.
+        self._kernel = "" if shell or passive else kernel_secret(os.getpid(), self._bundle)
         self._loop = Loop()
         self._client: AsyncClient | None = None
         self._launcher: Launcher | None = None
@@ -68,13 +67,17 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """End the session; its leases end now. A shell's leases stay until the shell ends."""
+        """End the session; its leases end now.
+
+        A shell's leases stay until the shell ends, those of a kernel that was started with devices
+        until that kernel does.
+        """
         atexit.unregister(self.close)
         if self._dask is not None:
             self._dask.close()
             self._dask = None
         if self._client is not None:
-            self._loop.run(self._client.close(goodbye=not self._shell))
+            self._loop.run(self._client.close(goodbye=not (self._shell or self._kernel)))
             self._client = None
         if self._launcher is not None:
             self._loop.run(self._launcher.close())
@@ -89,7 +92,7 @@ class Link:
             nonlocal first
             start, first = self._start and first, False
             simulate = self._simulate if start else None
-            return await asyncio.to_thread(_locate, self._bundle, start, simulate)
+            return await asyncio.to_thread(locate_broker, self._bundle, start, simulate)
 
         async def connect_() -> AsyncClient:
             options: dict[str, Any] = {"label": self.label, "passive": self._passive}
@@ -98,8 +101,10 @@ class Link:
                 options |= {
                     "keep": Keep.PROCESS,
                     "pid": pid,
-                    "secret": _shell_secret(pid, self._bundle),
+                    "secret": shell_secret(pid, self._bundle),
                 }
+            elif self._kernel:
+                options |= {"keep": Keep.PROCESS, "secret": self._kernel, "kernel": True}
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())
@@ -113,6 +118,14 @@ class Link:
             self.on_notice(body.text)
         if topic == "lease.ended" and body.preempted:
             self.preempted[body.id] = body
+        if topic == "lease.ended" and self._kernel and body.id == os.environ.get("AIOS_LEASE"):
+            # What has not looked for GPUs yet finds none.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            if self.on_notice:
+                self.on_notice(
+                    f"Lease {body.id} of this kernel has ended: {body.reason}. Restart the kernel "
+                    "for other devices; without, it goes on and keeps its variables."
+                )
 
     @property
     def client(self) -> AsyncClient:
@@ -146,12 +159,14 @@ async def observe(*, label: str) -> AsyncClient:
     """
 
     async def locate() -> tuple[str, Any]:
-        return await asyncio.to_thread(_locate, bundle.current(), False, None)
+        return await asyncio.to_thread(locate_broker, bundle.current(), False, None)
 
     return await AsyncClient(locate, label=label, passive=True).open()
 
 
-def _locate(directory: Path | None, start: bool, simulate_gpus: int | None) -> tuple[str, Bundle]:
+def locate_broker(
+    directory: Path | None, start: bool, simulate_gpus: int | None
+) -> tuple[str, Bundle]:
     """Where the broker is, and who we are: by the bundle, or in a cluster of our own."""
     if directory is None:
         facts = embedded.ensure(start=start, simulate_gpus=simulate_gpus)
@@ -162,32 +177,3 @@ def _locate(directory: Path | None, start: bool, simulate_gpus: int | None) -> t
             "for it; unset it to start one of your own."
         )
     return bundle.load(directory)
-
-
-def _shell_secret(pid: int, directory: Path | None) -> str:
-    """The secret of a shell's session: in a private file named after the shell's process.
-
-    Another one for each bundle, as a session is one person's.
-    """
-    own = _own_shell_secret(pid)
-    if directory is None:
-        return own
-    return hashlib.sha256(f"{own} {directory}".encode()).hexdigest()[:32]
-
-
-def _own_shell_secret(pid: int) -> str:
-    directory = settings().runtime_dir / "shells"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    for path in directory.iterdir():
-        shell, _, start = path.name.partition("-")
-        if not alive(int(shell), int(start)):
-            path.unlink(missing_ok=True)
-    path = directory / f"{pid}-{process_start(pid)}"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text()
-    secret = secrets.token_hex(16)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret)
-    return secret

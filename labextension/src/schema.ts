@@ -26,6 +26,8 @@ export interface INode {
   state: 'up' | 'lost';
   cpus: number;
   memory: number;
+  /** Processes that are kept ready for the next runs. */
+  warm: { frameworks: string[]; processes: number; memory: number };
 }
 
 export interface IHolder {
@@ -82,6 +84,8 @@ export interface IRequest {
   submitted: number;
   position: number;
   reason: string;
+  /** The reason in a sentence. */
+  why?: string;
   /** When it will probably start, epoch seconds; null when nobody knows. */
   eta?: number | null;
 }

@@ -99,7 +99,15 @@ export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
       simulated: false
     },
     nodes: {
-      n1: { id: 'n1', host: 'n1', address: '', state: 'up', cpus: 8, memory: 0 }
+      n1: {
+        id: 'n1',
+        host: 'n1',
+        address: '',
+        state: 'up',
+        cpus: 8,
+        memory: 0,
+        warm: { frameworks: [], processes: 0, memory: 0 }
+      }
     },
     devices: { g0: device('g0'), g1: device('g1') },
     queue: {},

@@ -204,3 +204,37 @@ def test_only_admins_set_limits_and_only_those_that_there_are() -> None:
         wrong = ev.LimitChanged(name=name, queue=queue, seconds=5.0, by="root", admin=True)
         with pytest.raises(UsageError):
             world.do(wrong)
+
+
+def test_a_lease_with_a_limit_of_its_own_needs_no_policy() -> None:
+    world = World(limit=None)
+    own, other = world.held(idle=600.0), world.held()
+    world.minutes(10)
+    assert world.state.leases[own].idle_since is not None
+    world.minutes(5)
+    assert list(world.state.leases) == [other]
+
+
+def test_of_two_limits_the_shorter_one_counts() -> None:
+    world = World()
+    short, long = world.held(idle=600.0), world.held(idle=9000.0)
+    world.minutes(10)
+    idle = {id: lease.idle_since for id, lease in world.state.leases.items()}
+    assert idle == {short: 0.0, long: None}
+    world.minutes(20)
+    assert world.state.leases[long].idle_since is not None
+
+
+def test_a_kernel_is_told_what_it_keeps_and_its_node_is_asked_before_its_devices_are_free() -> None:
+    world = World()
+    lease = world.held()
+    session = world.state.leases[lease].session
+    owner = world.state.sessions[session]
+    world.do(ev.SessionOpened(owner=ev.replace(owner, pid=7, kernel=True)))
+    world.minutes(30)
+    (notice,) = [a for a in world.told if isinstance(a, ev.Notice)]
+    assert "the kernel's variables too, unless it has something on a GPU" in notice.text
+    world.minutes(5)
+    assert world.state.leases[lease].state is LeaseState.ENDING
+    world.do(ev.RanksGone(lease=lease, node="g"))
+    assert lease not in world.state.leases

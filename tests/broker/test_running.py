@@ -39,6 +39,13 @@ def ends(world: World, run: Run, *ranks: int) -> Run:
     return run
 
 
+def dies(world: World, run: Run) -> None:
+    """Node m is lost, and the ranks of n end for it."""
+    world.do(ev.NodeLost(node="m"))
+    exits(world, run, 0, Origin.PEER)
+    ends(world, run, 1)
+
+
 def test_of_two_nodes_words_the_failure_counts_and_not_its_echo() -> None:
     world = two_nodes()
     run = world.run(world.lease(4))
@@ -107,9 +114,7 @@ def test_a_run_waits_for_its_node_and_then_goes_on_without() -> None:
 def test_devices_that_were_left_are_granted_once_no_process_is_there() -> None:
     world = two_nodes()
     lease, run = elastic(world)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(10)
     other = world.ask(2)
     world.restart()
@@ -125,9 +130,7 @@ def test_devices_that_were_left_are_granted_once_no_process_is_there() -> None:
 def test_a_node_that_is_back_in_time_is_used_again() -> None:
     world = two_nodes()
     _, run = elastic(world)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(5)
     world.do(ev.NodeJoined(node=make_node("m", gpus=2)))
     # Its agent knows nothing of the ranks that it had: they are gone.
@@ -139,9 +142,7 @@ def test_a_node_that_is_back_in_time_is_used_again() -> None:
 def test_a_run_grows_back_at_its_next_restart_where_nobody_waits() -> None:
     world = two_nodes()
     lease, run = elastic(world)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(10)
     world.do(ev.NodeJoined(node=make_node("m", gpus=2)))
     assert world.state.runs[run.id].world_size == 2, "free devices alone restart nothing"
@@ -156,9 +157,7 @@ def test_who_waits_has_free_devices_first() -> None:
     world = World(make_node("n", gpus=2), make_node("m", gpus=2), make_node("k", gpus=1))
     _, run = elastic(world)
     waits = world.ask(3)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(10)
     exits(world, run, 1)
     again = ends(world, run, 0)
@@ -185,9 +184,7 @@ def test_a_quota_bounds_what_a_run_grows_by() -> None:
     _, run = elastic(world)
     quota = ev.Quota(user_devices=3)
     world.do(ev.QuotaSet(queue="default", quota=quota, by="root", admin=True))
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(10)
     world.do(ev.NodeJoined(node=make_node("m", gpus=2)))
     exits(world, run, 1)
@@ -198,9 +195,7 @@ def test_too_few_devices_left_wait_for_the_node_and_end_with_it() -> None:
     world = two_nodes(node_grace=60.0)
     lease = world.lease(4, least=3)
     run = world.run(lease, max_restarts=3)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.pass_time(30)
     assert world.state.runs[run.id].state is RunState.RESTARTING
     world.pass_time(30)
@@ -226,9 +221,7 @@ def test_ranks_that_hang_as_a_node_is_gone_are_ended_and_start_again() -> None:
 def test_a_run_that_waits_survives_the_broker() -> None:
     world = two_nodes()
     lease, run = elastic(world)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.restart()
     world.do(ev.NodeJoined(node=make_node("n", gpus=2), held=(lease.id,)))
     world.pass_time(10)
@@ -240,9 +233,7 @@ def test_a_run_that_waits_survives_the_broker() -> None:
 def test_a_run_that_waits_can_be_stopped() -> None:
     world = two_nodes()
     lease, run = elastic(world, scope=Scope.CELL)
-    world.do(ev.NodeLost(node="m"))
-    exits(world, run, 0, Origin.PEER)
-    ends(world, run, 1)
+    dies(world, run)
     world.do(ev.StopRequested(run=run.id, by="ana", reason="stopped by ana"))
     ended = world.state.runs[run.id]
     assert (ended.state, ended.reason) == (RunState.STOPPED, "stopped by ana")

@@ -333,6 +333,9 @@ def test_the_agent_refuses_every_call_about_anothers_run(
             opening = agent_msg.OpenRun(run=run, lease=lease.id, token=token)
             await refused(agent, "run.open", opening)
             await refused(agent, "run.start", _order(run, lease, token))
+            # Other nodes may have its code and values, no person.
+            await refused(agent, "run.copy", agent_msg.CopyRun(run=run, token=token))
+            await refused(agent, "run.pushed", agent_msg.CopyPushed(run=run, token=token))
         await refused(agent, "run.payload", agent_msg.Blob(run=run, data=b"x"))
         await refused(agent, "run.abandon", msg.ById(id=run))
         await refused(agent, "run.follow", agent_msg.Follow(run=run))

@@ -1,3 +1,3 @@
-from clusters import cluster, no_cluster, second_node, session
+from clusters import _nodes, cluster, no_cluster, own_second_node, second_node, session
 
-__all__ = ["cluster", "no_cluster", "second_node", "session"]
+__all__ = ["_nodes", "cluster", "no_cluster", "own_second_node", "second_node", "session"]

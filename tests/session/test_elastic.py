@@ -10,7 +10,7 @@ import pytest
 from clusters import agent_of, free, until
 
 from aios_jupyter.process import alive
-from aios_jupyter.session import connect, join_node
+from aios_jupyter.session import Session, connect, join_node
 
 # Each attempt writes who is there, and goes on from the step that the one before has kept.
 TRAINING = """
@@ -70,6 +70,10 @@ def _step(folder: Path) -> int:
     return int(path.read_text() or 0) if path.exists() else 0
 
 
+def _state(session: Session, run: str) -> str:
+    return str(next(row for row in session.runs() if row["id"] == run)["state"])
+
+
 def test_a_run_shrinks_when_a_node_dies_and_grows_back_at_the_next_restart(
     second_node: Path, tmp_path: Path
 ) -> None:
@@ -112,7 +116,7 @@ def test_a_run_shrinks_when_a_node_dies_and_grows_back_at_the_next_restart(
 
 
 def test_a_node_that_comes_back_in_time_is_part_of_the_next_attempt(
-    second_node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    second_node: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     folder, kept = tmp_path / "seen", tmp_path / "kept"
@@ -131,8 +135,7 @@ def test_a_node_that_comes_back_in_time_is_part_of_the_next_attempt(
         _all_there(folder, 0, 4)
         until(lambda: _step(folder) >= 5, "there is a checkpoint")
         os.kill(agent_of("far"), signal.SIGKILL)
-        state = lambda: next(r for r in session.runs() if r["id"] == handle.id)["state"]  # noqa: E731
-        until(lambda: state() == "restarting", "the run waits for its node")
+        until(lambda: _state(session, handle.id) == "restarting", "the run waits for its node")
         join_node(second_node, simulate_gpus=2)
         again = _all_there(folder, 1, 4)
         assert all(start >= 5 for _, _, start in again.values())
@@ -155,7 +158,6 @@ def test_a_run_that_waits_for_its_node_can_be_stopped(second_node: Path, tmp_pat
         )
         _all_there(folder, 0, 4)
         os.kill(agent_of("far"), signal.SIGKILL)
-        state = lambda: next(r for r in session.runs() if r["id"] == handle.id)["state"]  # noqa: E731
-        until(lambda: state() == "restarting", "the run waits for its node")
+        until(lambda: _state(session, handle.id) == "restarting", "the run waits for its node")
         session.stop(handle.id)
-        until(lambda: state() == "stopped", "it has ended")
+        until(lambda: _state(session, handle.id) == "stopped", "it has ended")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,11 +11,16 @@ from pathlib import Path
 import pytest
 from clusters import agent_of, free, holder, pid_of, until
 
+from aios_jupyter.broker import messages as msg
+from aios_jupyter.broker.protocol import VERSION
+from aios_jupyter.broker.protocol import connect as dial
 from aios_jupyter.cluster import embedded
 from aios_jupyter.config import IS_LINUX
 from aios_jupyter.errors import AccessError, AiosError, ClusterError, ConflictError, RunError
 from aios_jupyter.process import alive
+from aios_jupyter.schema import Node
 from aios_jupyter.session import Session, connect, join_node, leave_node
+from aios_jupyter.tls import Bundle
 
 # A rank says where it is; with torch they add up their numbers.
 ADDS = """
@@ -58,9 +65,8 @@ def test_a_node_that_is_killed_is_the_reason_and_its_part_is_confirmed_gone(
 ) -> None:
     pytest.importorskip("torch")
     with connect() as session:
-        (ranks := tmp_path / "ranks").mkdir()
-        handle = session.start(WAITS, cell=True, gpus=4, push={"folder": str(ranks)})
-        pids = _pids(ranks, 4)
+        handle = session.start(WAITS, cell=True, gpus=4, push={"folder": str(tmp_path)})
+        pids = _pids(tmp_path, 4)
         os.kill(agent_of("far"), signal.SIGKILL)
         with pytest.raises(RunError, match="failed: node far was lost") as caught:
             handle.wait()
@@ -105,17 +111,40 @@ def test_a_node_that_leaves_is_named(second_node: Path) -> None:
             handle.wait()
 
 
-def test_a_revoked_node_ends_and_may_not_come_back(second_node: Path) -> None:
+def test_a_revoked_node_ends_and_may_not_come_back(own_second_node: Path) -> None:
     with connect() as session:
         pid = agent_of("far")
         session.node_revoke("far")
         until(lambda: not alive(pid), "the agent has ended")
         with pytest.raises(ClusterError, match="access of far to this cluster was revoked"):
-            join_node(second_node)
+            join_node(own_second_node)
         rows = {row["id"]: row["state"] for row in session.node_list()}
         assert rows["far"] == "lost"
         whats = [(record["what"], record["detail"].get("node")) for record in session.audit(50)]
         assert ("node revoked", "far") in whats
+
+
+def test_a_nodes_certificate_is_for_its_own_name(second_node: Path) -> None:
+    with connect() as session:
+        (here,) = _others(session)
+
+        async def pass_for_others() -> None:
+            address = json.loads(embedded.Paths.current().broker.read_text())["address"]
+            context = Bundle.of(second_node, "node").client_context()
+            connection = await dial(address, context)
+            try:
+                node = Node(id=here, host="h", address="127.0.0.1:1", pid=1, devices=())
+                hello = msg.NodeHello(version=VERSION, node=node)
+                with pytest.raises(AccessError, match="certificate of node far"):
+                    await connection.call("node.hello", hello, timeout=10)
+                with pytest.raises(AccessError, match="said hello"):
+                    await connection.call("node.gone", msg.ById(id="L1"), timeout=10)
+            finally:
+                connection.close()
+                await connection.wait_closed()
+
+        asyncio.run(pass_for_others())
+        assert {row["state"] for row in session.node_list()} == {"up"}
 
 
 def test_what_is_revoked_is_refused_by_every_node(second_node: Path, tmp_path: Path) -> None:
@@ -146,12 +175,14 @@ def test_nodes_that_must_not_join_are_refused_with_a_sentence(
             session.node_add("far", tmp_path / "again")
         with pytest.raises(ClusterError, match=r"has no ca\.pem"):
             join_node(tmp_path)
+        leave_node("far")
         (second_node / "node.key").chmod(0o644)
         with pytest.raises(ClusterError, match="chmod 600"):
             join_node(second_node)
+        (second_node / "node.key").chmod(0o600)
 
 
-def test_the_cluster_ends_with_all_its_nodes(second_node: Path) -> None:
+def test_the_cluster_ends_with_all_its_nodes(own_second_node: Path) -> None:
     pid = agent_of("far")
     broker = pid_of("broker")
     os.kill(broker, signal.SIGKILL)

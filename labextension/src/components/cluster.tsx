@@ -67,7 +67,9 @@ function NodeGroup(props: { group: INodeGroup }): React.ReactElement {
   const { node, devices } = props.group;
   const size = [
     node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
-    node.memory > 0 && bytes(node.memory)
+    node.memory > 0 && bytes(node.memory),
+    node.warm?.processes > 0 &&
+      trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory))
   ].filter(Boolean);
   return (
     <div className="aios-Node" data-state={node.state}>

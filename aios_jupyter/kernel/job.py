@@ -1,0 +1,72 @@
+"""One notebook of a batch, in a process of its own: `python -m aios_jupyter.kernel.job ORDER`.
+
+ORDER is a file of JSON that `session/batch.py` has written. How it ended is written beside it, and
+SIGTERM ends the notebook's kernel before this process.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import AiosError
+from ..recording import records
+from ..session.batch import write_aside
+
+
+def main(path: Path) -> int:
+    """Run it; 0 when the notebook succeeded."""
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    order = json.loads(path.read_text())
+    output = Path(order["output"])
+    asked = time.time()
+    began: list[float] = []
+
+    def on_start() -> None:
+        began.append(time.time())
+        write_aside(Path(order["state"]), "running")
+
+    outcome: dict[str, Any] = {"status": "succeeded", "error": ""}
+    try:
+        papermill.execute_notebook(
+            order["notebook"],
+            str(output),
+            parameters=order["parameters"],
+            engine_name="aios",
+            kernel_name=order["kernel"] or None,
+            cwd=order["cwd"],
+            progress_bar=False,
+            label=output.name,
+            on_start=on_start,
+            **order["asks"],
+        )
+    except PapermillExecutionError as error:
+        outcome = {"status": "failed", "error": f"{error.ename}: {error.evalue}"}
+    except AiosError as error:
+        outcome = {"status": "failed", "error": str(error)}
+    outputs: list[Any] = []
+    if output.exists():
+        notebook = nbformat.read(output, as_version=4)  # type: ignore[no-untyped-call]
+        outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
+    now = time.time()
+    started = began[0] if began else now
+    outcome |= {"started": started, "waited": started - asked, "seconds": now - started}
+    outcome["values"] = records(outputs)
+    write_aside(Path(order["result"]), json.dumps({**order["job"], **outcome}))
+    return 0 if outcome["status"] == "succeeded" else 1
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,222 @@
+"""`aios-provisioner`: starts a kernel with devices of its own, after waiting for them in the queue.
+
+A kernelspec names it and says what to ask for:
+
+    "metadata": {"kernel_provisioner": {
+        "provisioner_name": "aios-provisioner", "config": {"gpus": 2, "time": "4h"}}}
+
+The devices are leased before the process starts, stay the kernel's when it is restarted, and end
+with it: `session/kernels.py` has how, also for kernels and servers that are killed.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.multikernelmanager import MultiKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from tornado import web
+from traitlets import Float, Int, Unicode, Union
+
+from ..commands.host import waiting_text
+from ..errors import AiosError
+from ..schema import DeviceKind, Lease
+from ..session.asking import FOREVER
+from ..session.kernels import Tenancy
+from ..units import parse_duration
+from .specs import request_of
+
+ON_GPU = (DeviceKind.GPU, DeviceKind.MIG)
+
+
+def _count(about: str) -> Any:
+    return Union([Int(), Unicode()], allow_none=True, default_value=None, help=about)
+
+
+def _length(about: str) -> Any:
+    return Union([Float(), Unicode()], default_value="", help=about)
+
+
+class AiosProvisioner(LocalProvisioner):
+    """A local kernel that holds devices.
+
+    The configuration is that of the kernelspec; it means what the flags of `aios alloc` mean.
+    """
+
+    devices = _count("Accelerators, or CPU slots where the cluster has none.")
+    gpus = _count("GPUs, and nothing else will do.")
+    cpus = _count("CPU slots.")
+    gpu_memory = Unicode("", help="Memory of each GPU, like 8GB.")
+    gpu_model = Unicode("", help="Part of each GPU's name, like a100.")
+    time = _length("The lease ends after this.")
+    max_wait = _length("Give up after so long in the queue.")
+    queue = Unicode("", help="Whose quota it takes from.")
+    idle = _length("Give the devices back after so long without use.")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._tenancy: Tenancy | None = None
+        self._asked = True  # for its start, by somebody
+        self._taken = ""
+        self._ran = False
+        # Whoever starts the kernel may know when it runs a cell, as a Jupyter server does.
+        self._server_kernel: Any = None
+        if self.parent is not None and self.parent.has_trait("execution_state"):
+            self._server_kernel = self.parent
+            self.parent.observe(self._executes, "execution_state")
+
+    # --- called by the kernel manager, in this order
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Before each start: wait for the devices, unless they are held from before a restart."""
+        environment = kwargs.get("env") or {}
+        self._forget_pending()
+        if self._taken and not self._asked:
+            # It was ended with its lease, and Jupyter starts again what has died.
+            self.log.warning("aios: it starts again without devices: %s", self._taken)
+            await self._give_back()
+            prepared = await super().pre_launch(**kwargs)
+            prepared["env"]["CUDA_VISIBLE_DEVICES"] = ""
+            return prepared
+        self._taken = ""
+        try:
+            lease = await self._leased(str(environment.get("JPY_SESSION_NAME") or ""))
+            prepared = await super().pre_launch(**kwargs)
+        except AiosError as error:
+            await self._give_back()
+            raise (Refused(error) if self._server else error) from None
+        except BaseException:
+            await self._give_back()
+            raise
+        prepared["env"].update(visible(lease))
+        return prepared
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        """Start the process; the devices are its own from its first moment."""
+        try:
+            info = await super().launch_kernel(cmd, **kwargs)
+            self._asked = False
+            if self._tenancy is not None and not self._taken:
+                assert self.pid is not None
+                await self._tenancy.hand_over(self.pid)
+        except AiosError as error:
+            await self.kill()
+            await self._give_back()
+            raise (Refused(error) if self._server else error) from None
+        except BaseException:
+            await self._give_back()
+            raise
+        return info
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Before an end that somebody asked for."""
+        self._asked = True
+        await super().shutdown_requested(restart)
+
+    async def kill(self, restart: bool = False) -> None:
+        """At an end by force: also when the process is found dead, to be started again."""
+        self._asked = self._asked or await self.poll() is None
+        await super().kill(restart)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """After each end, perhaps twice: the devices stay when the kernel is to start again."""
+        await super().cleanup(restart)
+        if not restart:
+            await self._give_back()
+        elif self._tenancy is not None:
+            try:
+                await self._tenancy.take_back()
+            except AiosError as error:
+                # The restart goes on, and takes other devices if these are lost.
+                self.log.warning("aios: %s", error)
+
+    # --- the lease
+
+    async def _leased(self, notebook: str) -> Lease:
+        tenancy = self._tenancy
+        if tenancy is not None and tenancy.held:
+            assert tenancy.lease is not None
+            return tenancy.lease
+        await self._give_back()
+        names = ("gpus", "devices", "cpus", "gpu_memory", "gpu_model", "time", "queue", "idle")
+        label = Path(notebook).name or self.kernel_spec.display_name
+        request = request_of({name: getattr(self, name) for name in names}, label)
+        self._tenancy = Tenancy(
+            request,
+            wait=parse_duration(self.max_wait) if self.max_wait else FOREVER,
+            on_wait=self._waits,
+            on_notice=lambda text: self.log.warning("aios: %s", text),
+            on_end=self._ended,
+            busy=self._busy,
+        )
+        return await self._tenancy.take()
+
+    async def _give_back(self) -> None:
+        tenancy, self._tenancy = self._tenancy, None
+        if tenancy is not None:
+            await tenancy.close()
+
+    def _waits(self, row: dict[str, Any]) -> None:
+        self.log.info("aios: %s is %s", row["label"], waiting_text("its devices", row))
+
+    def _executes(self, change: Any) -> None:
+        # Not its `last_activity`: that of a kernel that only prints its own warning rises, too.
+        self._ran = self._ran or change["new"] == "busy"
+
+    def _busy(self) -> bool:
+        """Whether a cell runs or has run since the last look.
+
+        papermill's kernel computes as long as it is there, and of a console's nothing is known,
+        which does not count as idle.
+        """
+        ran, self._ran = self._ran, False
+        kernel = self._server_kernel
+        return ran or kernel is None or kernel.execution_state == "busy"
+
+    def _ended(self, lease: Lease) -> None:
+        self._taken = f"lease {lease.id} has ended ({lease.reason})"
+        self.log.warning(
+            "aios: lease %s of kernel %s has ended: %s", lease.id, self.kernel_id, lease.reason
+        )
+
+    @property
+    def _server(self) -> MultiKernelManager | None:
+        """The kernel manager of the Jupyter server that starts this kernel, if one does."""
+        kernels = getattr(self.parent, "parent", None)
+        return kernels if isinstance(kernels, MultiKernelManager) else None
+
+    def _forget_pending(self) -> None:
+        """A server that stops asks for the end of each kernel that is pending, which it then does
+        not find: it would not stop while a kernel waits, nor after one was refused.
+        """
+        server = self._server
+        if server is not None and not server._using_pending_kernels():
+            server._pending_kernels.pop(self.kernel_id, None)
+
+
+class Refused(web.HTTPError):
+    """A kernel was refused: front ends show the sentence, whichever route they asked."""
+
+    def __init__(self, error: AiosError) -> None:
+        self._sentence = " ".join(str(error).split())
+        reason = self._sentence.encode("ascii", "replace").decode()
+        super().__init__(503, self._sentence, reason=reason)
+
+    def __str__(self) -> str:
+        return self._sentence
+
+
+def visible(lease: Lease) -> dict[str, str]:
+    """The variables by which a kernel sees its devices on this machine, and no others.
+
+    Devices on other machines are for `%%aios train`, which runs there.
+    """
+    here = [slot for slot in lease.slots if slot.node == socket.gethostname()]
+    gpus = [slot.device for slot in here if slot.kind in ON_GPU]
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        "AIOS_LEASE": lease.id,
+        "AIOS_DEVICE": "cuda:0" if gpus else "cpu",
+    }

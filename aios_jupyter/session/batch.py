@@ -1,0 +1,338 @@
+"""`batch`: one notebook for many parameters, so many at a time through the queue.
+
+Each notebook is run by a process of its own (`kernel/job.py`) under a lease of its own. A file for
+each in the batch's folder says how it ended; so a batch that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time as clock
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import IS_LINUX
+from ..errors import NotFoundError, UsageError
+from ..process import end_with_parent
+from ..units import parse_duration
+from .asking import request_for
+from .grid import Job, jobs
+from .link import Link
+
+LOOK_INTERVAL = 0.2
+# A job ends its kernel, which ends its cell, before it ends itself.
+END_GRACE = 15.0
+MOST_PARALLEL = 256
+# Beside the notebooks: how each job ended, and what it said meanwhile.
+STATE = ".batch"
+
+Told = Callable[[list[dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """How a batch ended.
+
+    Attributes
+    ----------
+    rows
+        One dictionary for each notebook, in the order of the grid: `name`, `parameters`, `status`
+        (`succeeded` or `failed`), `values` that it recorded, `error`, when it `started` (epoch
+        seconds) after it had `waited` for so many seconds, how many `seconds` it took, the path of
+        its `notebook`, and whether it was done `earlier`.
+    directory
+        Where the notebooks are, with `results.csv` and `results.json`.
+    """
+
+    rows: list[dict[str, Any]]
+    directory: Path
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """Those that failed."""
+        return [row for row in self.rows if row["status"] == "failed"]
+
+
+class BatchVerbs(Link):
+    """A session that runs notebooks."""
+
+    def batch(
+        self,
+        notebook: str | Path,
+        parameters: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        devices: int | str | None = None,
+        gpus: int | str | None = None,
+        cpus: int | str | None = None,
+        gpu_memory: str | int | None = None,
+        gpu_model: str = "",
+        time: str | float | None = None,
+        max_wait: str | float | None = None,
+        queue: str = "",
+        parallel: int = 4,
+        output: str | Path | None = None,
+        kernel: str = "",
+        keep_failed: bool = False,
+        again: bool = False,
+        on_change: Told | None = None,
+    ) -> BatchResult:
+        """Run a notebook once for each combination of parameters; returns when all have ended.
+
+        Parameters
+        ----------
+        notebook
+            Its cell tagged `parameters` is followed by one with the values, as papermill does it.
+        parameters
+            The values of each.
+        devices, gpus, cpus, gpu_memory, gpu_model, time, queue
+            What each notebook leases, as for `alloc`; one device where nothing is said.
+        max_wait
+            A notebook that waits longer for its devices has failed.
+        parallel
+            How many at a time ask for devices.
+        output
+            Where the notebooks go (default: the notebook's name and `-batch`, beside it).
+        kernel
+            What runs it in place of its own kernel.
+        keep_failed, again
+            Those that succeeded earlier with the same code and parameters are not run again; with
+            `keep_failed` those that failed are not either, with `again` all are.
+        on_change
+            Called with all rows when one has changed.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such notebook.
+        UsageError
+            What is asked for makes no sense.
+        """
+        path = Path(notebook).expanduser().absolute()
+        if not 1 <= parallel <= MOST_PARALLEL:
+            raise UsageError(f"{parallel} at a time makes no sense; give 1 to {MOST_PARALLEL}.")
+        asks = {
+            "devices": devices,
+            "gpus": gpus,
+            "cpus": cpus,
+            "gpu_memory": None if gpu_memory is None else str(gpu_memory),
+            "gpu_model": gpu_model or None,
+            "time": None if time is None else parse_duration(time),
+            "max_wait": None if max_wait is None else parse_duration(max_wait),
+            "queue": queue or None,
+        }
+        asks = {name: value for name, value in asks.items() if value is not None}
+        if asks.keys() & {"devices", "gpus", "cpus"}:
+            request_for(devices=devices, gpus=gpus, cpus=cpus, memory=gpu_memory, time=time)
+        todo = jobs(path.stem, _code(path), parameters or {}, kernel)
+        directory = (
+            Path(output).expanduser().absolute() if output else path.with_name(f"{path.stem}-batch")
+        )
+        batch = _Batch(path, todo, directory, asks, kernel, on_change or (lambda rows: None))
+        return batch.run(parallel, keep_failed=keep_failed, again=again)
+
+
+@dataclass
+class _Running:
+    """A job at work."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    began: float
+    state: Path
+
+
+@dataclass
+class _Batch:
+    notebook: Path
+    jobs: list[Job]
+    directory: Path
+    asks: dict[str, Any]
+    kernel: str
+    told: Told
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, parallel: int, *, keep_failed: bool, again: bool) -> BatchResult:
+        (self.directory / STATE).mkdir(parents=True, exist_ok=True)
+        waiting = []
+        for job in self.jobs:
+            known = None if again else self._known(job)
+            if known and (known["status"] == "succeeded" or keep_failed):
+                self.rows[job.key] = {**known, "earlier": True}
+            else:
+                self.rows[job.key] = self._row(job, "pending")
+                waiting.append(job)
+        self.told(self._listed())
+        running: list[_Running] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < parallel:
+                    running.append(self._start(waiting.pop(0)))
+                clock.sleep(LOOK_INTERVAL)
+                self._look(running)
+        finally:
+            _end([one.process for one in running])
+            self._write_results()
+        return BatchResult(self._listed(), self.directory)
+
+    def _look(self, running: list[_Running]) -> None:
+        before = [row["status"] for row in self.rows.values()]
+        for one in list(running):
+            if one.process.poll() is not None:
+                running.remove(one)
+                self.rows[one.job.key] = self._ended(one)
+                self._write_results()
+            elif one.state.exists():
+                self.rows[one.job.key]["status"] = "running"
+        if before != [row["status"] for row in self.rows.values()]:
+            self.told(self._listed())
+
+    def _start(self, job: Job) -> _Running:
+        """Start a job; the file that says how it ended before is gone from here on."""
+        files = {name: self._file(job, name) for name in ("result", "state", "log", "order")}
+        for path in files.values():
+            path.unlink(missing_ok=True)
+        order = {
+            "notebook": str(self.notebook),
+            "output": self.rows[job.key]["notebook"],
+            "parameters": dict(job.parameters),
+            "kernel": self.kernel,
+            "cwd": str(self.notebook.parent),
+            "asks": self.asks,
+            "state": str(files["state"]),
+            "result": str(files["result"]),
+            "job": {"key": job.key},
+        }
+        write_aside(files["order"], json.dumps(order))
+        command = [sys.executable, "-m", "aios_jupyter.kernel.job", str(files["order"])]
+        with files["log"].open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for us, who end the jobs one by one.
+                start_new_session=True,
+                preexec_fn=end_with_parent if IS_LINUX else None,  # noqa: PLW1509
+            )
+        self.rows[job.key] = self._row(job, "waiting")
+        self.told(self._listed())
+        return _Running(job, process, clock.time(), files["state"])
+
+    def _ended(self, one: _Running) -> dict[str, Any]:
+        for kind in ("order", "state"):
+            self._file(one.job, kind).unlink(missing_ok=True)
+        known = self._known(one.job)
+        if known is None:
+            log = self._file(one.job, "log").read_text(errors="replace").strip().splitlines()
+            code = one.process.returncode
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            known = {
+                **self._row(one.job, "failed"),
+                "error": f"its process {how}" + (f": {log[-1]}" if log else ""),
+                "started": one.began,
+                "seconds": clock.time() - one.began,
+            }
+            write_aside(self._file(one.job, "result"), json.dumps(known, default=str))
+        return known
+
+    def _known(self, job: Job) -> dict[str, Any] | None:
+        """How a job ended, if it did."""
+        try:
+            found = json.loads(self._file(job, "result").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        if found.get("key") != job.key:
+            return None
+        if found["status"] == "succeeded" and not Path(self._notebook(job)).exists():
+            return None
+        return {**self._row(job, str(found["status"])), **found}
+
+    def _row(self, job: Job, status: str) -> dict[str, Any]:
+        return {
+            "key": job.key,
+            "name": job.name,
+            "parameters": dict(job.parameters),
+            "status": status,
+            "values": {},
+            "error": "",
+            "started": None,
+            "waited": None,
+            "seconds": None,
+            "notebook": self._notebook(job),
+            "earlier": False,
+        }
+
+    def _notebook(self, job: Job) -> str:
+        return str(self.directory / f"{job.name}.ipynb")
+
+    def _file(self, job: Job, kind: str) -> Path:
+        return self.directory / STATE / f"{job.key}.{kind}"
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return [dict(self.rows[job.key]) for job in self.jobs]
+
+    def _write_results(self) -> None:
+        ended = [row for row in self._listed() if row["status"] in ("succeeded", "failed")]
+        write_aside(self.directory / "results.json", json.dumps(ended, indent=2, default=str))
+        write_aside(self.directory / "results.csv", as_csv(ended))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of a batch as CSV: the parameters, the values, and how each ended."""
+    flat = [
+        {
+            **row["parameters"],
+            **row["values"],
+            **{name: row[name] for name in ("status", "waited", "seconds", "error", "notebook")},
+        }
+        for row in rows
+    ]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _code(path: Path) -> list[str]:
+    """The cells of a notebook that make it what it is."""
+    import nbformat
+
+    if not path.is_file():
+        raise NotFoundError(f"There is no notebook '{path}'.")
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except (ValueError, nbformat.ValidationError) as error:
+        raise UsageError(f"'{path}' is not a notebook: {str(error).splitlines()[0]}.") from None
+    return [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End jobs with their kernels; returns when they are gone."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    deadline = clock.monotonic() + END_GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - clock.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

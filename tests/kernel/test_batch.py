@@ -1,0 +1,160 @@
+"""`aios batch` with real notebooks, each under a lease of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from clusters import until
+
+from aios_jupyter.commands import Host, invoke, main
+from aios_jupyter.errors import NotFoundError, RunError, UsageError
+from aios_jupyter.session import Session
+
+Sweep = Callable[..., Path]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Makes a notebook with the parameter `x` and a cell of code."""
+
+    def make(code: str) -> Path:
+        first = nbformat.v4.new_code_cell("x = 0", metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(
+            cells=[first, nbformat.v4.new_code_cell(code)],
+            metadata={"kernelspec": {"name": "python3", "display_name": "P", "language": "python"}},
+        )
+        path = tmp_path / "sweep.ipynb"
+        nbformat.write(notebook, path)
+        return path
+
+    return make
+
+
+def ran(directory: Path) -> str:
+    """What the notebooks have written when they ran, in order."""
+    return "".join(sorted((directory / "ran").read_text()))
+
+
+def test_a_batch_runs_each_notebook_once_and_failed_ones_again(
+    session: Session, sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep(
+        "import os, aios_jupyter\n"
+        "aios_jupyter.record('lease', os.environ['AIOS_LEASE'])\n"
+        "aios_jupyter.record('double', 2 * x)\n"
+        "open('ran', 'a').write(str(x))\n"
+        "if x == 2 and not os.path.exists('mended'): raise ValueError('two')"
+    )
+    line = ["batch", str(path), "-p", "x=1..3", "--devices", "2", "--parallel", "2"]
+
+    with pytest.raises(RunError, match="1 notebook of 3 failed, the first with ValueError: two"):
+        invoke([*line, "-o", str(tmp_path / "out")], Host())
+    assert ran(tmp_path) == "123"
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split() == ["X", "LEASE", "DOUBLE", "STATUS", "TIME", "NOTEBOOK"]
+    assert [line.split()[3] for line in table[2:]] == ["succeeded", "failed", "succeeded"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["status"] for row in rows] == ["succeeded", "failed", "succeeded"]
+    assert [row["values"]["double"] for row in rows] == [2, 4, 6]
+    assert len({row["values"]["lease"] for row in rows}) == 3
+    assert all(Path(row["notebook"]).exists() for row in rows)
+    assert session.status()["leases"] == {}
+
+    kept = session.batch(path, {"x": [1, 2, 3]}, output=tmp_path / "out", keep_failed=True)
+    assert [row["earlier"] for row in kept.rows] == [True, True, True]
+    assert ran(tmp_path) == "123"
+
+    (tmp_path / "mended").touch()
+    changes: list[list[dict[str, Any]]] = []
+    whole = session.batch(
+        path, {"x": [1, 2, 3]}, devices=1, output=tmp_path / "out", on_change=changes.append
+    )
+    assert not whole.failed
+    assert [row["earlier"] for row in whole.rows] == [True, False, True]
+    assert ran(tmp_path) == "1223"
+    seen = [rows[1]["status"] for rows in changes]
+    assert list(dict.fromkeys(seen)) == ["pending", "waiting", "running", "succeeded"]
+
+
+def test_a_notebook_whose_process_dies_has_failed_and_the_others_go_on(
+    session: Session, sweep: Sweep, tmp_path: Path
+) -> None:
+    path = sweep("import os, signal\nif x == 1: os.kill(os.getppid(), signal.SIGKILL)")
+    result = session.batch(path, {"x": [1, 2]}, output=tmp_path / "out")
+    assert [row["status"] for row in result.rows] == ["failed", "succeeded"]
+    assert "killed by signal 9" in result.rows[0]["error"]
+    until(lambda: not session.status()["leases"], "the killed one's lease has ended")
+
+
+def test_what_can_never_be_had_fails_with_its_sentence(
+    session: Session, sweep: Sweep, tmp_path: Path
+) -> None:
+    result = session.batch(sweep("1"), gpus=99, output=tmp_path / "out")
+    (row,) = result.failed
+    assert row["error"].startswith("99 GPUs can never be granted here")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_batch_that_is_ended_leaves_nothing_running(
+    session: Session, sweep: Sweep, tmp_path: Path, number: signal.Signals
+) -> None:
+    path = sweep("import os, time\nopen(f'{x}.pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    line = [sys.executable, "-c", "from aios_jupyter.commands import main; main()"]
+    line += ["batch", str(path), "-p", "x=1..3", "--devices", "3", "--parallel", "2"]
+    with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        pid = until(lambda: list(tmp_path.glob("*.pid")), "one is at work", 60)[0]
+        until(session.queue, "one waits", 60)
+        jobs = psutil.Process(process.pid).children()
+        assert len(jobs) == 2
+        process.send_signal(number)
+    assert process.returncode == (-number if number == signal.SIGKILL else 130)
+    until(lambda: not session.status()["leases"] and not session.queue(), "nothing is held")
+    until(lambda: not any(job.is_running() for job in jobs), "its processes are gone")
+    until(lambda: not psutil.pid_exists(int(pid.read_text() or 0)), "its kernel is gone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no.ipynb"], "There is no notebook"),
+        (["broken.ipynb"], "is not a notebook"),
+        (["broken.ipynb", "--again", "--keep-failed"], "--again runs all and --keep-failed not"),
+        (["broken.ipynb", "-p", "x"], "'x' is not a parameter"),
+        (["broken.ipynb", "--parallel", "0"], "0 is not in the range"),
+    ],
+)
+def test_misuse_is_one_sentence(
+    session: Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.ipynb").write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        main(["batch", *arguments])
+    assert ended.value.code in (1, 2)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert sentence in said
+
+
+def test_a_session_refuses_what_makes_no_sense(session: Session, sweep: Sweep) -> None:
+    path = sweep("1")
+    with pytest.raises(UsageError, match="0 at a time"):
+        session.batch(path, parallel=0)
+    with pytest.raises(UsageError, match="one of --gpus"):
+        session.batch(path, gpus=1, devices=1)
+    with pytest.raises(NotFoundError, match="There is no notebook"):
+        session.batch(path.with_name("none.ipynb"))
+    assert not path.with_name("sweep-batch").exists()
