@@ -31,7 +31,7 @@ from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
 from . import kernels, memory, reaper
 from .copies import fetch
-from .door import Door
+from .door import GRANT_TIMEOUT, Door
 from .restarts import HostedRuns
 from .telemetry import Sampler, outside
 from .tracking import Tracker
@@ -249,8 +249,12 @@ class Agent:
         self._tracker.over(over)
 
     async def _fetch(self, address: str, again: msg.RunAgain, payload: Path) -> StartRun:
-        grant = self._grants.get(again.run.lease)
-        if grant is None:
+        # The broker's word on the run may come before that on the lease, in its welcome.
+        deadline = asyncio.get_running_loop().time() + GRANT_TIMEOUT
+        while (grant := self._grants.get(again.run.lease)) is None:
+            if asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.01)
+                continue
             raise AccessError(f"Node {self.name} has no part of lease {again.run.lease}.")
         context = self._bundle.client_context()
         return await fetch(address, context, again.run.id, grant.token, payload)
