@@ -24,21 +24,25 @@ LOOK_INTERVAL = 0.1
 
 
 async def vacate(
-    grant: Grant, node: str, sample: Callable[[], Awaitable[list[Usage]]], grace: float
+    grant: Grant,
+    node: str,
+    machine: str,
+    sample: Callable[[], Awaitable[list[Usage]]],
+    grace: float,
 ) -> None:
     """End the kernel of a lease that is over when it or what it has started is on a device of it.
 
     Parameters
     ----------
-    node
-        This one; kernels and devices elsewhere are others' business.
+    node, machine
+        This one, and what its machine is called; kernels and devices elsewhere are others' business.
     sample
         Who is on which device now.
     grace
         Seconds between SIGTERM and SIGKILL.
     """
     owner = grant.owner
-    if owner is None or not owner.kernel or owner.host != node:
+    if owner is None or not owner.kernel or owner.host != machine:
         return
     devices = {slot.device for slot in grant.lease.slots if slot.node == node}
     if not alive(owner.pid, owner.pid_start):

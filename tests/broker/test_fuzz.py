@@ -29,7 +29,7 @@ from aios_jupyter.broker.client import Loop
 from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect, split_address
 from aios_jupyter.broker.service import Broker
 from aios_jupyter.config import Settings
-from aios_jupyter.node import hosting
+from aios_jupyter.node import hosting, restarts
 from aios_jupyter.node.door import Door
 from aios_jupyter.runs import messages as agent_msg
 from aios_jupyter.schema import (
@@ -91,7 +91,7 @@ class World:
         times = Settings(suspect_after=3600, owner_grace=3600)
         self.broker = Broker(self._state, bundle, times, on_end=self._end)
         self.address = f"127.0.0.1:{await self.broker.start('127.0.0.1', 0)}"
-        runs = hosting.HostedRuns(self.runs_dir, "127.0.0.1", lambda *_: None)
+        runs = restarts.HostedRuns(self.runs_dir, "node", "127.0.0.1", lambda *_: None)
         grants: dict[str, msg.Grant] = {}
         node = tls.Bundle.of(self.tls, "node")
         revoked = tls.Revoked(self.tls)
