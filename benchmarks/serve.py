@@ -4,6 +4,8 @@ The peers: `throughput_speedup` is against the same server with `--max-batch 1`,
 one sample each, a 108,000-parameter network. `of_in_process` is samples per processor second of the
 endpoint over those of ONNX Runtime called in this process with batches of 16, on a network that
 takes milliseconds. Both servers run side by side and take turns, so that other load hits both.
+`failed_while_moving` counts requests, of `requests_while_moving`, that were not answered with 200
+while an alias moved to and fro; two replicas, 16 connections that are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +31,7 @@ import psutil
 from report import report
 
 from aios_jupyter import __version__
-from aios_jupyter.models import load, publish
+from aios_jupyter.models import load, publish, set_alias
 from aios_jupyter.models.protocol_v2 import HEADER, encode_request
 
 TOKEN = "benchmark"
@@ -37,15 +40,21 @@ SMALL = (1, 28, 28)
 LARGE = (3, 96, 96)
 
 
-def publish_models() -> None:
-    """Two networks, untrained: their answers do not matter here."""
+def small_net() -> Any:
+    """108,000 weights, untrained: its answers do not matter here."""
     from torch import nn
 
-    small = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
+
+
+def publish_models() -> None:
+    """A small network, and one that takes milliseconds."""
+    from torch import nn
+
     layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU()]
     for width, wider in ((32, 64), (64, 128), (128, 256)):
         layers += [
@@ -53,7 +62,7 @@ def publish_models() -> None:
             nn.Conv2d(wider, wider, 3, padding=1), nn.ReLU(),
         ]  # fmt: skip
     large = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 1000))
-    publish(small, "small", input_example=np.zeros((1, *SMALL), np.float32))
+    publish(small_net(), "small", input_example=np.zeros((1, *SMALL), np.float32))
     publish(large, "large", input_example=np.zeros((1, *LARGE), np.float32))
 
 
@@ -66,9 +75,14 @@ class Server:
     ready_seconds: float
 
     def cpu(self) -> float:
-        """Processor seconds it has used."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        """Processor seconds that it and its replicas have used."""
+        processes = [self.process, *self.process.children(recursive=True)]
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    def memory(self) -> float:
+        """Bytes that it and its replicas hold."""
+        processes = [self.process, *self.process.children(recursive=True)]
+        return float(sum(process.memory_info().rss for process in processes))
 
 
 @contextmanager
@@ -177,7 +191,7 @@ def small_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
             "json_requests_per_cpu_second": statistics.median(rates["json"]),
             "p50_one_connection_ms": statistics.median(alone) * 1000,
             "p99_ms": float(np.percentile(latencies, 99)) * 1000,
-            "rss_mb": batched.process.memory_info().rss / 1e6,
+            "rss_mb": batched.memory() / 1e6,
             "ready_seconds": batched.ready_seconds,
         }
 
@@ -200,10 +214,52 @@ def large_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
     }
 
 
+def moves(token: Path, wanted: int) -> dict[str, float]:
+    """Promotion and rollback while 16 clients ask: how many requests failed."""
+    for _ in range(2):
+        publish(small_net(), "moving", input_example=np.zeros((1, *SMALL), np.float32))
+    set_alias("moving/1", "champion")
+    request = binary(SMALL, "moving")
+    asked, failed, moved = 0, 0, 0
+    with serving("moving@champion", token, "--replicas", "2") as server:
+        while asked < wanted or moved < 4:
+            mover = threading.Thread(target=set_alias, args=(f"moving/{2 - moved % 2}", "champion"))
+            mover.start()
+            count, wrong = asyncio.run(ask_kept(server.port, request, CONNECTIONS, 4.0))
+            mover.join()
+            asked, failed, moved = asked + count, failed + wrong, moved + 1
+    return {"requests_while_moving": asked, "failed_while_moving": failed, "moves": moved}
+
+
+async def ask_kept(port: int, request: bytes, connections: int, seconds: float) -> tuple[int, int]:
+    """Ask for so long; requests that were answered with 200, and all others."""
+    until = time.perf_counter() + seconds
+    good = bad = 0
+
+    async def one() -> None:
+        nonlocal good, bad
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < until:
+            try:
+                writer.write(request)
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                at = head.index(b"content-length:") + 15
+                await reader.readexactly(int(head[at : head.index(b"\r\n", at)]))
+                good, bad = good + (b" 200 " in head[:20]), bad + (b" 200 " not in head[:20])
+            except (OSError, EOFError):
+                bad += 1
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(connections)))
+    return good, bad
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=10_000, help="while an alias moves")
     options = parser.parse_args()
     import onnxruntime
 
@@ -216,6 +272,7 @@ def main() -> None:
         publish_models()
         figures = small_network(token, options.seconds, options.rounds)
         figures |= large_network(token, options.seconds, options.rounds)
+        figures |= moves(token, options.requests)
     report(
         "serve",
         figures,

@@ -530,7 +530,7 @@ def test_explain_shows_place_reason_and_forecast() -> None:
 def test_quotas_are_listed_with_what_is_used_and_waits() -> None:
     row = {
         "queue": "vision", "pool": "accelerator", "nominal": 4, "borrow": 2, "used": 5,
-        "borrowed": 1, "waiting": 3, "user_devices": 2, "user_leases": None,
+        "borrowed": 1, "waiting": 3, "user_devices": 2, "user_leases": None, "weight": 2.0,
         "members": ["ana", "bob"],
     }  # fmt: skip
     rest = {**row, "queue": "default", "borrow": None, "members": [], "user_devices": None}
@@ -538,9 +538,10 @@ def test_quotas_are_listed_with_what_is_used_and_waits() -> None:
         [rest, {**row, "pool": "cpu", "nominal": None, "used": 0, "waiting": 0}, row]
     )
     first, second = text.text().splitlines()[1:]
-    assert first.split() == ["default", "GPUs", "4", "no", "limit", "5", "1", "3", "-", "others"]
+    cells = ["default", "GPUs", "4", "no", "limit", "5", "1", "3", "2", "-", "others"]
+    assert first.split() == cells
     assert second.split() == [
-        *("vision", "GPUs", "4", "2", "5", "1", "3"),
+        *("vision", "GPUs", "4", "2", "5", "1", "3", "2"),
         *("2", "devices", "ana,", "bob"),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from ..errors import AccessError, UsageError
 from ..schema import Lease, Request
@@ -11,12 +10,8 @@ from . import events as ev
 from . import history
 from .events import replace
 from .ledger import Ledger
-from .policy import Pool
 from .quotas import Quotas
-from .shares import Shares
-
-# Shares change by use as time passes, slowly: they are worked out anew after so many seconds.
-SCORED_FOR = 1.0
+from .turns import Score, Turns
 
 
 class Accounts(Ledger):
@@ -25,14 +20,12 @@ class Accounts(Ledger):
     def __init__(self) -> None:
         super().__init__()
         self._history: dict[str, ev.Lasted] = {}
-        self._shares = Shares()
         self._quotas = Quotas(self.fleet.capacity)
-        # Users' shares, and when and for which cluster they were worked out.
-        self._scores: dict[str, float] = {}
-        self._scored: tuple[float, dict[Pool, int]] = (-math.inf, {})
+        self._turns = Turns(self._quotas, self.fleet.capacity)
         self._tables |= {
             "history": self._history,
-            "usage": self._shares.used,
+            "usage": self._turns.users.used,
+            "queue-usage": self._turns.queues.used,
             "quota": self._quotas.records,
         }
 
@@ -42,7 +35,7 @@ class Accounts(Ledger):
 
     def weights(self) -> dict[str, float]:
         """Users whose part under `fair` is another than 1."""
-        used = self._shares.used.items()
+        used = self._turns.users.used.items()
         return {user: record.weight for user, record in used if record.weight != 1.0}
 
     # --- what is learned from leases
@@ -59,37 +52,51 @@ class Accounts(Ledger):
             self._drop("history", next(iter(self._history)))
 
     def _charge(self, lease: Lease, sign: int) -> None:
-        self._put("usage", lease.user, self._shares.settle(lease.user, self._now))
-        pool = self.fleet.pool_of_slot(lease.slots[0])
-        self._shares.change(lease.user, pool, sign * len(lease.slots))
+        pool, change = self.fleet.pool_of_slot(lease.slots[0]), sign * len(lease.slots)
+        users, queues = self._turns.users, self._turns.queues
+        self._put("usage", lease.user, users.settle(lease.user, self._now))
+        users.change(lease.user, pool, change)
+        if self._quotas.records:
+            self._put("queue-usage", lease.queue, queues.settle(lease.queue, self._now))
+            queues.change(lease.queue, pool, change)
         self._quotas.change(lease, pool, sign)
-        self._scores.pop(lease.user, None)
+        self._turns.changed(lease.queue, lease.user)
 
-    def _scoring(self) -> Callable[[str], float]:
-        """What gives a user's share now."""
-        capacity = {p: self.fleet.capacity(p) for p in Pool}
-        if capacity != self._scored[1] or not 0 <= self._now - self._scored[0] < SCORED_FOR:
-            self._scored = (self._now, capacity)
-            self._scores.clear()
-        scores = self._scores
+    def _count_held(self) -> None:
+        """After a change of quotas: what is held in each queue, anew."""
+        held = [(lease, self.fleet.pool_of_slot(lease.slots[0])) for lease in self.leases.values()]
+        self._quotas.count(held)
+        queues = self._turns.queues
+        if not self._quotas.records:
+            for queue in list(queues.used):
+                self._drop("queue-usage", queue)
+            queues.held.clear()
+            return
+        for queue in {**queues.used, **{lease.queue: None for lease, _ in held}}:
+            self._put("queue-usage", queue, queues.settle(queue, self._now))
+            self._turns.changed(queue, "")
+        queues.held.clear()
+        for lease, pool in held:
+            queues.change(lease.queue, pool, len(lease.slots))
 
-        def score(user: str) -> float:
-            if user not in scores:
-                scores[user] = self._shares.score(user, self._now, capacity)
-            return scores[user]
+    def _load_held(self, lease: Lease) -> None:
+        """A lease that the journal had: it holds what it holds."""
+        pool = self.fleet.pool_of_slot(lease.slots[0])
+        self._turns.users.change(lease.user, pool, len(lease.slots))
+        if self._quotas.records:
+            self._turns.queues.change(lease.queue, pool, len(lease.slots))
+        self._quotas.change(lease, pool, +1)
 
-        return score
-
-    def _step(self, user: str, pool: Pool) -> float:
-        """By how much one more device of that pool raises a user's share, at most."""
-        return 1 / max(1, self.fleet.capacity(pool)) / self._shares.weight(user)
+    def _scoring(self) -> Score:
+        """What gives a queue's and a user's share now."""
+        return self._turns.scoring(self._now)
 
     def _weight_changed(self, event: ev.WeightChanged) -> None:
         if not event.admin:
             raise AccessError(f"{event.by} may not change weights; ask an admin.")
         if not (math.isfinite(event.weight) and event.weight > 0):
             raise UsageError(f"{event.weight} is not a weight; give a number above zero.")
-        record = self._shares.settle(event.user, self._now)
+        record = self._turns.users.settle(event.user, self._now)
         self._put("usage", event.user, replace(record, weight=event.weight))
-        self._scores.pop(event.user, None)
+        self._turns.changed("", event.user)
         self._audit("weight changed", event.by, user=event.user, weight=event.weight)

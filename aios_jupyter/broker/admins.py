@@ -57,6 +57,7 @@ def changed(quota: Quota, change: msg.QuotaChange) -> Quota:
         borrow=_changed(quota.borrow, change.borrow),
         user_devices=_changed(quota.user_devices, change.user_devices),
         user_leases=_changed(quota.user_leases, change.user_leases),
+        weight=quota.weight if change.weight is None else change.weight,
         members=quota.members if change.members is None else change.members,
     )
 

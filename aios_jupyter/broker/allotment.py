@@ -40,6 +40,7 @@ class Allotting(Planning):
                         "pool": pool.value,
                         "nominal": None if nominal == float("inf") else int(nominal),
                         "borrow": quota.borrow,
+                        "weight": quota.weight,
                         "used": used.get((name, pool), 0),
                         "borrowed": self._quotas.borrowed(name, pool),
                         "waiting": waiting.get((name, pool), 0),
@@ -77,6 +78,8 @@ class Allotting(Planning):
                 )
             raise NotFoundError(f"There is no queue {event.queue[:64]!r}; 'aios quota' lists them.")
         self._drop("quota", event.queue)
+        if event.queue in self._turns.queues.used:
+            self._drop("queue-usage", event.queue)
         self._audit("quota removed", event.by, queue=event.queue)
         if event.queue != DEFAULT_QUEUE:
             self._move_out(event.queue)
@@ -94,9 +97,7 @@ class Allotting(Planning):
 
     def _allot(self) -> None:
         """Quotas have changed: requests are held back by others, and perhaps in other groups."""
-        self._quotas.count(
-            (lease, self.fleet.pool_of_slot(lease.slots[0])) for lease in self.leases.values()
-        )
+        self._count_held()
         self._reorder(self.policy)
 
 
@@ -104,6 +105,7 @@ def _plain(quota: ev.Quota) -> dict[str, Any]:
     return {
         **quota.nominal,
         "borrow": quota.borrow,
+        "weight": None if quota.weight == 1.0 else quota.weight,
         "user_devices": quota.user_devices,
         "user_leases": quota.user_leases,
         "members": list(quota.members),

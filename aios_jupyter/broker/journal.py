@@ -46,6 +46,7 @@ _TYPES: dict[str, type[Any]] = {
     "hits": ev.Hits,
     "lease": Lease,
     "node": Node,
+    "queue-usage": ev.Used,
     "quota": ev.Quota,
     "request": Request,
     "run": Run,

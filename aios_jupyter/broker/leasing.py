@@ -17,7 +17,7 @@ from .deadlines import Deadlines
 from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
-from .policy import Pool
+from .policy import POOLS, Pool
 
 # Leases that outlive their session.
 APART = (Scope.DETACHED, Scope.RESERVED)
@@ -61,7 +61,7 @@ class Leasing(Allotting):
         again = True
         while again:
             # What the last line was granted may have changed whose turn it is in the first.
-            for pool in Pool:
+            for pool in POOLS:
                 again = False
                 while True:
                     if found := self._next(pool):
@@ -184,19 +184,22 @@ class Leasing(Allotting):
         lease = replace(
             lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
         )
-        self._put("lease", lease.id, lease)
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
         owner = self.sessions.get(lease.session)
         there = lease.used or (owner is not None and owner.kernel)
         waiting = nodes_of(lease) - self._written_off if there else set()
         self._waiting_for[lease.id] = waiting
+        if not waiting:
+            # What is dropped at once is not for the journal.
+            self.leases[lease.id] = lease
+            self._finish(lease)
+            return
+        self._put("lease", lease.id, lease)
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:
             self._out.append(
                 ev.EndLease(lease=lease.id, nodes=connected, reason=reason, grace=grace)
             )
-        if not waiting:
-            self._finish(lease)
 
     def _comes_back(self, lease: Lease) -> bool:
         """Whether the request of a lease that ends is to wait again."""
@@ -348,9 +351,10 @@ class Leasing(Allotting):
         """After the clock jumped back nothing began in the future: no wait becomes longer."""
         for table in (self._lost, self.fleet.down):
             table.update({id: min(since, self._now) for id, since in table.items()})
-        for user, record in list(self._shares.used.items()):
-            if record.time > self._now:
-                self._put("usage", user, replace(record, time=self._now))
+        for kind, shares in (("usage", self._turns.users), ("queue-usage", self._turns.queues)):
+            for who, record in list(shares.used.items()):
+                if record.time > self._now:
+                    self._put(kind, who, replace(record, time=self._now))
         for request in self.queue():
             if request.submitted > self._now:
                 self._put("request", request.id, replace(request, submitted=self._now))

@@ -165,6 +165,7 @@ class QuotaChange(Struct, frozen=True, kw_only=True):
     borrow: int | None = None
     user_devices: int | None = None
     user_leases: int | None = None
+    weight: float | None = None
     members: tuple[str, ...] | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +14,16 @@ from .demand import demand_of
 from .forecast import Held, Waiting, starts
 from .measures import accuracy
 from .policy import Pool
+from .reasons import why
 from .state import State
+from .views import places, queue_row
 
 # How many of a line are foreseen for the views; `explain` foresees as many as come before.
 FORESEEN = 50
 # A forecast that nothing has changed is made anew after so many seconds.
 STALE = 10.0
+# So many seconds those who wait may be shown a place that has changed since: all of them ask.
+PLACES_KEPT = 0.2
 # By what factor leases last shorter and longer than predicted, where no errors are known yet.
 FEW_ERRORS = 3
 UNSURE = {0.1: 0.25, 0.5: 1.0, 0.9: 4.0}
@@ -39,6 +44,9 @@ class Outlook:
         self._made: tuple[Any, ...] = ()
         self._at = 0.0
         self._etas: dict[str, float] = {}
+        self._placed: tuple[Any, ...] = ()
+        self._placed_at = -math.inf
+        self._places: dict[str, tuple[int, int]] = {}
 
     def etas(self, now: float) -> dict[str, float]:
         """When the first of each line will start, whole seconds since the epoch."""
@@ -62,6 +70,19 @@ class Outlook:
             for id, span in spans(self._state, pool, now, FORESEEN).items():
                 if id in anew:
                     self._tell(_told(id, span))
+
+    def row(self, request: str, now: float) -> dict[str, Any] | None:
+        """One request's row of the queue, None when it no longer waits."""
+        found = self._state.requests.get(request)
+        if found is None or found.state is not RequestState.QUEUED:
+            return None
+        version, age = self._state.plan_version, now - self._placed_at
+        kept = STALE if version == self._placed else PLACES_KEPT
+        if request not in self._places or not 0 <= age < kept:
+            self._placed, self._placed_at = version, now
+            self._places = places(self._state)
+        etas = self.etas(now)
+        return queue_row(self._state, found, *self._places[request], etas.get(request))
 
     def explain(self, request: str, now: float) -> dict[str, Any]:
         """All there is to say about a request.
@@ -113,15 +134,14 @@ class Outlook:
         place = line.index(request.id) + 1
         span = spans(state, pool, now, place).get(request.id)
         eta, earliest, latest = span or (None, None, None)
-        aging = state.policy.aging
         row = {
             "position": place,
             "waiting": len(line),
             "eta": eta,
             "earliest": earliest,
             "latest": latest,
-            "first_at": None if aging is None else request.submitted + aging,
-            "why": _why(state, request, pool, place),
+            "first_at": state.first_at(request.id),
+            "why": why(state, request, state.reason(request.id), place),
             "accuracy": accuracy(state.hits(pool, request)),
         }
         if span and self._tell:
@@ -209,41 +229,3 @@ def _length(state: State, request: Request, elapsed: float, share: float) -> flo
     while length <= elapsed:
         length *= 2
     return length if request.time is None else min(length, request.time)
-
-
-def _why(state: State, request: Request, pool: Pool, place: int) -> str:
-    reason, _, about = state.reason(request.id).rstrip(")").partition("(")
-    match reason:
-        case "Priority":
-            before = "one request is" if place == 2 else f"{place - 1} requests are"
-            return f"{before} before it by the policy '{state.policy.name}'."
-        case "Reservation":
-            head = about.removeprefix("for ")
-            if booking := state.bookings.get(head):
-                return (
-                    f"It would fit, but {booking.user} has reserved devices that it would still "
-                    f"hold then ({head}); ask with a shorter --time to go first."
-                )
-            return (
-                f"It would fit, but the free devices are kept for {head}, which is before it; ask "
-                "with a shorter --time to go first."
-            )
-        case "DeviceHeldOutsideAnyLease":
-            return f"Process {about}, which holds no lease, is on a device that it needs."
-        case "Quota" if about == "user":
-            return (
-                f"{request.user} has as much as one user may have in queue {request.queue}; it goes "
-                "on when a lease of theirs ends."
-            )
-        case "Quota":
-            return (
-                f"The quota of queue {request.queue} is used; it goes on when a lease there ends. "
-                "'aios quota' shows who may use how much."
-            )
-        case "NodeDown":
-            return "A node with devices that it needs is down; 'aios status' shows which."
-    demand = demand_of(request)
-    free = state.fleet.free(pool, demand.each)
-    if free >= demand.least:
-        return f"It is next; {free} are free, but no node has the {demand.least} that it needs."
-    return f"It is next; {free} of the {demand.least} it needs are free."

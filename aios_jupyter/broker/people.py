@@ -21,7 +21,7 @@ from .events import replace
 from .hub import Hub, SessionLink
 from .ledger import nodes_of
 from .protocol import Connection, Handler
-from .views import load_view, policy_view, queue_row, reservation_rows
+from .views import load_view, policy_view, reservation_rows
 
 # Calls that change nothing: viewers may make them, and they do not keep an idle cluster up.
 READ_ONLY = frozenset(
@@ -232,7 +232,7 @@ class People:
         return msg.Claim(start=lease.granted, grant=grant)
 
     def _queue_row(self, connection: Connection, body: msg.ById) -> dict[str, Any] | None:
-        return queue_row(self._hub.state, body.id, self._hub.outlook.etas(time.time()))
+        return self._hub.outlook.row(body.id, time.time())
 
     def _explain(self, connection: Connection, body: msg.ById) -> dict[str, Any]:
         return self._hub.outlook.explain(body.id, time.time())

@@ -101,6 +101,10 @@ class Planning(Accounts):
         head = self._queue.head(pool)
         return None if head is None else self._reservation(pool, self.requests[head])
 
+    def first_at(self, request: str) -> float | None:
+        """When a request that waits will have waited so long that it goes first; None: never."""
+        return self._age_deadline(request)
+
     # --- who starts next
 
     def _next(self, pool: Pool) -> tuple[Request, tuple[Slot, ...]] | None:
@@ -115,14 +119,13 @@ class Planning(Accounts):
         if before == attempt:
             # Who could not start then cannot now: time alone only makes it later.
             found = self._backfill(pool, request, came)
-        else:
+        elif (free := self.fleet.free(pool)) or self.fleet.shared(pool):
             slots = self._place(pool, request)
             if slots is not None:
                 return request, slots
-            free = self.fleet.free(pool)
-            any_free = free or self.fleet.shared(pool)
-            candidates = self._queue.candidates(pool, free) if any_free else ()
-            found = self._backfill(pool, request, candidates)
+            found = self._backfill(pool, request, self._queue.candidates(pool, free))
+        else:
+            found = None
         if found is None:
             self._in_vain[pool] = attempt
         else:
@@ -363,7 +366,7 @@ class Planning(Accounts):
         self._deadlines.fire(self._now)
 
     def _queue_by(self, policy: Policy) -> Queue:
-        return Queue(policy, self._key(policy), self._quotas, self._scoring, self._step)
+        return Queue(policy, self._key(policy), self._quotas, self._scoring, self._turns.step)
 
     def _key(self, policy: Policy) -> Callable[[Request], float]:
         """What gives a request's place under a policy."""
@@ -400,7 +403,5 @@ class Planning(Accounts):
             elif request.state is RequestState.GRANTED and request.preemptible:
                 self._arrived[request.id] = self._next_arrival()
         for lease in self.leases.values():
-            pool = self.fleet.pool_of_slot(lease.slots[0])
-            self._shares.change(lease.user, pool, len(lease.slots))
-            self._quotas.change(lease, pool, +1)
+            self._load_held(lease)
             self._note_end(lease)

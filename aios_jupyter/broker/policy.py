@@ -31,6 +31,10 @@ class Pool(StrEnum):
     CPU = "cpu"
 
 
+# To go through all of them: an enum makes an iterator in Python each time.
+POOLS = tuple(Pool)
+
+
 @dataclass(frozen=True)
 class Policy:
     """How requests are ordered.
@@ -101,7 +105,7 @@ POLICIES = {
         ),
         Policy(
             "fair",
-            "users with the least recent use of their dominant resource first",
+            "least recent use of the dominant resource first: of queues, and in one of its users",
             _arrival,
             by_user=True,
             aging=AGING,

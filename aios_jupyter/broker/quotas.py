@@ -226,6 +226,8 @@ def check(name: str, quota: Quota) -> None:
     ):
         if number is not None and not least <= number <= MOST:
             raise UsageError(f"{what} is between {least} and {MOST:,}, not {number}.")
+    if not (math.isfinite(quota.weight) and 0 < quota.weight <= MOST):
+        raise UsageError(f"{quota.weight:g} is not a weight; give a number above zero.")
     if quota.borrow is not None and not quota.nominal:
         raise UsageError(
             "A queue without a nominal quota has no limit that it could borrow over; give one with "

@@ -38,12 +38,14 @@ class Quota(Struct):
 
     `nominal` devices of each pool are guaranteed to it, and `borrow` more may be what others leave
     unused. One user may hold `user_devices` of each pool in it, and `user_leases`.
+    Under `fair` its part is in proportion to its `weight`.
     """
 
     nominal: dict[str, int] = {}
     borrow: int | None = None
     user_devices: int | None = None
     user_leases: int | None = None
+    weight: float = 1.0
     members: tuple[str, ...] = ()
 
 

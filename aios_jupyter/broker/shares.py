@@ -12,6 +12,7 @@ from .events import Used
 from .policy import Pool
 
 HALF_LIFE = 86400.0
+_NAMES = tuple((pool, pool.value) for pool in Pool)
 _DECAY = math.log(2) / HALF_LIFE
 
 
@@ -47,9 +48,8 @@ class Shares:
             time=now,
             weight=before.weight,
             seconds={
-                pool.value: before.seconds.get(pool.value, 0.0) * kept
-                + held.get(pool, 0) * (1 - kept) / _DECAY
-                for pool in Pool
+                name: before.seconds.get(name, 0.0) * kept + held.get(pool, 0) * (1 - kept) / _DECAY
+                for pool, name in _NAMES
             },
         )
 
@@ -59,8 +59,8 @@ class Shares:
         held = self.held.get(user, {})
         return (
             max(
-                (held.get(pool, 0) + _DECAY * record.seconds[pool.value]) / max(1, capacity[pool])
-                for pool in Pool
+                (held.get(pool, 0) + _DECAY * record.seconds[name]) / max(1, capacity[pool])
+                for pool, name in _NAMES
             )
             / record.weight
         )

@@ -14,7 +14,7 @@ from itertools import islice
 from ..schema import Device, Node, Slot
 from .demand import Demand, Each, cores_of, pool_of
 from .placement import fits, place
-from .policy import Pool
+from .policy import POOLS, Pool
 
 # Kinds of demands whose counts are kept; those not asked for the longest are forgotten.
 INDEXES = 64
@@ -32,8 +32,8 @@ class _Host:
         self.usable: dict[str, Device] = {}
         # Bytes that are held of a device, infinity where it is held whole.
         self.held: dict[str, float] = {}
-        self.free: dict[Pool, dict[str, Device]] = {pool: {} for pool in Pool}
-        self.part: dict[Pool, dict[str, Device]] = {pool: {} for pool in Pool}
+        self.free: dict[Pool, dict[str, Device]] = {pool: {} for pool in POOLS}
+        self.part: dict[Pool, dict[str, Device]] = {pool: {} for pool in POOLS}
         self.cpus = cores_of(node)
         self.memory = node.memory
 

@@ -14,6 +14,7 @@ import msgspec
 from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
 from .measures import accuracy
 from .policy import POLICIES, Pool
+from .reasons import why
 from .state import State
 
 SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
@@ -66,8 +67,8 @@ def snapshot(
             for device in node.devices
         },
         "queue": {
-            request.id: _queued(request, position, state.reason(request.id), etas.get(request.id))
-            for position, request in enumerate(state.queue(), 1)
+            id: queue_row(state, state.requests[id], position, place, etas.get(id))
+            for id, (position, place) in places(state).items()
         },
         "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
@@ -75,12 +76,39 @@ def snapshot(
     }
 
 
-def queue_row(state: State, request: str, etas: Mapping[str, float]) -> dict[str, Any] | None:
-    """One request's row of the queue, None when it no longer waits."""
-    for position, queued in enumerate(state.queue(), 1):
-        if queued.id == request:
-            return _queued(queued, position, state.reason(request), etas.get(request))
-    return None
+def places(state: State) -> dict[str, tuple[int, int]]:
+    """Of each request that waits its position among all, and its place in its own line."""
+    found: dict[str, tuple[int, int]] = {}
+    lines = dict.fromkeys(Pool, 0)
+    for position, request in enumerate(state.queue(), 1):
+        pool = state.pool(request.id)
+        lines[pool] += 1
+        found[request.id] = (position, lines[pool])
+    return found
+
+
+def queue_row(
+    state: State, request: Request, position: int, place: int, eta: float | None
+) -> dict[str, Any]:
+    """A request that waits, with why it does in a word and in a sentence."""
+    reason = state.reason(request.id)
+    return {
+        "id": request.id,
+        "session": request.session,
+        "user": request.user,
+        "label": request.label,
+        "want": request.want.value,
+        "count": request.count,
+        "queue": request.queue,
+        "preemptible": request.preemptible,
+        "preempted": request.requeued is not None,
+        "least": request.least or request.count,
+        "submitted": request.submitted,
+        "position": position,
+        "reason": reason,
+        "why": why(state, request, reason, place),
+        "eta": eta,
+    }
 
 
 def policy_view(state: State) -> dict[str, Any]:
@@ -195,25 +223,6 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
         "user": lease.user,
         "label": lease.label,
         "run": runs_of.get(lease.id, ""),
-    }
-
-
-def _queued(request: Request, position: int, reason: str, eta: float | None) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "session": request.session,
-        "user": request.user,
-        "label": request.label,
-        "want": request.want.value,
-        "count": request.count,
-        "queue": request.queue,
-        "preemptible": request.preemptible,
-        "preempted": request.requeued is not None,
-        "least": request.least or request.count,
-        "submitted": request.submitted,
-        "position": position,
-        "reason": reason,
-        "eta": eta,
     }
 
 

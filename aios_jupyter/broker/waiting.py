@@ -19,12 +19,13 @@ from .demand import Demand, demand_of
 from .policy import Policy, Pool
 from .quotas import Quotas, Room
 from .sortedlist import SortedList
+from .turns import Score
 
 Entry = tuple[float, int, str]
-# Aged first, then who is within the nominal quota, then the share of users who take turns.
-Rank = tuple[bool, bool, float, str, Entry]
-# Gives what tells, for now, which share each user has had of all there is.
-Scoring = Callable[[], Callable[[str], float]]
+# Aged first, then who is within the nominal quota, then the shares of those who take turns.
+Rank = tuple[bool, bool, float, float, str, Entry]
+# Gives what tells, for now, which shares a queue and its user have had of all there is.
+Scoring = Callable[[], Score]
 
 
 class Shape(NamedTuple):
@@ -118,9 +119,9 @@ class Queue:
     quotas
         What holds them back.
     scoring
-        What users have had, for policies by user.
+        What queues and users have had, for policies by user.
     step
-        By how much one more device of a pool raises a user's share.
+        By how much one more device of a pool raises a queue's and a user's share.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Queue:
         key: Callable[[Request], float],
         quotas: Quotas,
         scoring: Scoring,
-        step: Callable[[str, Pool], float],
+        step: Callable[[str, str, Pool], tuple[float, float]],
     ) -> None:
         self.policy = policy
         self._key = key
@@ -244,7 +245,7 @@ class Queue:
             return entry[2] if entry else None
         rank = self._ranking(pool)
         ranks = [r for group in groups if (r := rank(group)) is not None]
-        return min(ranks)[4][2] if ranks else None
+        return min(ranks)[-1][2] if ranks else None
 
     def candidates(self, pool: Pool, most: int) -> Iterator[str]:
         """Who could start with that many devices, in order: of each shape the first."""
@@ -269,41 +270,52 @@ class Queue:
 
         Those that a quota holds back now come after all others.
         """
-        # By whether they are held, young and borrow; and where users take turns, by user.
-        classes: dict[tuple[bool, bool, bool], dict[str, list[Entry]]] = {}
+        # By whether they are held, young and borrow; and where users take turns, by queue and user.
+        classes: dict[tuple[bool, bool, bool], dict[tuple[str, str], list[Entry]]] = {}
         for group, members in self._lines[pool].items():
             room = self._room(pool, group)
-            user = group.user if self.policy.by_user and not group.aged else ""
+            turns = self.policy.by_user and not group.aged
+            who = (group.queue, group.user) if turns else ("", "")
             for entry in members.order:
                 count = self._waiting[entry[2]].shape.least
                 kind = (count > room.allowed, not group.aged, count > room.within)
-                classes.setdefault(kind, {}).setdefault(user, []).append(entry)
+                classes.setdefault(kind, {}).setdefault(who, []).append(entry)
         found: list[str] = []
         for kind in sorted(classes):
             users = classes[kind]
-            if "" in users:
-                found += [id for _, _, id in sorted(users[""])]
+            if ("", "") in users:
+                found += [id for _, _, id in sorted(users["", ""])]
             else:
                 found += self._in_turns(pool, users)
         return found
 
-    def _in_turns(self, pool: Pool, users: dict[str, list[Entry]]) -> list[str]:
+    def _in_turns(self, pool: Pool, users: dict[tuple[str, str], list[Entry]]) -> list[str]:
+        """In the order in which they would be granted, each grant raising two shares."""
         score = self._scoring()
-        turns = [
-            (score(user), user, self._step(user, pool), iter(sorted(entries)))
-            for user, entries in users.items()
-        ]
+        shares: dict[str, float] = {}
+        lines: dict[str, list[tuple[float, str, Iterator[Entry]]]] = {}
+        for (queue, user), entries in users.items():
+            shares[queue], share = score(queue, user)
+            lines.setdefault(queue, []).append((share, user, iter(sorted(entries))))
+        for line in lines.values():
+            heapq.heapify(line)
+        turns = [(shares[queue], *line[0][:2], queue) for queue, line in lines.items()]
         heapq.heapify(turns)
         found = []
         while turns:
-            had, user, step, entries = turns[0]
-            entry = next(entries, None)
-            if entry is None:
-                heapq.heappop(turns)
-                continue
-            found.append(entry[2])
-            count = self._waiting[entry[2]].shape.demand.most
-            heapq.heapreplace(turns, (had + step * count, user, step, entries))
+            of_queue, share, user, queue = heapq.heappop(turns)
+            line = lines[queue]
+            rest = line[0][2]
+            if entry := next(rest, None):
+                found.append(entry[2])
+                count = self._waiting[entry[2]].shape.demand.most
+                more, own = self._step(queue, user, pool)
+                of_queue += more * count
+                heapq.heapreplace(line, (share + own * count, user, rest))
+            else:
+                heapq.heappop(line)
+            if line:
+                heapq.heappush(turns, (of_queue, *line[0][:2], queue))
         return found
 
     def _room(self, pool: Pool, group: Group) -> Room:
@@ -324,16 +336,18 @@ class Queue:
 
         return rank
 
-    def _turn(self) -> Callable[[Group], tuple[bool, float, str]]:
+    def _turn(self) -> Callable[[Group], tuple[bool, float, float, str]]:
         """What tells a group's place where there are no quotas."""
         score = self._score()
         return lambda group: (not group.aged, *score(group))
 
-    def _score(self) -> Callable[[Group], tuple[float, str]]:
+    def _score(self) -> Callable[[Group], tuple[float, float, str]]:
         if not self.policy.by_user:
-            return lambda group: (0.0, "")
+            return lambda group: (0.0, 0.0, "")
         score = self._scoring()
-        return lambda group: (0.0, "") if group.aged else (score(group.user), group.user)
+        return lambda group: (
+            (0.0, 0.0, "") if group.aged else (*score(group.queue, group.user), group.user)
+        )
 
     def _place(self, place: _Place) -> None:
         self._waiting[place.entry[2]] = place

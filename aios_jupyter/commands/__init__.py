@@ -4,8 +4,8 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, batch, data, models, kernels, users
-          the verbs
+cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
+models, optimize, endpoints, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -25,11 +25,14 @@ from .base import VerbGroup, explain
 from .batch import batch
 from .cluster import doctor, down, status, up
 from .data import augment, data
+from .endpoints import endpoints, predict, serve
+from .export import export
 from .forecasts import forecast
 from .host import Host
 from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
-from .models import endpoints, models, predict, promote, publish, serve
+from .models import models, promote, publish, rollback
+from .optimize import optimize
 from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
@@ -62,7 +65,7 @@ for _verb in (
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
-    *(publish, models, promote, serve, endpoints, predict),
+    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, export),
     *(kernel, user, audit),
 ):
     aios.add_command(_verb)

@@ -84,6 +84,11 @@ class _Parsed(click.ParamType[Any]):
             raise click.UsageError(str(error), ctx=ctx) from None
 
 
+def parsed(name: str, parse: Callable[[str], Any]) -> click.ParamType[Any]:
+    """A type of parameter that `parse` reads."""
+    return _Parsed(name, parse)
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     wrong = next((name for name in names if not name.isidentifier()), None)

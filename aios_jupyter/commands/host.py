@@ -104,6 +104,9 @@ class Host:
         """The run that a value was pulled from, where that is known."""
         return None
 
+    def derived(self, value: Any, made: Any) -> None:
+        """Note that `made` comes from `value`, and so from its run."""
+
     def take(self, result: RunResult) -> None:
         """Take what a run brought back; a shell has no use for it."""
 

@@ -1,6 +1,6 @@
-"""`publish`, `models`, `promote`, `serve`, `endpoints`, `predict`.
+"""`publish`, `models`, `promote`, `rollback`.
 
-The registry needs no cluster; publishing records the lease and the run, and serving needs one.
+The registry needs no cluster; publishing records the lease and the run.
 """
 
 from __future__ import annotations
@@ -11,27 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..units import format_duration
-from .base import DURATION, VerbGroup, as_json, echo_json, pairs
+from ..errors import ClusterError, UsageError
+from ..units import format_duration, format_size
+from .base import VerbGroup, as_json, echo_json, pairs
 from .host import Host
 from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
+    from ..models.card import ModelCard
     from ..models.registry import ModelVersion
 
+LINEAGE_SHOWN = ("data", "run", "optimized_from")  # in the lineage's own line
 MODEL_COLUMNS = (
     Column("ref", "model"),
     Column("aliases", "aliases"),
     Column("metrics", "metrics"),
     Column("framework", "made with"),
-    Column("age", "age", right=True),
-)
-ENDPOINT_COLUMNS = (
-    Column("name", "endpoint"),
-    Column("model", "model"),
-    Column("state", "state"),
-    Column("url", "url"),
-    Column("lease", "lease"),
     Column("age", "age", right=True),
 )
 
@@ -123,13 +118,16 @@ def _tensors(tensors: Sequence[dict[str, Any]]) -> str:
     return "; ".join(shown)
 
 
-@click.command()
+@click.group(cls=VerbGroup, invoke_without_command=True)
 @as_json
-@click.pass_obj
-def models(host: Host, json_: bool) -> Any:
-    """List published models."""
+@click.pass_context
+def models(ctx: click.Context, json_: bool) -> Any:
+    """List published models, show one, compare two."""
+    if ctx.invoked_subcommand is not None:
+        return None
     from ..models.registry import versions
 
+    host: Host = ctx.obj
     rows = versions()
     if json_:
         return echo_json(rows)
@@ -152,6 +150,126 @@ def model_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
     )
 
 
+@models.command("show")
+@click.argument("ref")
+@as_json
+@click.pass_obj
+def models_show(host: Host, ref: str, json_: bool) -> Any:
+    """Show all that is known about the version REF.
+
+    Its files are read and compared with their hashes. REF is name (its newest version), name/3 or
+    name@alias.
+    """
+    from ..models.card import card
+
+    found = card(ref, _live_endpoints(host))
+    if json_:
+        return echo_json(found)
+    return host.show(full_card(found), found)
+
+
+def _live_endpoints(host: Host) -> list[dict[str, Any]]:
+    """Endpoints, none where no cluster runs: the registry does not need one."""
+    try:
+        return host.session(start=False).endpoints()
+    except ClusterError:
+        return []
+
+
+def full_card(found: ModelCard) -> Card:
+    """The model card as fields."""
+    from ..models.card import own_tags, paths
+
+    version = found.version
+    fields = dict(model_card(version).fields)
+    del fields["from"]
+    lines = [" → ".join(line) for line in paths(found.edges)]
+    past = [
+        f"{alias} was {', '.join(map(str, reversed(named)))}"
+        for alias, named in found.history.items()
+    ]
+    facts = {**version.lineage, **own_tags(version)}
+    return Card(
+        version.ref,
+        badge=", ".join(version.aliases),
+        fields=(
+            *fields.items(),
+            ("published", time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))),
+            ("lineage", "; ".join(lines)),
+            *((key, facts[key]) for key in facts if key not in LINEAGE_SHOWN),
+            ("aliases before", "; ".join(past)),
+            ("files", f"{len(found.files)} of {format_size(found.size)}" if found.files else ""),
+            ("integrity", _integrity(found)),
+        ),
+        note=f"Serve it with: aios serve {_reference(version)}" if found.intact else "",
+    )
+
+
+def _integrity(found: ModelCard) -> str:
+    if found.problem:
+        return found.problem
+    return "unchanged since it was published" if found.intact else "no hashes: not published here"
+
+
+@models.command("compare")
+@click.argument("first")
+@click.argument("second")
+@as_json
+@click.pass_obj
+def models_compare(host: Host, first: str, second: str, json_: bool) -> Any:
+    """Compare two versions: figures, and what else differs."""
+    from ..models.card import compare
+
+    rows = compare(first, second)
+    if json_:
+        return echo_json(rows)
+    return host.show(compare_table(rows, first, second), rows)
+
+
+def compare_table(rows: Sequence[dict[str, Any]], first: str, second: str) -> Table:
+    """One line for each figure and each difference."""
+    columns = (
+        Column("what", "what"),
+        Column("a", first, right=True),
+        Column("b", second, right=True),
+        Column("change", "change", right=True),
+    )
+    shown = [
+        {
+            "what": row["what"],
+            "a": _side(row["a"]),
+            "b": _side(row["b"]),
+            "change": f"{row['change']:+.4g}" if "change" in row else " ",
+        }
+        for row in rows
+    ]
+    return Table(columns, shown, empty="They are the same in all that is recorded.")
+
+
+def _side(value: Any) -> str:
+    if isinstance(value, list):
+        return _tensors(value)
+    return number(value) if isinstance(value, int | float) else str(value or "")
+
+
+@models.command("tag")
+@click.argument("ref")
+@click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE…")
+@click.pass_obj
+def models_tag(host: Host, ref: str, tags: tuple[str, ...]) -> Any:
+    """Set tags of the version REF; KEY= takes one off."""
+    from ..models.aliases import tag
+
+    wanted = {}
+    for text in tags:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"'{text}' is no tag; write KEY=VALUE.")
+        wanted[key] = value
+    version = tag(ref, wanted)
+    return host.show(model_card(version), version)
+
+
 @click.command()
 @click.argument("ref")
 @click.argument("alias")
@@ -161,88 +279,22 @@ def promote(host: Host, ref: str, alias: str) -> Any:
 
     REF is name (its newest version), name/3 or name@alias.
     """
-    from ..models.registry import set_alias
+    from ..models.aliases import set_alias
 
     version = set_alias(ref, alias)
     return host.show(model_card(version), version)
 
 
 @click.command()
-@click.argument("ref")
-@click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Lease N devices for it alone, so that it outlives this notebook or shell.",
-)
-@click.option("--name", metavar="NAME", help="The endpoint's name; the model's otherwise.")
-@click.option("--timeout", type=DURATION, default=60.0, metavar="TIME", help="To be ready (60s).")
+@click.argument("name")
+@click.argument("alias")
 @click.pass_obj
-def serve(host: Host, ref: str, devices: int | None, name: str | None, timeout: float) -> Any:
-    """Serve the model REF over HTTP on a leased device.
+def rollback(host: Host, name: str, alias: str) -> Any:
+    """Move ALIAS of the model NAME back to the version before.
 
-    REF is name (its newest version), name/3 or name@alias. Without --devices it uses the lease held
-    here, or a device of its own.
+    A second time goes back further. Endpoints that serve NAME@ALIAS follow.
     """
-    endpoint = host.session(start=True).serve(ref, devices=devices, name=name, timeout=timeout)
-    return host.show(endpoint_card(endpoint), endpoint)
+    from ..models.aliases import rollback as back
 
-
-def endpoint_card(endpoint: Any) -> Card:
-    """Where an endpoint is, and how to ask it."""
-    return Card(
-        f"endpoint {endpoint.name}",
-        badge="ready",
-        fields=(("model", f"{endpoint.model}/{endpoint.version}"), ("url", endpoint.url)),
-        note="Ask it with predict, or over HTTP with its token (Open Inference Protocol v2).",
-    )
-
-
-@click.group(cls=VerbGroup, invoke_without_command=True)
-@as_json
-@click.pass_context
-def endpoints(ctx: click.Context, json_: bool) -> Any:
-    """List endpoints, or stop one."""
-    if ctx.invoked_subcommand is not None:
-        return None
-    host: Host = ctx.obj
-    rows = host.session(start=False).endpoints()
-    if json_:
-        return echo_json(rows)
-    return host.show(endpoint_table(rows, time.time()), rows)
-
-
-@endpoints.command("stop")
-@click.argument("endpoint", metavar="NAME")
-@click.pass_obj
-def endpoints_stop(host: Host, endpoint: str) -> None:
-    """Stop the endpoint NAME and give its device back."""
-    host.session(start=False).stop_endpoint(endpoint)
-    host.leases_changed()
-    host.show(Card(f"endpoint {endpoint}", badge="stopped"))
-
-
-def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
-    """Endpoints, one a line."""
-    shown = [
-        {**row, "age": format_duration(max(0.0, now - row["started"])) if "started" in row else ""}
-        for row in rows
-    ]
-    return Table(ENDPOINT_COLUMNS, shown, empty="Nothing is served; start with: serve MODEL@ALIAS")
-
-
-@click.command()
-@click.argument("ref")
-@click.argument("input_", metavar="INPUT")
-@click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
-@click.pass_obj
-def predict(host: Host, ref: str, input_: str, json_: bool) -> Any:
-    """Ask a served model REF for its prediction on INPUT.
-
-    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image.
-    """
-    data = host.value(input_)
-    answer = host.session(start=False).predict(ref, data)
-    if json_:
-        return echo_json(answer)
-    return host.result(answer)
+    version = back(name, alias)
+    return host.show(model_card(version), version)

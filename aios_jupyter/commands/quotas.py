@@ -21,6 +21,7 @@ QUOTA_COLUMNS = (
     Column("used", "used", right=True),
     Column("borrowed", "borrowed", right=True),
     Column("waiting", "waiting", right=True),
+    Column("weight", "weight", right=True),
     Column("user", "one user"),
     Column("members", "members"),
 )
@@ -72,6 +73,7 @@ def quota(ctx: click.Context, json_: bool) -> Any:
 @click.option("--borrow", type=_Limit(), metavar="N", help="Borrowing limit; 0: it may not borrow.")
 @click.option("--user-devices", type=_Limit(1), metavar="N", help="What one user may hold in it.")
 @click.option("--user-leases", type=_Limit(1), metavar="N", help="Leases of one user in it.")
+@click.option("--weight", type=float, metavar="N", help="Its part under the policy 'fair'; 1.")
 @click.option("--members", metavar="A,B", help="Users who may ask in it; '' for nobody.")
 @as_json
 @click.pass_obj
@@ -115,6 +117,7 @@ def quota_table(rows: Sequence[dict[str, Any]]) -> Table:
             "pool": POOLS[row["pool"]],
             "nominal": "no limit" if row["nominal"] is None else str(row["nominal"]),
             "borrow": _borrow(row),
+            "weight": f"{row['weight']:g}",
             "user": _user(row),
             "members": ", ".join(row["members"]) or ("others" if row["queue"] == "default" else ""),
         }

@@ -46,6 +46,9 @@ class Batcher:
         Samples in a batch at most; a single request with more runs alone.
     max_waiting
         Requests that may wait before `submit` raises `OverloadedError`.
+    max_seconds
+        What a request may take, None for any time: batches are kept to half of it, and a request
+        that would wait for longer is refused at once.
     inline_below
         Seconds: batches expected to be quicker run on the event loop.
     on_batch
@@ -59,6 +62,7 @@ class Batcher:
         batched: bool = True,
         max_rows: int = 64,
         max_waiting: int = 1024,
+        max_seconds: float | None = None,
         inline_below: float = 0.001,
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
@@ -66,6 +70,8 @@ class Batcher:
         self.batched = batched
         self._max_rows = max_rows
         self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
+        self._rows_ahead = 0  # that wait or run
         self._inline_below = inline_below
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
@@ -93,13 +99,33 @@ class Batcher:
         loop = asyncio.get_running_loop()
         first = next(iter(inputs.values()))
         rows = len(first) if self.batched else 1
+        if self._too_late(rows):
+            raise OverloadedError
         shape = tuple((name, array.shape[1:]) for name, array in inputs.items())
         item = _Waiting(inputs, rows, shape, loop.create_future())
         self._waiting.append(item)
+        self._rows_ahead += rows
         if not self._active:
             self._active = True
             loop.call_soon(self._next)
         return await item.done
+
+    def _too_late(self, rows: int) -> bool:
+        """Whether a request would be answered after its time; one that finds nobody is served."""
+        if self._max_seconds is None or not self._rows_ahead:
+            return False
+        return self._seconds_per_row * (self._rows_ahead + rows) > self._max_seconds
+
+    def _most_rows(self) -> int:
+        if self._max_seconds is None:
+            return self._max_rows
+        fitting = int(self._max_seconds / 2 / self._seconds_per_row)
+        return max(1, min(self._max_rows, fitting))
+
+    async def drained(self) -> None:
+        """Wait until nothing waits or runs."""
+        while self._active or self._waiting:  # noqa: ASYNC110  # rare: an event costs each batch
+            await asyncio.sleep(0.01)
 
     def close(self) -> None:
         """Wait for the batch that runs, and end the thread."""
@@ -122,12 +148,13 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         rows = 0
+        most = self._most_rows()
         while self._waiting:
             item = self._waiting[0]
             if item.done.cancelled():  # its client went away
-                self._waiting.popleft()
+                self._rows_ahead -= self._waiting.popleft().rows
                 continue
-            fits = rows + item.rows <= self._max_rows and self.batched
+            fits = rows + item.rows <= most and self.batched
             if batch and not (fits and item.shape == batch[0].shape):
                 break
             batch.append(self._waiting.popleft())
@@ -136,6 +163,7 @@ class Batcher:
 
     def _finish(self, batch: list[_Waiting], results: list[Arrays | Exception]) -> None:
         for item, result in zip(batch, results, strict=True):
+            self._rows_ahead -= item.rows
             if item.done.cancelled():
                 continue
             if isinstance(result, Exception):

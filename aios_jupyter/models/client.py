@@ -29,6 +29,7 @@ _BY_STATUS: dict[int, type[AiosError]] = {
     408: ClusterError,
     413: UsageError,
     422: UsageError,
+    429: ConflictError,
     503: ConflictError,
 }
 
@@ -124,20 +125,25 @@ class EndpointClient:
         """The endpoint's metrics in Prometheus's text format."""
         return self._request("GET", "/metrics")[0].decode()
 
+    def _once(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        self._connection.request(method, self._path + path, body, headers)
+        reply = self._connection.getresponse()
+        return reply, reply.read()
+
     def _request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[bytes, http.client.HTTPResponse]:
         send = {**self._headers, **(headers or {})}
         try:
             try:
-                self._connection.request(method, self._path + path, body, send)
-                reply = self._connection.getresponse()
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                # A kept connection may have been closed in the meantime: once more on a new one.
+                reply, content = self._once(method, path, body, send)
+            except _LOST:
+                # A kept connection may have been closed in the meantime, or a replica died with
+                # this request: once more on a new one, for asking twice changes nothing.
                 self._connection.close()
-                self._connection.request(method, self._path + path, body, send)
-                reply = self._connection.getresponse()
-            content = reply.read()
+                reply, content = self._once(method, path, body, send)
         except ConnectionRefusedError:
             self._connection.close()
             raise NotFoundError(
@@ -151,6 +157,14 @@ class EndpointClient:
         if reply.status != 200:
             raise _error(reply.status, content, self.url)
         return content, reply
+
+
+_LOST = (
+    http.client.RemoteDisconnected,
+    http.client.IncompleteRead,
+    BrokenPipeError,
+    ConnectionResetError,
+)
 
 
 def _error(status: int, content: bytes, url: str) -> AiosError:

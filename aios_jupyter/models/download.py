@@ -1,4 +1,4 @@
-"""`python -m aios_jupyter.models.download REF`: print where a version's files are, as JSON.
+"""`python -m aios_jupyter.models.download REF…`: print where versions' files are, JSON lines.
 
 The endpoint process asks in this way, so that it need not hold MLflow in memory. An error is one
 line `{"kind", "message"}` with exit status 1.
@@ -16,13 +16,14 @@ from .registry import fetch
 
 
 def main(argv: list[str]) -> int:
-    """Print the package of `argv[0]`."""
+    """Print the package of each version, all or none."""
     try:
-        package = fetch(argv[0])
+        packages = [fetch(ref) for ref in argv]
     except AiosError as error:
         _answer({"kind": error.kind, "message": str(error)})
         return 1
-    _answer(package)
+    for package in packages:
+        _answer(package)
     return 0
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -49,6 +51,36 @@ class Reply:
     content_type: bytes = JSON
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    answered_by: Any = None
+    """What is counted as having answered; None where it is not known."""
+
+
+class Rate:
+    """So many requests a second on average, and as many at once (a token bucket).
+
+    Parameters
+    ----------
+    per_second
+        None for any number.
+    """
+
+    def __init__(self, per_second: float | None) -> None:
+        self._per_second = per_second
+        self._most = max(1.0, per_second or 0.0)
+        self._left = self._most
+        self._at = time.monotonic()
+
+    def take(self) -> float:
+        """0 where there is room for a request, else the seconds until there is."""
+        if self._per_second is None:
+            return 0.0
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left >= 1:
+            self._left -= 1
+            return 0.0
+        return (1 - self._left) / self._per_second
 
 
 Handler = Callable[[Scope, bytes], Awaitable[Reply]]
@@ -64,10 +96,19 @@ class Gate:
     max_body
         Bytes of a request at most.
     on_request
-        Called with status and seconds of each counted request.
+        Called with what answered, status and seconds of each counted request.
+    rate
+        Counted requests that are let through.
     """
 
-    def __init__(self, token: str, max_body: int, on_request: Callable[[int, float], None]) -> None:
+    def __init__(
+        self,
+        token: str,
+        max_body: int,
+        on_request: Callable[[Any, int, float], None],
+        rate: Rate | None = None,
+    ) -> None:
+        self._rate = rate or Rate(None)
         self._authorization = f"Bearer {token}".encode()
         self._max_body = max_body
         self.on_request = on_request
@@ -99,6 +140,15 @@ class Gate:
             "A token is needed; send the header Authorization: Bearer TOKEN.",
             **{"www-authenticate": "Bearer"},
         )
+
+    def limit(self) -> None:
+        """Refuse a request that is one too many."""
+        if wait := self._rate.take():
+            raise RefusedError(
+                429,
+                "More requests come than this endpoint lets through; ask again in a moment.",
+                **{"retry-after": str(math.ceil(wait))},
+            )
 
     async def body(self, scope: Scope, receive: Receive) -> bytes:
         """The body, within the limits of size and time."""
@@ -152,7 +202,7 @@ class _Operation:
         except ConnectionResetError:
             return  # the client went away before its request was complete
         if self._counted:
-            self._gate.on_request(reply.status, time.perf_counter() - started)
+            self._gate.on_request(reply.answered_by, reply.status, time.perf_counter() - started)
         head = [
             (b"content-type", reply.content_type),
             (b"content-length", b"%d" % len(reply.body)),
@@ -167,6 +217,8 @@ class _Operation:
         try:
             if not self._public:
                 self._gate.authorize(scope)
+            if self._counted:
+                self._gate.limit()
             body = await self._gate.body(scope, receive)
             return await self._handler(scope, body)
         except RefusedError as error:

@@ -54,6 +54,7 @@ _ERRORS = {
     "408": "The request did not arrive in time.",
     "413": "The request is too large.",
     "415": "The request is compressed.",
+    "429": "More requests come than are let through.",
     "422": "The model failed on this input.",
     "503": "The endpoint is stopping or overloaded.",
 }

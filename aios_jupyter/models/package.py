@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .onnx_files import save_and_open, save_example
+from .optimize import Optimized
 from .predictor import ONNX_MODEL, PICKLED_MODEL, first_line, named_inputs, plain, signature_of
 from .signature import Signature
 
@@ -39,8 +40,8 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     Parameters
     ----------
     model
-        A torch module (also wrapped by DDP or `torch.compile`), an ONNX model or its path, or with
-        `allow_pickle` any object with `predict`.
+        A torch module (also wrapped by DDP or `torch.compile`), what `optimize` gave, an ONNX model
+        or its path, or with `allow_pickle` any object with `predict`.
     extras
         An empty directory that receives the files to be stored beside the model.
     input_example
@@ -58,6 +59,10 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
 
         signature, proto = export_torch(model, extras, input_example)
         return Built("torch", ONNX_MODEL, signature, proto)
+    if isinstance(model, Optimized):
+        given = model.example if input_example is None else input_example
+        built = _build_onnx(model.model(), extras, given)
+        return replace(built, framework=model.framework)
     if isinstance(model, str | Path) or type(model).__name__ == "ModelProto":
         return _build_onnx(model, extras, input_example)
     if not callable(getattr(model, "predict", None)):

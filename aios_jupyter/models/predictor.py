@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ONNX_MODEL = "model.onnx"
 PICKLED_MODEL = "data/model.pkl"  # where MLflow puts the file of a loader module
+DESCRIPTION = "MLmodel"  # the file in which MLflow says how a model is opened
 _CHUNK = 1 << 20
 
 
@@ -88,11 +89,16 @@ def open_package(
         The file is not a model that can be opened.
     """
     if package.pickled and not allow_pickle:
+        kind = "is a pickle" if package.main != DESCRIPTION else "was stored by another tool"
         raise AccessError(
-            f"{package.name}/{package.version} is a pickle, which runs its code when it is opened; "
+            f"{package.name}/{package.version} {kind}, which runs code when it is opened; "
             "pass allow_pickle=True (--allow-pickle) if you trust who published it."
         )
     content = verify(package)
+    if package.main == DESCRIPTION:
+        from .foreign import ForeignPredictor
+
+        return ForeignPredictor(Path(package.path))
     if package.pickled:
         return PickledPredictor(content, Path(package.path))
     return OnnxPredictor(content, threads=threads)

@@ -89,8 +89,8 @@ def publish(
     Parameters
     ----------
     model
-        A torch module, an ONNX model or its path, or, with `allow_pickle`, an object with
-        `predict`.
+        A torch module, what `optimize` gave, an ONNX model or its path, or, with `allow_pickle`, an
+        object with `predict`.
     alias
         A name to move to this version, such as "champion".
     metrics, params
@@ -112,18 +112,26 @@ def publish(
     """
     _check_name(name)
     if alias is not None:
-        _check_alias(alias)
+        check_alias(alias)
+    from .optimize import Optimized
+    from .package import build
+
+    origin: dict[str, Any] = dict(lineage or {})
+    if isinstance(model, Optimized):
+        metrics = {**model.metrics, **(metrics or {})}
+        origin |= model.lineage
     numbers = _numbers(metrics or {})
     texts = {str(key): str(value) for key, value in (params or {}).items()}
-    from .package import build
 
     with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
         built = build(model, extras, input_example, allow_pickle=allow_pickle)
-        tags = _tags(built, numbers, texts, lineage or {})
+        tags = _tags(built, numbers, texts, origin)
         version = _store(built, name, Path(scratch), numbers, texts, tags)
     if alias is not None:
+        from .aliases import set_alias
+
         set_alias(f"{name}/{version}", alias)
     return resolve(f"{name}/{version}")
 
@@ -219,7 +227,7 @@ def resolve(ref: str) -> ModelVersion:
     from .store import missing, registry
 
     with registry() as client:
-        aliases = _aliases(client, name)
+        aliases = aliases_of(client, name)
         if alias is not None and alias not in aliases:
             raise NotFoundError(
                 f"{name} has no alias {alias!r}; {_have('it has', sorted(aliases))} "
@@ -253,7 +261,7 @@ def versions(name: str | None = None) -> list[dict[str, Any]]:
     with registry() as client:
         if name is not None:
             _check_name(name)
-            models = {name: _aliases(client, name)}
+            models = {name: aliases_of(client, name)}
         else:
             models = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
         rows = []
@@ -264,17 +272,6 @@ def versions(name: str | None = None) -> list[dict[str, Any]]:
     return [
         {**msgspec.to_builtins(row), "aliases": list(row.aliases), "ref": row.ref} for row in rows
     ]
-
-
-def set_alias(ref: str, alias: str) -> ModelVersion:
-    """Move `alias` to the version `ref` stands for; gives the version with its aliases."""
-    _check_alias(alias)
-    version = resolve(ref)
-    from .store import registry
-
-    with registry() as client:
-        client.set_registered_model_alias(version.name, alias, str(version.version))
-    return resolve(version.ref)
 
 
 def fetch(ref: str) -> Package:
@@ -300,13 +297,17 @@ def fetch(ref: str) -> Package:
 
 def _foreign_main(path: Path, onnx: str) -> str:
     """The model's file in a version that MLflow's own API registered."""
+    from .predictor import DESCRIPTION
+
     found = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.onnx"))
-    if not found:
-        raise UsageError(
-            "Only models stored as ONNX can be opened, and this version has none; publish it with "
-            "aios publish, or load it with mlflow.pyfunc."
-        )
-    return onnx if onnx in found else found[0]
+    if found:
+        return onnx if onnx in found else found[0]
+    if (path / DESCRIPTION).is_file():
+        return DESCRIPTION
+    raise UsageError(
+        "This version is no model that can be opened (it has neither ONNX nor MLflow's form); "
+        "publish it with aios publish."
+    )
 
 
 def load(ref: str, *, threads: int | None = None, allow_pickle: bool = False) -> Predictor:
@@ -340,7 +341,7 @@ def _parse(ref: str) -> tuple[str, int | None, str | None]:
     return match["name"], int(match["version"]) if match["version"] else None, match["alias"]
 
 
-def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     """Version by alias: asked of the model, for a search of versions leaves aliases out."""
     from mlflow.exceptions import MlflowException
 
@@ -407,7 +408,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """Refuse what cannot be an alias."""
     if not _ALIAS.fullmatch(alias) or alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise UsageError(
             f"{alias!r} cannot be an alias; use a word such as champion (not latest, not v1)."

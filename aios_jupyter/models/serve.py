@@ -1,9 +1,11 @@
 """The process behind an endpoint: `python -m aios_jupyter.models.serve --model REF`.
 
-It runs as a rank under a lease, or by hand. The token is in the file that
-`AIOS_ENDPOINT_TOKEN_FILE` names (mode 0600). When it answers it says so on the run's event channel,
-or with one JSON line on standard output. SIGTERM lets the requests in flight finish, refuses new
-ones, and exits with 0. torch and MLflow are never imported here: another process asks the registry.
+It runs as a rank under a lease, or by hand. It owns the listening socket and the replicas that
+answer on it (`replica.py`): one that dies is started again while the socket stays open, and where
+REF is NAME@ALIAS they change to what the alias names, with no request lost. The token is in the
+file that `AIOS_ENDPOINT_TOKEN_FILE` names (mode 0600). When it answers it says so on the run's
+event channel, or with one JSON line on standard output. SIGTERM lets the requests in flight finish,
+refuses new ones, and exits with 0.
 """
 
 from __future__ import annotations
@@ -13,25 +15,22 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import uvicorn
 
 from ..config import settings
-from ..errors import AiosError, ConflictError, UsageError, from_kind
+from ..errors import AiosError, ConflictError, UsageError
 from ..runs import events
-from .predictor import Package, Predictor, open_package, zeros
-from .service import MAX_BODY, Service
+from .predictor import Package
+from .supervisor import MAX_BODY, Plan, Supervisor
 
 TOKEN_FILE = "AIOS_ENDPOINT_TOKEN_FILE"  # noqa: S105  # a variable's name
-REPORT_SECONDS = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,42 +42,68 @@ def main(argv: Sequence[str] | None = None) -> int:
         The model, the token or the address cannot be used.
     """
     options = _options(argv)
-    token = read_token()
-    with _bound(options.host, options.port) as listener:
-        package = _package(options.model)
-        predictor = open_package(
-            package, threads=options.threads, allow_pickle=options.allow_pickle
-        )
-        _warm_up(predictor)
-        service = Service(
-            predictor,
-            options.name or package.name,
-            str(package.version),
-            token,
-            max_body=options.max_body,
-            max_rows=options.max_batch,
-        )
-        _Server(service, package.name, listener, options.grace).run(sockets=[listener])
-    service.batcher.close()
+    token = read_token(group=options.files is not None)
+    if options.replicas < 1:
+        raise UsageError(f"{options.replicas} replicas serve nobody; give at least 1.")
+    plan = Plan(
+        ref=options.model or "",
+        package=package_in(options.files) if options.files else None,
+        name=options.name or "",
+        token=token,
+        replicas=options.replicas,
+        canary=_canary(options.canary, options.model),
+        max_body=options.max_body,
+        max_rows=options.max_batch,
+        rate=options.rate,
+        max_seconds=None if options.max_latency is None else options.max_latency / 1000,
+        threads=options.threads,
+        allow_pickle=options.allow_pickle,
+        grace=options.grace,
+        follow=not options.pinned,
+    )
+    with _bound(options.host, options.port) as listener, _shared_numbers(options.replicas):
+        asyncio.run(Supervisor(plan, listener, _announcing(url_of(listener)), _report).run())
     return 0
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="aios_jupyter.models.serve", description=__doc__)
-    parser.add_argument("--model", required=True, help="NAME, NAME/VERSION or NAME@ALIAS")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", help="NAME, NAME/VERSION or NAME@ALIAS, which is followed")
+    where.add_argument("--files", type=Path, help="a folder that `aios export` wrote")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--name", help="what it is called in URLs (the model's name)")
+    parser.add_argument("--replicas", type=int, default=1, help="processes that answer")
+    parser.add_argument("--canary", help="ALIAS=SHARE: a second version for 0.1 of the requests")
+    parser.add_argument("--pinned", action="store_true", help="stay when an alias moves")
     parser.add_argument("--max-batch", type=int, default=64, help="samples run together at most")
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes of a request at most")
+    parser.add_argument("--max-latency", type=float, help="milliseconds that a request may take")
+    parser.add_argument("--rate", type=float, help="requests a second that are let through")
     parser.add_argument("--threads", type=int, help="threads of the model")
     parser.add_argument("--grace", type=float, default=settings().stop_grace)
     parser.add_argument("--allow-pickle", action="store_true")
     return parser.parse_args(argv)
 
 
-def read_token() -> str:
-    """The token that clients must send.
+def _canary(text: str | None, ref: str | None) -> tuple[str, float] | None:
+    """`challenger=0.1` as a reference and a share."""
+    if text is None:
+        return None
+    alias, _, share = text.partition("=")
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1.0
+    if not ref or not alias or not 0 < value < 1:
+        raise UsageError(f"--canary {text}: write ALIAS=SHARE, as in challenger=0.1.")
+    name = ref.partition("@")[0].partition("/")[0]
+    return f"{name}@{alias}", value
+
+
+def read_token(*, group: bool = False) -> str:
+    """The token that clients must send; with `group` the file's group may read it too.
 
     Raises
     ------
@@ -94,38 +119,20 @@ def read_token() -> str:
         mode = path.stat().st_mode
     except OSError as error:
         raise UsageError(f"The token file {path} cannot be read: {error.strerror}.") from None
-    if mode & 0o077:
+    if mode & (0o007 if group else 0o077):
         raise UsageError(f"Others can read the token file {path}; run: chmod 600 {path}")
     if not text:
         raise UsageError(f"The token file {path} is empty; write a token into it.")
     return text
 
 
-def _package(ref: str) -> Package:
-    """Ask the registry in another process: MLflow's imports and memory do not stay with us."""
-    command = [sys.executable, "-m", "aios_jupyter.models.download", ref]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as lookup:
-        import onnxruntime  # noqa: F401  # while the other process works
-
-        output, _ = lookup.communicate()
+def package_in(folder: Path) -> Package:
+    """The model of an exported folder."""
     try:
-        if lookup.returncode == 0:
-            return msgspec.json.decode(output, type=Package)
-        refused = msgspec.json.decode(output, type=dict[str, str])
-    except msgspec.DecodeError:
-        raise ConflictError(
-            f"The registry could not be asked (exit status {lookup.returncode}); the reason is "
-            "above in this log."
-        ) from None
-    raise from_kind(refused["kind"], refused["message"])
-
-
-def _warm_up(predictor: Predictor) -> None:
-    """Run once before anybody waits: the first run allocates."""
-    sample = zeros(predictor.signature)
-    if sample is not None:
-        with contextlib.suppress(Exception):  # zeros may be no valid input; requests will tell
-            predictor.run(sample)
+        package = msgspec.json.decode((folder / "package.json").read_bytes(), type=Package)
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{folder} is no exported model ({error}); export it again.") from None
+    return msgspec.structs.replace(package, path=str(folder))
 
 
 @contextlib.contextmanager
@@ -142,82 +149,49 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             raise ConflictError(
                 f"Cannot listen on {host}:{port} ({reason}); take another port, or 0 for a free one."
             ) from None
+        listener.set_inheritable(True)
         yield listener
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with an announcement when it answers, a report now and then, and a clean end."""
+def url_of(listener: socket.socket) -> str:
+    """The address that clients use."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def __init__(self, service: Service, model: str, listener: socket.socket, grace: float) -> None:
-        self._service = service
-        self._model = model  # in the registry; in URLs it may have another name
-        host, port = listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        super().__init__(
-            uvicorn.Config(
-                service.app(),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                backlog=1024,
-                timeout_keep_alive=75,
-                # What is left of the grace is for our own end before SIGKILL comes.
-                timeout_graceful_shutdown=max(1, int(grace * 0.8)),
-            )
-        )
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGINT in the loop; uvicorn's own would raise them again at the end."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._drain)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+@contextlib.contextmanager
+def _shared_numbers(replicas: int) -> Iterator[None]:
+    """With several replicas: a folder in which each keeps its metrics, so that all tell the sum."""
+    if replicas == 1:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="aios-endpoint-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
-    def _drain(self) -> None:
-        self._service.draining = True
-        self.should_exit = True
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the door, then say so."""
-        await super().startup(sockets)
-        self._announce()
-        self._reporter = asyncio.create_task(self._report())
+def _announcing(url: str) -> Callable[[str, str], None]:
+    """Says where the endpoint is and what it serves: at its beginning, and at each change."""
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is in flight."""
-        self._reporter.cancel()
-        await super().shutdown(sockets)
-        self._report_now()
-
-    def _announce(self) -> None:
-        model, version = self._model, self._service.version
+    def announce(model: str, version: str) -> None:
         channel = events.channel()
         if channel is None:
-            said = {"url": self.url, "model": model, "version": version}
+            said = {"url": url, "model": model, "version": version}
             sys.stdout.write(json.dumps(said) + "\n")
             sys.stdout.flush()
         else:
             channel.send(
-                events.EndpointReady(time=time.time(), url=self.url, model=model, version=version)
+                events.EndpointReady(time=time.time(), url=url, model=model, version=version)
             )
 
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_SECONDS)
-            self._report_now()
+    return announce
 
-    def _report_now(self) -> None:
-        changes = self._service.telemetry.changes()
-        channel = events.channel()
-        if changes and channel is not None:
-            channel.metrics(changes)
+
+def _report(metrics: dict[str, float]) -> None:
+    channel = events.channel()
+    if channel is not None:
+        channel.metrics(metrics)
 
 
 def run() -> int:

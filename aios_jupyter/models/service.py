@@ -13,7 +13,9 @@ Every route but health needs `Authorization: Bearer TOKEN`. Whatever is refused 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,37 +28,76 @@ from starlette.types import Scope
 
 from .._version import __version__
 from ..errors import AiosError, NotFoundError, UsageError
+from ..schema import Struct
 from .batching import Batcher, OverloadedError
-from .gate import JSON, Gate, RefusedError, Reply, http_error
+from .gate import JSON, Gate, Rate, RefusedError, Reply, http_error
 from .openapi import document
 from .predictor import Predictor
 from .protocol_v2 import HEADER, decode_request, dump, encode_response, json_ready
 from .signature import Signature, Tensor, as_input
+from .supervisor import MAX_BODY
 from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 << 20
-"""Bytes of a request at most, unless told otherwise."""
-
 _HEADER = HEADER.lower().encode()
 
 
-class Service:
-    """One model behind HTTP.
+class Limits(Struct, frozen=True):
+    """What an endpoint takes.
 
-    Parameters
+    Attributes
     ----------
-    predictor
-        The open model.
-    name, version
-        What it is called in URLs and replies.
-    token
-        What a client must send.
     max_body
         Bytes of a request at most.
     max_rows
         Samples in one batch at most; 1 turns batching off.
+    rate
+        Requests a second, None for any number.
+    max_seconds
+        What a request may take; one that would wait for longer is refused. None for any time.
+    """
+
+    max_body: int = MAX_BODY
+    max_rows: int = 64
+    rate: float | None = None
+    max_seconds: float | None = None
+
+
+class Deployed:
+    """One version that is open: its model, its batches, its numbers."""
+
+    def __init__(
+        self, predictor: Predictor, version: str, telemetry: Telemetry, limits: Limits
+    ) -> None:
+        self.signature: Signature = predictor.signature
+        self.version = version
+        self.counted = telemetry.version(version)
+        self.batcher = Batcher(
+            predictor.run,
+            batched=self.signature.batched and limits.max_rows > 1,
+            max_rows=limits.max_rows,
+            max_seconds=limits.max_seconds,
+            on_batch=self.counted.batch,
+        )
+
+    async def retire(self) -> None:
+        """End once the requests that came for it are answered."""
+        await self.batcher.drained()
+        self.batcher.close()
+
+
+class Service:
+    """A model behind HTTP: one version, and perhaps a second that gets a share of the requests.
+
+    Parameters
+    ----------
+    predictor, version
+        The open model.
+    name
+        What it is called in URLs and replies.
+    token
+        What a client must send.
     """
 
     def __init__(
@@ -65,23 +106,63 @@ class Service:
         name: str,
         version: str,
         token: str,
-        *,
-        max_body: int = MAX_BODY,
-        max_rows: int = 64,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
     ) -> None:
-        self.signature: Signature = predictor.signature
         self.name = name
-        self.version = version
-        self.telemetry = Telemetry(name, version)
-        self.batcher = Batcher(
-            predictor.run,
-            batched=self.signature.batched and max_rows > 1,
-            max_rows=max_rows,
-            on_batch=self.telemetry.batch,
-        )
+        self.limits = limits
+        self.telemetry = Telemetry(name)
+        self._main = self.deployed(predictor, version)
+        self._canary: Deployed | None = None
+        self._share = 0.0
+        self._retiring: set[asyncio.Task[None]] = set()
         self.draining = False
-        self._gate = Gate(token, max_body, self.telemetry.request)
-        self._openapi = dump(document(name, version, self.signature, __version__))
+        self._gate = Gate(token, limits.max_body, self._count, Rate(limits.rate))
+
+    @property
+    def version(self) -> str:
+        """The version that answers (most) requests."""
+        return self._main.version
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self._main.signature
+
+    def deployed(self, predictor: Predictor, version: str) -> Deployed:
+        """A version of this model, ready to be put in place."""
+        return Deployed(predictor, version, self.telemetry, self.limits)
+
+    def put(self, main: Deployed, canary: Deployed | None = None, share: float = 0.0) -> None:
+        """From now on these answer; requests in flight are finished by what they came for."""
+        kept = {id(main), id(canary)}
+        old = [one for one in (self._main, self._canary) if one is not None]
+        self._main, self._canary, self._share = main, canary, share
+        for one in old:
+            if id(one) not in kept:
+                task = asyncio.get_running_loop().create_task(one.retire())
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+
+    def open(self) -> tuple[Deployed, Deployed | None]:
+        """The versions in place."""
+        return self._main, self._canary
+
+    async def close(self) -> None:
+        """Finish what runs."""
+        for one in (self._main, self._canary):
+            if one is not None:
+                await one.retire()
+
+    def _count(self, answered_by: Deployed | None, status: int, seconds: float) -> None:
+        self.telemetry.request((answered_by or self._main).counted, status, seconds)
+
+    def _chosen(self, version: str | None = None) -> Deployed:
+        """What answers a request: the version it names, or one by lot."""
+        if self._canary is None:
+            return self._main
+        if version is not None:
+            return self._canary if version == self._canary.version else self._main
+        return self._canary if random.random() < self._share else self._main  # noqa: S311
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -110,13 +191,15 @@ class Service:
             route("/openapi.json", "GET", self._document),
         ]
 
-    async def _run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    async def _run(
+        self, model: Deployed, inputs: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
         if self.draining:
             raise RefusedError(
                 503, "The endpoint is stopping; ask again in a moment.", connection="close"
             )
         try:
-            return await self.batcher.submit(inputs)
+            return await model.batcher.submit(inputs)
         except OverloadedError:
             raise RefusedError(
                 503,
@@ -165,7 +248,7 @@ class Service:
     def _description(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "versions": [self.version],
+            "versions": [one.version for one in self.open() if one is not None],
             "platform": "onnxruntime_onnx",
             **msgspec.to_builtins(self.signature),
         }
@@ -175,12 +258,14 @@ class Service:
         return await self._infer_v2(scope, body)
 
     async def _infer_v2(self, scope: Scope, body: bytes) -> Reply:
-        request = decode_request(body, _json_length(scope), self.signature)
-        outputs = await self._run(request.inputs)
+        model = self._chosen(scope["path_params"].get("version"))
+        request = decode_request(body, _json_length(scope), model.signature)
+        outputs = await self._run(model, request.inputs)
         content, length = encode_response(
-            self.name, self.version, request.id, outputs, request.outputs
+            self.name, model.version, request.id, outputs, request.outputs
         )
-        return Reply(content, length, JSON if length is None else b"application/octet-stream")
+        kind = JSON if length is None else b"application/octet-stream"
+        return Reply(content, length, kind, answered_by=model)
 
     async def _predict(self, scope: Scope, body: bytes) -> Reply:
         if _json_length(scope) is not None:
@@ -188,9 +273,10 @@ class Service:
         given = _json(body)
         if not isinstance(given, dict) or "inputs" not in given:
             raise UsageError('Send {"inputs": [[…], …]} with one entry for each sample.')
-        outputs = await self._run(self._from_json(given["inputs"]))
-        reply = {"outputs": _plain(outputs), "model": self.name, "version": self.version}
-        return Reply(dump(reply))
+        model = self._chosen()
+        outputs = await self._run(model, _from_json(given["inputs"], model.signature))
+        reply = {"outputs": _plain(outputs), "model": self.name, "version": model.version}
+        return Reply(dump(reply), answered_by=model)
 
     async def _invocations(self, scope: Scope, body: bytes) -> Reply:
         given = _json(body)
@@ -198,15 +284,17 @@ class Service:
             raise UsageError(
                 "Send an object with inputs, instances, dataframe_split or dataframe_records."
             )
-        outputs = await self._run(self._from_json(_mlflow_inputs(given, self.signature)))
-        return Reply(dump({"predictions": _plain(outputs)}))
+        model = self._chosen()
+        values = _mlflow_inputs(given, model.signature)
+        outputs = await self._run(model, _from_json(values, model.signature))
+        return Reply(dump({"predictions": _plain(outputs)}), answered_by=model)
 
     async def _metrics(self, scope: Scope, body: bytes) -> Reply:
         content, kind = self.telemetry.text()
         return Reply(content, content_type=kind)
 
     async def _document(self, scope: Scope, body: bytes) -> Reply:
-        return Reply(self._openapi)
+        return Reply(dump(document(self.name, self.version, self.signature, __version__)))
 
     def _this_model(self, scope: Scope) -> None:
         asked = scope["path_params"]
@@ -214,24 +302,26 @@ class Service:
             raise NotFoundError(
                 f"There is no model {asked['name']!r} here; this endpoint serves {self.name!r}."
             )
-        if asked.get("version", self.version) != self.version:
+        here = [one.version for one in self.open() if one is not None]
+        if asked.get("version", here[0]) not in here:
             raise NotFoundError(
-                f"Version {asked['version']} is not served here; this is version {self.version}."
+                f"Version {asked['version']} is not served here; this is version "
+                f"{' and '.join(here)}."
             )
 
-    def _from_json(self, values: Any) -> dict[str, np.ndarray]:
-        """Inputs of the model from plain JSON: a list, or an object by input name."""
-        signature = self.signature
-        if isinstance(values, dict):
-            named = {signature.input(name).name: value for name, value in values.items()}
-        elif len(signature.inputs) == 1:
-            named = {signature.inputs[0].name: values}
-        else:
-            names = ", ".join(tensor.name for tensor in signature.inputs)
-            raise UsageError(f"The model takes several inputs; send an object with {names}.")
-        arrays = {name: as_input(signature.input(name), value) for name, value in named.items()}
-        signature.check(arrays)
-        return arrays
+
+def _from_json(values: Any, signature: Signature) -> dict[str, np.ndarray]:
+    """Inputs of a model from plain JSON: a list, or an object by input name."""
+    if isinstance(values, dict):
+        named = {signature.input(name).name: value for name, value in values.items()}
+    elif len(signature.inputs) == 1:
+        named = {signature.inputs[0].name: values}
+    else:
+        names = ", ".join(tensor.name for tensor in signature.inputs)
+        raise UsageError(f"The model takes several inputs; send an object with {names}.")
+    arrays = {name: as_input(signature.input(name), value) for name, value in named.items()}
+    signature.check(arrays)
+    return arrays
 
 
 def _json(body: bytes) -> Any:

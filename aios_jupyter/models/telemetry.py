@@ -5,10 +5,14 @@ A leaf module: it imports prometheus_client.
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -16,47 +20,61 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _WINDOW = 1000
 
 
-class Telemetry:
-    """Counts requests and batches of one model version."""
+@dataclass(frozen=True)
+class Counted:
+    """The metrics of one version, found once."""
 
-    def __init__(self, model: str, version: str) -> None:
+    requests: Callable[[int], Counter]
+    seconds: Histogram
+    rows: Histogram
+    model_seconds: Counter
+
+    def batch(self, rows: int, seconds: float) -> None:
+        """The model ran `rows` samples in `seconds`."""
+        self.rows.observe(rows)
+        self.model_seconds.inc(seconds)
+
+
+class Telemetry:
+    """Counts requests and batches of an endpoint's versions.
+
+    With several replicas (`PROMETHEUS_MULTIPROC_DIR` is set, as prometheus_client wants it) each
+    keeps its numbers in a file, and any of them tells the sum.
+    """
+
+    def __init__(self, model: str) -> None:
         self._registry = CollectorRegistry()
-        labels = {"model": model, "version": version}
-        names = list(labels)
+        self._model = model
+        self._together = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        names = ["model", "version"]
+        registry = self._registry
         self._requests = Counter(
-            "aios_endpoint_requests",
-            "Requests by status.",
-            [*names, "code"],
-            registry=self._registry,
+            "aios_endpoint_requests", "Requests by status.", [*names, "code"], registry=registry
         )
-        self._by_code: dict[int, Counter] = {}
-        self._labels = labels
         self._seconds = Histogram(
             "aios_endpoint_request_seconds",
             "From a request's first byte handled to its reply.",
             names,
             buckets=_SECONDS,
-            registry=self._registry,
-        ).labels(**labels)
+            registry=registry,
+        )
         self._rows = Histogram(
             "aios_endpoint_batch_rows",
             "Samples that ran together.",
             names,
             buckets=_ROWS,
-            registry=self._registry,
-        ).labels(**labels)
+            registry=registry,
+        )
         self._model_seconds = Counter(
-            "aios_endpoint_model_seconds",
-            "Time spent in the model.",
-            names,
-            registry=self._registry,
-        ).labels(**labels)
-        Gauge(
+            "aios_endpoint_model_seconds", "Time spent in the model.", names, registry=registry
+        )
+        self._started = Gauge(
             "aios_endpoint_started_seconds",
-            "When this endpoint became ready, since the epoch.",
+            "When this version became ready here, since the epoch.",
             names,
-            registry=self._registry,
-        ).labels(**labels).set_to_current_time()
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self.requests = 0
         self.errors = 0
@@ -64,25 +82,32 @@ class Telemetry:
         self._reported_at = time.monotonic()
         self._rate = 0.0
 
-    def request(self, code: int, seconds: float) -> None:
+    def version(self, version: str) -> Counted:
+        """The numbers of one version, which is ready now."""
+        labels = {"model": self._model, "version": version}
+        self._started.labels(**labels).set_to_current_time()
+        return Counted(
+            functools.cache(lambda code: self._requests.labels(**labels, code=str(code))),
+            self._seconds.labels(**labels),
+            self._rows.labels(**labels),
+            self._model_seconds.labels(**labels),
+        )
+
+    def request(self, counted: Counted, code: int, seconds: float) -> None:
         """A request was answered with `code` after `seconds`."""
-        counter = self._by_code.get(code)
-        if counter is None:
-            counter = self._by_code[code] = self._requests.labels(**self._labels, code=str(code))
-        counter.inc()
-        self._seconds.observe(seconds)
+        counted.requests(code).inc()
+        counted.seconds.observe(seconds)
         self._recent.append(seconds)
         self.requests += 1
         self.errors += code >= 400
 
-    def batch(self, rows: int, seconds: float) -> None:
-        """The model ran `rows` samples in `seconds`."""
-        self._rows.observe(rows)
-        self._model_seconds.inc(seconds)
-
     def text(self) -> tuple[bytes, bytes]:
         """Prometheus's text format, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()
+        registry = self._registry
+        if self._together:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST.encode()
 
     def changes(self) -> dict[str, float] | None:
         """Numbers for the run's metrics since the last call; None where there is nothing new.

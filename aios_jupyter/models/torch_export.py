@@ -43,9 +43,9 @@ def export_torch(
     UsageError
         There is no example, the model fails on it, cannot be exported, or the export differs.
     """
-    net = _plain_module(model)
-    args, kwargs = _arguments(net, input_example)
-    rows, args, kwargs = _trimmed(args, kwargs)
+    net = plain_module(model)
+    args, kwargs = arguments(net, input_example)
+    rows, args, kwargs = trimmed(args, kwargs)
     expected = _outputs(net, args, kwargs, rows)
     try:
         proto = _export(net, args, kwargs, len(expected))
@@ -63,7 +63,7 @@ def export_torch(
     return predictor.signature, proto
 
 
-def _plain_module(model: torch.nn.Module) -> torch.nn.Module:
+def plain_module(model: torch.nn.Module) -> torch.nn.Module:
     """A copy on the CPU, in evaluation mode, in at least 32 bits, without its wrappers."""
     wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
     while True:
@@ -86,7 +86,7 @@ def _plain_module(model: torch.nn.Module) -> torch.nn.Module:
     return net
 
 
-def _arguments(
+def arguments(
     net: torch.nn.Module, example: Any
 ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
     """The example as positional and named arguments of `forward`, floats in the weights' type."""
@@ -123,7 +123,7 @@ def _arguments(
     return (tensor(example),), {}
 
 
-def _trimmed(
+def trimmed(
     args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
 ) -> tuple[int, tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
     """At least 2 samples and at most `EXPORT_ROWS`: an export with one would fix the batch at 1."""

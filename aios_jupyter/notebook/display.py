@@ -128,6 +128,12 @@ class NotebookHost(Host):
         """The run from which this very object was pulled last."""
         return next((run for pulled, run in self._origins.values() if pulled is value), None)
 
+    def derived(self, value: Any, made: Any) -> None:
+        """What was made from a pulled value comes from its run too."""
+        run = self.origin(value)
+        if run is not None:
+            self._origins[f"{run} {id(made)}"] = (made, run)
+
     def _pushed(
         self, source: str, push: Sequence[str], no_push: Sequence[str]
     ) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -9,7 +9,8 @@ leases    who holds what
 queues    who may have how much
 runs      code on leased devices
 batch     notebooks for many parameters
-assets    datasets, models, endpoints
+assets    datasets
+models    models and endpoints
 forecasts how many devices keep waits short
 users     who has access, and who did what
 """
@@ -20,15 +21,15 @@ from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.launcher import RunHandle, RunResult
 from ..schema import Lease
-from .assets import AssetVerbs, Endpoint
 from .batch import BatchResult, BatchVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
+from .models import Endpoint, ModelVerbs
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(AssetVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
+class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 

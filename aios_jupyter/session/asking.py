@@ -7,9 +7,10 @@ from typing import Any
 
 from ..errors import UsageError
 from ..schema import Placement, Request, Scope, Want
-from ..units import MOST_DEVICES, parse_count, parse_duration, parse_size
+from ..units import MOST_DEVICES, format_duration, parse_count, parse_duration, parse_size
 
 FOREVER = 10 * 365 * 86400.0
+NOUNS = {Want.GPU: "GPU", Want.DEVICE: "device", Want.CPU: "CPU slot"}
 
 
 def request_for(
@@ -96,8 +97,11 @@ def _per_device(cpus: int) -> int:
 def not_granted(request: Request, limit: float, row: dict[str, Any] | None) -> str:
     """Why a request was given up after `limit` seconds; `row` is its row of the queue."""
     least = f"{request.least} to " if request.least < request.count else ""
-    what = f"{least}{request.count} {request.want.value}(s)"
+    noun = NOUNS[request.want] + ("s" if request.count > 1 else "")
     why = f" ({row['reason']})" if row else ""
     if limit == 0:
-        return f"{what} cannot be granted now{why}; leave out --nonblock to wait."
-    return f"{what} was not granted within {limit:g} s{why}; wait longer, or see 'aios queue'."
+        return f"{least}{request.count} {noun} cannot be granted now{why}; leave out --nonblock to wait."
+    return (
+        f"{least}{request.count} {noun} could not be granted within {format_duration(limit)}{why}; wait "
+        "longer, or see 'aios queue'."
+    )

@@ -117,11 +117,11 @@ class LeaseVerbs(Link):
         shown: dict[str, Any] | None = None
         try:
             while not pending.granted.done():
-                left = deadline - clock.monotonic()
-                if left <= 0:
-                    raise AllocationError(not_granted(request, limit, shown))
                 row = self._call("queue.row", ById(id=request.id))
-                if row and row != shown:
+                left = deadline - clock.monotonic()
+                if left <= 0 and not pending.granted.done():
+                    raise AllocationError(not_granted(request, limit, row or shown))
+                if row and row != shown and left > 0:
                     shown = row
                     if on_wait:
                         on_wait(row)

@@ -26,6 +26,7 @@ class QueueVerbs(LeaseVerbs):
         borrow: int | None = None,
         user_devices: int | None = None,
         user_leases: int | None = None,
+        weight: float | None = None,
         members: Sequence[str] | None = None,
         remove: bool = False,
     ) -> list[dict[str, Any]]:
@@ -42,6 +43,8 @@ class QueueVerbs(LeaseVerbs):
             How many more it may use of what other queues leave unused.
         user_devices, user_leases
             What one user may hold in it at once, of each kind of device.
+        weight
+            Its part under `fair`: a queue of weight 2 may use twice as much as one of 1.
         members
             Who may ask in it; whoever is in none asks in `default`.
 
@@ -69,6 +72,7 @@ class QueueVerbs(LeaseVerbs):
             borrow=borrow,
             user_devices=user_devices,
             user_leases=user_leases,
+            weight=weight,
             members=None if members is None else tuple(members),
         )
         return list(self._call("quota.set", change))

@@ -82,6 +82,8 @@ export interface IRequest {
   submitted: number;
   position: number;
   reason: string;
+  /** The reason in a sentence. */
+  why?: string;
   /** When it will probably start, epoch seconds; null when nobody knows. */
   eta?: number | null;
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import HOUR, Cluster
+from simulated import HOUR, Cluster, teams
 
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker.demand import Demand, Each
@@ -16,8 +16,9 @@ from aios_jupyter.broker.forecast import Held, Waiting, starts
 from aios_jupyter.broker.outlook import Outlook, foresee
 from aios_jupyter.broker.policy import Pool
 from aios_jupyter.broker.stock import Stock
+from aios_jupyter.broker.views import snapshot
 from aios_jupyter.errors import NotFoundError
-from aios_jupyter.schema import Device, DeviceKind, Node, Process, Slot
+from aios_jupyter.schema import Device, DeviceKind, Node, Process, Request, Slot, Want
 
 
 def explain(cluster: Cluster, request: str) -> dict[str, Any]:
@@ -151,3 +152,62 @@ def test_when_times_are_exact_and_nobody_comes_the_forecast_comes_true(
     waiting = cluster.queue()
     cluster.wait(1e6)
     assert forecast == {id: cluster.started[id] for id in waiting}
+
+
+def test_every_view_gives_the_same_reason_in_a_word_and_in_a_sentence() -> None:
+    cluster = teams("sjf", borrow=0)
+    cluster.ask(6, user="eve", time=HOUR)
+    held = [cluster.ask(4, user="ana"), cluster.ask(3, user="bob"), cluster.ask(1, user="ana")]
+    large, small = cluster.ask(8, user="eve"), cluster.ask(2, user="eva", want=Want.CPU)
+    beyond = cluster.ask(2, user="eva", want=Want.CPU)
+    outlook, now = Outlook(cluster.state), cluster.now
+    rows = snapshot(cluster.state, {}, {}, outlook.etas(now))["queue"]
+    assert {large, beyond} <= rows.keys()
+    assert small not in rows
+    seen = {(row["reason"].partition("(")[0]) for row in rows.values()}
+    assert len(seen) >= 2, seen
+    for id, row in rows.items():
+        told = outlook.explain(id, now)
+        assert (row["reason"], row["why"]) == (told["reason"], told["why"])
+        assert row == outlook.row(id, now)
+    assert outlook.row(held[0], now) == rows.get(held[0])
+    assert outlook.row("none", now) is None
+
+
+def test_many_who_wait_and_ask_for_their_place_do_not_each_sort_the_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster("fifo")
+    held = cluster.ask(8)
+    waiting = [cluster.ask() for _ in range(200)]
+    outlook, sorts = Outlook(cluster.state), 0
+    line = cluster.state.queue
+
+    def counted(*pools: Pool) -> list[Request]:
+        nonlocal sorts
+        sorts += not pools
+        return line(*pools)
+
+    monkeypatch.setattr(cluster.state, "queue", counted)
+    places = [row["position"] for id in waiting if (row := outlook.row(id, cluster.now))]
+    assert places == list(range(1, 201))
+    assert sorts == 1
+    cluster.release(held)
+    assert outlook.row(waiting[0], cluster.now) is None
+    cluster.wait(1.0)
+    row = outlook.row(waiting[8], cluster.now)
+    assert row
+    assert row["position"] == 1
+    assert sorts == 2
+
+
+def test_who_was_preempted_is_told_when_they_go_first_by_all_that_they_have_waited() -> None:
+    cluster = Cluster("las")
+    cluster.choose("las", aging=24 * HOUR)
+    taken = cluster.ask(8, preemptible=True)
+    cluster.wait(HOUR)
+    cluster.ask(8, user="bob")
+    cluster.wait(31.0)
+    assert cluster.queue() == [taken]
+    first_at = explain(cluster, taken)["first_at"]
+    assert first_at == cluster.state.next_deadline() == pytest.approx(25 * HOUR, abs=60)

@@ -107,13 +107,13 @@ def test_users_take_turns_and_the_one_who_had_less_goes_first() -> None:
 def test_use_is_forgotten_by_halves_and_weights_count() -> None:
     cluster = Cluster("fair")
     cluster.release(cluster.ask(8, user="bob"), after=HOUR)
-    before = cluster.state._scoring()("bob")
+    before = cluster.state._scoring()("default", "bob")[1]
     assert before == pytest.approx(math.log(2) * HOUR / HALF_LIFE, rel=0.03)
     cluster.wait(HALF_LIFE)
     cluster.do(ev.Tick())
-    assert cluster.state._scoring()("bob") == pytest.approx(before / 2, rel=0.01)
+    assert cluster.state._scoring()("default", "bob")[1] == pytest.approx(before / 2, rel=0.01)
     cluster.do(ev.WeightChanged(user="bob", weight=2.0, by="root", admin=True))
-    assert cluster.state._scoring()("bob") == pytest.approx(before / 4, rel=0.01)
+    assert cluster.state._scoring()("default", "bob")[1] == pytest.approx(before / 4, rel=0.01)
 
 
 def test_the_dominant_resource_counts() -> None:

@@ -643,6 +643,7 @@ class Broker(RuleBasedStateMachine):
         borrow=st.sampled_from([None, None, 0, 1]),
         user_devices=st.sampled_from([None, None, 1, 2]),
         user_leases=st.sampled_from([None, None, 1]),
+        weight=st.sampled_from([1.0, 1.0, 4.0]),
         members=st.sampled_from([(), ("ana",), ("ana", "bob")]),
         admin=st.sampled_from([True, True, True, False]),
     )

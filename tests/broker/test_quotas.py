@@ -285,3 +285,86 @@ def test_an_aged_request_is_first_among_those_that_its_quota_allows() -> None:
     cluster.release(mine[0])
     assert large in cluster.started
     assert cluster.state.requests[small].state is RequestState.QUEUED
+
+
+# --- turns of queues under the policy fair
+
+
+def shared(**weights: float) -> Cluster:
+    """Eight GPUs, all held by eve: team a (ana and amy) and team b (bob), by weights."""
+    cluster = Cluster("fair")
+    give(cluster, "a", None, "ana", "amy", weight=weights.get("a", 1.0))
+    give(cluster, "b", None, "bob", weight=weights.get("b", 1.0))
+    return cluster
+
+
+def grants(cluster: Cluster, held: str) -> list[str]:
+    """Who is granted in which order once a lease of all devices ends: a letter each, a or b."""
+    before = set(cluster.started)
+    cluster.release(held)
+    new = [id for id in cluster.started if id not in before]
+    return [cluster.state.requests[id].queue for id in new]
+
+
+@pytest.mark.parametrize(
+    ("weight", "order"), [(1.0, "abababab"), (3.0, "abbbabbb")], ids=["equal", "weighted"]
+)
+def test_queues_share_by_weight_however_many_users_they_have(weight: float, order: str) -> None:
+    cluster = shared(b=weight)
+    held = cluster.ask(8, user="eve")
+    asked = [cluster.ask(user=user) for _ in range(8) for user in ("ana", "amy", "bob")]
+    foreseen = [cluster.state.requests[id].queue for id in cluster.queue()][:8]
+    assert "".join(grants(cluster, held)) == order
+    assert "".join(foreseen) == order
+    users = [cluster.state.requests[id].user for id in asked if id in cluster.started]
+    assert abs(users.count("ana") - users.count("amy")) <= 1
+
+
+def test_what_a_queue_has_had_counts_and_survives_a_restart() -> None:
+    cluster = shared()
+    cluster.release(cluster.ask(8, user="ana"), after=HOUR)
+    cluster.ask(8, user="eve")
+    late, first = cluster.ask(user="amy"), cluster.ask(user="bob")
+    assert cluster.queue() == [first, late]
+    cluster.restart()
+    cluster.choose("fair")
+    assert cluster.queue() == [first, late]
+
+
+def test_who_changes_a_weight_changes_who_is_next() -> None:
+    cluster = shared()
+    cluster.release(cluster.ask(8, user="ana"), after=HOUR)
+    cluster.release(cluster.ask(4, user="bob"), after=HOUR)
+    cluster.ask(8, user="eve")
+    ana, bob = cluster.ask(user="ana"), cluster.ask(user="bob")
+    assert cluster.queue() == [bob, ana]
+    give(cluster, "a", None, "ana", "amy", weight=4.0)
+    assert cluster.queue() == [ana, bob]
+
+
+def test_what_was_held_before_there_were_queues_counts_from_then_on() -> None:
+    cluster = Cluster("fair")
+    held = cluster.ask(8, user="eve")
+    give(cluster, "b", None, "bob")
+    late, first = cluster.ask(user="eva"), cluster.ask(user="bob")
+    assert cluster.queue() == [first, late]
+    cluster.release(held, after=HOUR)
+    assert {late, first} <= cluster.started.keys()
+
+
+def test_without_queues_nothing_is_kept_of_them() -> None:
+    cluster = shared()
+    held = cluster.ask(8, user="ana")
+    for queue in ("a", "b"):
+        cluster.do(ev.QuotaRemoved(queue=queue, by="root", admin=True))
+    assert not [id for kind, id in cluster.records if kind == "queue-usage"]
+    cluster.release(held)
+    assert not [id for kind, id in cluster.records if kind == "queue-usage"]
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_what_is_no_weight_is_refused(weight: float) -> None:
+    cluster = shared()
+    with pytest.raises(UsageError, match="is not a weight"):
+        give(cluster, "a", None, weight=weight)
+    assert rows(cluster)["a"]["weight"] == 1.0

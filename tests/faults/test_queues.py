@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +55,14 @@ def alice(bundles: dict[str, Path]) -> Iterator[Session]:
 def bob(bundles: dict[str, Path]) -> Iterator[Session]:
     with session_of(bundles["bob"], "bob.ipynb") as session:
         yield session
+
+
+def aios(*words: str, fails: bool = False) -> str:
+    """What the command line answers, as the cluster's owner."""
+    command = [sys.executable, "-c", "from aios_jupyter.commands import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
 
 
 def work(session: Session, path: Path, **options: object) -> RunHandle:
@@ -138,4 +149,8 @@ def test_users_and_viewers_read_quotas_and_only_admins_change_them(
     assert {"quota.set", "quota.remove"} <= {record["detail"]["op"] for record in refused}
     owner.quota("extra", gpus=1, borrow=0)
     assert owner.quota("extra", borrow=-1)[-2]["borrow"] is None
+    changed = aios("quota", "set", "extra", "--weight", "2.5", "--json")
+    assert [row["weight"] for row in json.loads(changed) if row["queue"] == "extra"] == [2.5, 2.5]
+    assert "is not a weight" in aios("quota", "set", "extra", "--weight", "0", fails=True)
+    assert owner.quota("extra", user_leases=3)[-1]["weight"] == 2.5
     assert "extra" not in {row["queue"] for row in owner.quota("extra", remove=True)}

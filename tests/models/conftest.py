@@ -21,6 +21,15 @@ from aios_jupyter.config import settings
 TOKEN = "a token for the tests"
 
 
+def shell(*arguments: str) -> int:
+    """The exit status of the console script."""
+    from aios_jupyter.commands import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture(scope="package")
 def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the registry of these tests is."""
@@ -92,6 +101,35 @@ def published(state_dir: Path, digits: Digits) -> Any:
         input_example=digits.x[:2],
         lineage={"lease": "lease-1", "run": "run-1", "notebook": "a.ipynb", "data": "digits@1"},
     )
+
+
+@pytest.fixture(scope="package")
+def line(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Publish a version of a small linear model."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from aios_jupyter.models import publish
+
+    folder = tmp_path_factory.mktemp("line")
+
+    def make(name: str, slope: float = 1.0, **facts: Any) -> Any:
+        node = helper.make_node("Mul", ["x", "slope"], ["y"])
+        graph = helper.make_graph(
+            [node],
+            "line",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+            [helper.make_tensor("slope", TensorProto.FLOAT, [1], [slope])],
+        )
+        path = folder / "line.onnx"
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+            str(path),
+        )
+        return publish(str(path), name, **facts)
+
+    return make
 
 
 @dataclass

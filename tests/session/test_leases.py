@@ -234,7 +234,7 @@ def test_two_sessions_share_one_simulated_gpu(session: Session) -> None:
 def test_a_range_gets_three_of_four(session: Session) -> None:
     session.alloc(gpus=1)
     assert len(session.alloc(gpus="2:4").slots) == 3
-    with pytest.raises(AllocationError, match="2 to 4 gpu"):
+    with pytest.raises(AllocationError, match=r"2 to 4 GPUs cannot be granted now \(Resources\)"):
         session.alloc(gpus="2:4", nonblock=True)
 
 

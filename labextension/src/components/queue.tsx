@@ -73,7 +73,11 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
         {again}
         {starts}
       </div>
-      {request.reason && <div className="aios-Reason">{request.reason}</div>}
+      {request.reason && (
+        <div className="aios-Reason" title={request.why}>
+          {request.reason}
+        </div>
+      )}
     </li>
   );
 }

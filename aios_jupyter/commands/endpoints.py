@@ -1,0 +1,171 @@
+"""`serve`, `endpoints`, `predict`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ..units import format_duration, parse_duration
+from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
+from .host import Host
+from .optimize import parse_share
+from .views import Card, Column, Table
+
+ENDPOINT_COLUMNS = (
+    Column("name", "endpoint"),
+    Column("model", "model"),
+    Column("state", "state"),
+    Column("url", "url"),
+    Column("lease", "lease"),
+    Column("age", "age", right=True),
+)
+
+
+def parse_latency(text: str) -> float:
+    """`20ms`, or a length of time such as `1s`: seconds."""
+    if text.endswith("ms"):
+        return parse_duration(text.removesuffix("ms")) / 1000
+    return parse_duration(text)
+
+
+def parse_canary(text: str | None) -> tuple[str, float] | None:
+    """`challenger=10%` as an alias and a share."""
+    if text is None:
+        return None
+    alias, _, share = text.partition("=")
+    if not alias or not share or not 0 < parse_share(share) < 1:
+        raise UsageError(f"--canary {text}: write ALIAS=SHARE, as in challenger=10%.")
+    return alias, parse_share(share)
+
+
+@click.command()
+@click.argument("ref")
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Lease N devices for it alone, so that it outlives this notebook or shell.",
+)
+@click.option("--name", metavar="NAME", help="The endpoint's name; the model's otherwise.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 256),
+    default=1,
+    metavar="N",
+    help="Processes that answer, a device each.",
+)
+@click.option("--canary", metavar="ALIAS=SHARE", help="A second version: challenger=10%.")
+@click.option("--pinned", is_flag=True, help="Stay with this version when the alias moves.")
+@click.option(
+    "--max-latency",
+    type=parsed("latency", parse_latency),
+    metavar="TIME",
+    help="Refuse what would wait for longer: 20ms.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Requests a second at most.",
+)
+@click.option("--max-body", type=SIZE, metavar="SIZE", help="Largest request (64MB).")
+@click.option("--allow-pickle", is_flag=True, help="Also open a model that runs code of its own.")
+@click.option("--timeout", type=DURATION, default=60.0, metavar="TIME", help="To be ready (60s).")
+@click.pass_obj
+def serve(
+    host: Host,
+    ref: str,
+    devices: int | None,
+    name: str | None,
+    replicas: int,
+    canary: str | None,
+    pinned: bool,
+    max_latency: float | None,
+    rate: float | None,
+    max_body: int | None,
+    allow_pickle: bool,
+    timeout: float,
+) -> Any:
+    """Serve the model REF over HTTP on a leased device.
+
+    REF is name (its newest version), name/3 or name@alias, which is followed when the alias moves.
+    Without --devices it uses the lease held here, or a device of its own.
+    """
+    endpoint = host.session(start=True).serve(
+        ref,
+        devices=devices,
+        name=name,
+        timeout=timeout,
+        replicas=replicas,
+        canary=parse_canary(canary),
+        follow=not pinned,
+        max_latency=max_latency,
+        rate=rate,
+        max_body=max_body,
+        allow_pickle=allow_pickle,
+    )
+    return host.show(endpoint_card(endpoint), endpoint)
+
+
+def endpoint_card(endpoint: Any) -> Card:
+    """Where an endpoint is, and how to ask it."""
+    return Card(
+        f"endpoint {endpoint.name}",
+        badge="ready",
+        fields=(("model", f"{endpoint.model}/{endpoint.version}"), ("url", endpoint.url)),
+        note="Ask it with predict, or over HTTP with its token (Open Inference Protocol v2).",
+    )
+
+
+@click.group(cls=VerbGroup, invoke_without_command=True)
+@as_json
+@click.pass_context
+def endpoints(ctx: click.Context, json_: bool) -> Any:
+    """List endpoints, or stop one."""
+    if ctx.invoked_subcommand is not None:
+        return None
+    host: Host = ctx.obj
+    rows = host.session(start=False).endpoints()
+    if json_:
+        return echo_json(rows)
+    return host.show(endpoint_table(rows, time.time()), rows)
+
+
+@endpoints.command("stop")
+@click.argument("endpoint", metavar="NAME")
+@click.pass_obj
+def endpoints_stop(host: Host, endpoint: str) -> None:
+    """Stop the endpoint NAME and give its device back."""
+    host.session(start=False).stop_endpoint(endpoint)
+    host.leases_changed()
+    host.show(Card(f"endpoint {endpoint}", badge="stopped"))
+
+
+def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
+    """Endpoints, one a line."""
+    shown = [
+        {**row, "age": format_duration(max(0.0, now - row["started"])) if "started" in row else ""}
+        for row in rows
+    ]
+    return Table(ENDPOINT_COLUMNS, shown, empty="Nothing is served; start with: serve MODEL@ALIAS")
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("input_", metavar="INPUT")
+@click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
+@click.pass_obj
+def predict(host: Host, ref: str, input_: str, json_: bool) -> Any:
+    """Ask a served model REF for its prediction on INPUT.
+
+    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image.
+    """
+    data = host.value(input_)
+    answer = host.session(start=False).predict(ref, data)
+    if json_:
+        return echo_json(answer)
+    return host.result(answer)

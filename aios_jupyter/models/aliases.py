@@ -1,0 +1,116 @@
+"""Names that move: set an alias, take it back to what it was before, tag a version.
+
+What an alias named before is kept with the registered model, in a tag of its own, so that any
+client of the same registry can roll back. Importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConflictError, NotFoundError, UsageError
+from .registry import ModelVersion, aliases_of, check_alias, resolve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_WAS = "aios.was."
+_TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,199}")
+MOST_REMEMBERED = 50
+
+
+def set_alias(ref: str, alias: str) -> ModelVersion:
+    """Move `alias` to the version `ref` stands for; gives the version with its aliases."""
+    check_alias(alias)
+    version = resolve(ref)
+    from .store import registry
+
+    with registry() as client:
+        current = aliases_of(client, version.name).get(alias)
+        if current is not None and current != version.version:
+            # First what it was: a crash in between leaves one entry too many, which is skipped.
+            _remember(
+                client, version.name, alias, [*_history(client, version.name, alias), current]
+            )
+        client.set_registered_model_alias(version.name, alias, str(version.version))
+    return resolve(version.ref)
+
+
+def rollback(name: str, alias: str) -> ModelVersion:
+    """Move `alias` back to the version it named before it was moved last.
+
+    A second time goes back further. Versions that are gone are passed over.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such model or alias.
+    ConflictError
+        The alias has named nothing else.
+    """
+    check_alias(alias)
+    now = resolve(f"{name}@{alias}")
+    from .store import registry
+
+    with registry() as client:
+        history = _history(client, name, alias)
+        while history:
+            try:
+                before = resolve(f"{name}/{history.pop()}")
+            except NotFoundError:
+                continue
+            if before.version == now.version:
+                continue
+            client.set_registered_model_alias(name, alias, str(before.version))
+            _remember(client, name, alias, history)
+            return resolve(before.ref)
+    raise ConflictError(
+        f"{name}@{alias} has named no other version than {now.version}; move it with: aios promote "
+        f"{name}/VERSION {alias}."
+    )
+
+
+def history(name: str) -> dict[str, list[int]]:
+    """Versions that each alias of a model has named before, the last one last."""
+    from .store import registry
+
+    with registry() as client:
+        return {alias: _history(client, name, alias) for alias in aliases_of(client, name)}
+
+
+def _history(client: MlflowClient, name: str, alias: str) -> list[int]:
+    text = client.get_registered_model(name).tags.get(_WAS + alias, "")
+    return [int(word) for word in text.split() if word.isdigit()]
+
+
+def _remember(client: MlflowClient, name: str, alias: str, versions: list[int]) -> None:
+    text = " ".join(str(version) for version in versions[-MOST_REMEMBERED:])
+    client.set_registered_model_tag(name, _WAS + alias, text)
+
+
+def tag(ref: str, tags: Mapping[str, Any]) -> ModelVersion:
+    """Set tags of a version; an empty value takes one off.
+
+    Raises
+    ------
+    UsageError
+        A name is not one for a tag.
+    """
+    version = resolve(ref)
+    for key in tags:
+        if not _TAG_NAME.fullmatch(key) or key.startswith(("aios.", "mlflow.")):
+            raise UsageError(
+                f"{key!r} cannot be a tag's name; use letters, digits, dots, dashes (not aios. or "
+                "mlflow. at its beginning)."
+            )
+    from .store import registry
+
+    with registry() as client:
+        for key, value in tags.items():
+            if str(value) != "":
+                client.set_model_version_tag(version.name, str(version.version), key, str(value))
+            elif key in version.tags:
+                client.delete_model_version_tag(version.name, str(version.version), key)
+    return resolve(version.ref)

@@ -1,0 +1,233 @@
+"""One process that answers for an endpoint: `python -m aios_jupyter.models.replica`.
+
+`serve` starts it, with a `Replica` as the first line of its standard input and the listening socket
+as an inherited descriptor. What follows on standard input are further `Serving`s: versions to
+change to, without a request lost. What it has to say goes to standard output, a `Said` a line. When
+standard input ends, or SIGTERM comes, it finishes what is in flight and exits with 0. torch and
+MLflow are never imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+import uvicorn
+
+from ..errors import AiosError, ConflictError
+from ..schema import Struct
+from .predictor import Package, Predictor, open_package, zeros
+from .service import Deployed, Limits, Service
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 2.0
+
+
+class Serving(Struct, frozen=True):
+    """The versions to answer with: `canary` gets `share` of the requests."""
+
+    main: Package
+    canary: Package | None = None
+    share: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """As people read it: `3`, or `3 (10% 4)`."""
+        if self.canary is None:
+            return str(self.main.version)
+        return f"{self.main.version} ({self.share:.0%} {self.canary.version})"
+
+
+class Replica(Struct, frozen=True):
+    """All that a replica has to know. `fd` is the listening socket."""
+
+    fd: int
+    name: str
+    token: str
+    serving: Serving
+    limits: Limits
+    threads: int | None = None
+    allow_pickle: bool = False
+    grace: float = 10.0
+
+
+class Said(Struct, frozen=True):
+    """What a replica says: that these versions answer now, that it cannot, or how much it did."""
+
+    serving: str = ""
+    refused: str = ""
+    kind: str = ""
+    metrics: dict[str, float] = {}
+
+
+def main() -> int:
+    """Answer until told to stop."""
+    with _own_channel() as channel:
+        import onnxruntime  # noqa: F401  # while the registry is asked what to open
+
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return 0  # nobody is there any more
+        orders = msgspec.json.decode(line, type=Replica)
+        try:
+            predictor = _opened(orders.serving.main, orders)
+            service = Service(
+                predictor,
+                orders.name,
+                str(orders.serving.main.version),
+                orders.token,
+                orders.limits,
+            )
+            canary = orders.serving.canary
+            second = None
+            if canary is not None:
+                second = service.deployed(_opened(canary, orders), str(canary.version))
+        except AiosError as error:
+            channel.say(Said(refused=str(error), kind=error.kind))
+            return 1
+        with contextlib.closing(socket.socket(fileno=orders.fd)) as listener:
+            server = _Server(service, orders, channel, second)
+            server.run(sockets=[listener])
+    return 0
+
+
+class _Channel:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def say(self, said: Said) -> None:
+        """One line; nobody may be there any more."""
+        with contextlib.suppress(BrokenPipeError):
+            self._file.write(msgspec.json.encode(said) + b"\n")
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def _own_channel() -> Iterator[_Channel]:
+    """Standard output for us alone: what a model prints goes to the log."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "wb") as file:
+        os.dup2(2, 1)
+        yield _Channel(file)
+
+
+def _opened(package: Package, orders: Replica) -> Predictor:
+    predictor = open_package(package, threads=orders.threads, allow_pickle=orders.allow_pickle)
+    sample = zeros(predictor.signature)
+    if sample is not None:
+        with contextlib.suppress(Exception):  # zeros may be no valid input; requests will tell
+            predictor.run(sample)  # before anybody waits: the first run allocates
+    return predictor
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers, takes orders, reports now and then, and ends cleanly."""
+
+    def __init__(
+        self, service: Service, orders: Replica, channel: _Channel, canary: Deployed | None
+    ) -> None:
+        self._service = service
+        self._orders = orders
+        self._channel = channel
+        self._canary = canary
+        super().__init__(
+            uvicorn.Config(
+                service.app(),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                backlog=1024,
+                timeout_keep_alive=75,
+                # What is left of the grace is for our own end before SIGKILL comes.
+                timeout_graceful_shutdown=max(1, int(orders.grace * 0.8)),
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGTERM in the loop; uvicorn's own would raise it again at the end."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # `serve` tells us
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _drain(self) -> None:
+        self._service.draining = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the door, then say so."""
+        if self._canary is not None:
+            self._service.put(self._service.open()[0], self._canary, self._orders.serving.share)
+        await super().startup(sockets)
+        self._channel.say(Said(serving=self._orders.serving.text))
+        self._tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._obey())]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await super().shutdown(sockets)
+        self._report_now()
+        await self._service.close()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            self._report_now()
+
+    def _report_now(self) -> None:
+        if changes := self._service.telemetry.changes():
+            self._channel.say(Said(metrics=changes))
+
+    async def _obey(self) -> None:
+        """Change versions as told; without `serve` there is nobody to answer for."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 22)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            serving = msgspec.json.decode(line, type=Serving)
+            try:
+                await self._change(serving)
+            except AiosError as error:
+                self._channel.say(Said(refused=str(error), kind=error.kind))
+            else:
+                self._channel.say(Said(serving=serving.text))
+        self._drain()
+
+    async def _change(self, serving: Serving) -> None:
+        main = await self._ready(serving.main)
+        if main.signature.inputs != self._service.signature.inputs:
+            raise ConflictError(
+                f"{serving.main.name}/{serving.main.version} takes other inputs than version "
+                f"{self._service.version}, so that its clients would fail; serve it anew."
+            )
+        canary = None if serving.canary is None else await self._ready(serving.canary)
+        self._service.put(main, canary, serving.share)
+
+    async def _ready(self, package: Package) -> Deployed:
+        """A version that answers already, or one opened beside what answers."""
+        for one in self._service.open():
+            if one is not None and one.version == str(package.version):
+                return one
+        predictor = await asyncio.to_thread(_opened, package, self._orders)
+        return self._service.deployed(predictor, str(package.version))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
