@@ -17,6 +17,7 @@ from clusters import until
 
 from aios_jupyter.commands import Host, invoke, main
 from aios_jupyter.errors import NotFoundError, RunError, UsageError
+from aios_jupyter.kernel import job
 from aios_jupyter.session import Session
 
 Sweep = Callable[..., Path]
@@ -95,12 +96,25 @@ def test_a_notebook_whose_process_dies_has_failed_and_the_others_go_on(
     until(lambda: not session.status()["leases"], "the killed one's lease has ended")
 
 
-def test_what_can_never_be_had_fails_with_its_sentence(
+def test_a_job_that_is_refused_has_failed_with_the_sentence(
     session: Session, sweep: Sweep, tmp_path: Path
 ) -> None:
-    result = session.batch(sweep("1"), gpus=99, output=tmp_path / "out")
-    (row,) = result.failed
-    assert row["error"].startswith("99 GPUs can never be granted here")
+    paths = {name: str(tmp_path / name) for name in ("output", "state", "result")}
+    order = {
+        "notebook": str(sweep("1")),
+        "cwd": str(tmp_path),
+        "kernel": "",
+        "parameters": {},
+        **paths,
+        "output": f"{paths['output']}.ipynb",
+        "asks": {"gpus": 99},
+        "job": {"key": "k"},
+    }
+    (tmp_path / "order").write_text(json.dumps(order))
+    assert job.main(tmp_path / "order") == 1
+    result = json.loads(Path(paths["result"]).read_text())
+    assert (result["key"], result["status"]) == ("k", "failed")
+    assert result["error"].startswith("99 GPUs can never be granted here")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
