@@ -21,6 +21,8 @@ from aios_jupyter.kernel import job
 from aios_jupyter.session import Session
 
 Sweep = Callable[..., Path]
+# Each notebook imports papermill and starts a kernel: much for a busy machine.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_notebook_whose_process_dies_has_failed_and_the_others_go_on(
     result = session.batch(path, {"x": [1, 2]}, output=tmp_path / "out")
     assert [row["status"] for row in result.rows] == ["failed", "succeeded"]
     assert "killed by signal 9" in result.rows[0]["error"]
-    until(lambda: not session.status()["leases"], "the killed one's lease has ended")
+    until(lambda: not session.status()["leases"], "the killed one's lease has ended", 60)
 
 
 def test_a_job_that_is_refused_has_failed_with_the_sentence(
@@ -131,9 +133,9 @@ def test_a_batch_that_is_ended_leaves_nothing_running(
         assert len(jobs) == 2
         process.send_signal(number)
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
-    until(lambda: not session.status()["leases"] and not session.queue(), "nothing is held")
-    until(lambda: not any(job.is_running() for job in jobs), "its processes are gone")
-    until(lambda: not psutil.pid_exists(int(pid.read_text() or 0)), "its kernel is gone")
+    until(lambda: not session.status()["leases"] and not session.queue(), "nothing is held", 60)
+    until(lambda: not any(job.is_running() for job in jobs), "its processes are gone", 60)
+    until(lambda: not psutil.pid_exists(int(pid.read_text() or 0)), "its kernel is gone", 60)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def held(session: Session) -> list[dict[str, Any]]:
 
 
 def none_held(session: Session) -> None:
-    until(lambda: not held(session), "the devices are free again")
+    until(lambda: not held(session), "the devices are free again", 60)
 
 
 class Notebook:
