@@ -43,6 +43,11 @@ class Settings:
     zygote_idle
         A node keeps a process with the framework imported, so that runs start at once, until none
         has needed it for so long; 0 turns that off.
+    zygote_memory
+        How many GB such processes may take on a node, all together.
+    zygote_ahead
+        Frameworks, as `torch` or `torch,tensorflow`, that a node imports when it starts, for the first
+        runs too.
     journal_sync
         SQLite's `synchronous`: `NORMAL` survives a crash of the broker, `FULL` one of the machine.
     policy
@@ -54,6 +59,9 @@ class Settings:
         For so long the policies `las` and `gittins` let a lease run before they take it.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
+    cache_limit
+        GiB that copies of remote data and decoded images may take on this machine; what was used
+        least recently goes first.
     bundle
         Directory that `aios user add` made on somebody else's cluster, which is used in place of
         one's own.
@@ -71,11 +79,14 @@ class Settings:
     idle_grace: float = 300.0
     reserve_limit: float = 64.0
     zygote_idle: float = 600.0
+    zygote_memory: float = 4.0
+    zygote_ahead: str = ""
     journal_sync: str = "NORMAL"
     policy: str = "sjf"
     preempt_grace: float = 30.0
     preempt_after: float = 60.0
     simulate_gpus: int = 0
+    cache_limit: float = 20.0
     bundle: str = ""
 
     @property

@@ -40,6 +40,15 @@ def alive(pid: int, start: int = 0) -> bool:
     return True
 
 
+def own_memory(pid: int) -> int:
+    """Bytes of a process, of what it shares with others only its part; 0 where unknown."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def end_with_parent() -> None:
     """In a new child (`preexec_fn`), Linux: SIGTERM when the parent's thread ends; see prctl(2)."""
     _libc().prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

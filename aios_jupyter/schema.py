@@ -79,6 +79,14 @@ class Usage(Struct, frozen=True, kw_only=True):
     processes: tuple[Process, ...] = ()
 
 
+class WarmUse(Struct, frozen=True, kw_only=True):
+    """What a node keeps ready for the next runs: processes with frameworks imported, and their bytes."""
+
+    frameworks: tuple[str, ...] = ()
+    processes: int = 0
+    memory: int = 0
+
+
 class Node(Struct, frozen=True, kw_only=True):
     """One machine: who it is and what it offers. `address` is its agent's `host:port`."""
 

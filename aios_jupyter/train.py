@@ -215,12 +215,13 @@ def _folder() -> str:
     return folder
 
 
-def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
+def prepare(model: Any, optimizer: Any = None, loader: Any = None, *, fsdp: bool = False) -> Any:
     """Make single-process torch code work on every rank.
 
     The model moves to the rank's device and, where there are several ranks, is wrapped in
     `DistributedDataParallel` (the process group is made if there is none); the loader is replaced
     by one over this rank's share of the data with the same batch size, shuffled anew each epoch.
+    With `fsdp` each rank keeps a part of every parameter instead of them all (FSDP2's `fully_shard`).
     With a single rank on a CPU all come back untouched. Batches are moved by the caller:
     `x.to(train.device())`. Keras code needs none of this: `model.fit` is distributed as it is.
 
@@ -229,9 +230,11 @@ def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
     model
         A torch module, before or after its optimizer was made.
     optimizer
-        Comes back as it is.
+        Comes back as it is; with `fsdp` it has the sharded parameters, and has made no step.
     loader
         A `DataLoader` with the default samplers.
+    fsdp
+        For models that are too large for one device.
 
     Returns
     -------
@@ -250,7 +253,7 @@ def prepare(model: Any, optimizer: Any = None, loader: Any = None) -> Any:
             "first, then its optimizer and loader (a Keras model needs nothing: its fit() is "
             "distributed as it is)."
         )
-    from .runs.torch import prepare as prepare_torch
+    from .runs.prepare import prepare as prepare_torch
 
-    prepared = prepare_torch(torch.device(device()), model, optimizer, loader)
+    prepared = prepare_torch(torch.device(device()), model, optimizer, loader, fsdp=fsdp)
     return prepared if len(prepared) > 1 else prepared[0]

@@ -12,7 +12,6 @@ from typing import Any
 
 from aios_jupyter.node.output import anonymous_file
 from aios_jupyter.node.ranks import LocalGang, bind_port
-from aios_jupyter.node.spares import Zygote
 from aios_jupyter.node.zygotes import Zygotes
 from aios_jupyter.runs import cells
 from aios_jupyter.runs.spec import Entry, RankSpec, Rendezvous, RunSpec
@@ -102,9 +101,11 @@ class Gang:
         return (self.directory / f"rank-{rank}.log").read_text()
 
 
-async def warmed(zygotes: Zygotes, directory: Path, ranks: int = 2) -> Zygote:
+async def warmed(zygotes: Zygotes, directory: Path, ranks: int = 2, **spec: Any) -> Any:
     """Have a zygote made as after a first run, with spares for the next."""
-    first = Gang(directory, "", framework="torch", zygotes=zygotes, world=ranks)
+    await idle(zygotes)
+    spec = {"framework": "torch", **spec}
+    first = Gang(directory, "", zygotes=zygotes, world=ranks, **spec)
     first.listener.close()
     spec, environment = first.gang._spec, first.gang._env
     key = zygotes.key(spec, environment)

@@ -183,3 +183,32 @@ def test_an_old_python_is_refused_with_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Python 3.11 or newer" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_horovods_compiler_takes_a_newer_standard_and_leaves_the_rest(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    compiler.chmod(0o755)
+    given = ["-std=gnu++14", "-O2", "-std=c++11", "-DNAME=a b", "-std=c++20", "x.cc"]
+    done = subprocess.run(
+        [str(ROOT / "scripts/horovod-cxx.sh"), *given],
+        env={"AIOS_CXX": str(compiler), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    wanted = ["-std=gnu++17", "-O2", "-std=gnu++17", "-DNAME=a b", "-std=c++20", "x.cc"]
+    assert done.stdout.splitlines() == wanted
+
+
+def test_without_a_compiler_a_sentence_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(ROOT / "scripts/horovod.sh")],
+        cwd=tmp_path,
+        env={"AIOS_CXX": "no-such-compiler", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "needs a C++ compiler" in done.stderr

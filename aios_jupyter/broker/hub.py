@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..schema import Lease, Owner, Request, Run, RunState, Usage
+from ..schema import Lease, Owner, Request, Run, RunState, Usage, WarmUse
 from . import events as ev
 from . import gang
 from . import messages as msg
@@ -61,6 +61,8 @@ class Hub:
         When those who wait will start.
     usage
         The last sample of each device.
+    warm
+        What each node keeps ready for the next runs.
     activity
         When something was computed last under each lease.
     changed
@@ -89,6 +91,7 @@ class Hub:
         self.sessions: dict[str, set[Connection]] = {}
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}
+        self.warm: dict[str, WarmUse] = {}
         self.changed = False
         self.used = time.monotonic()
         self._refusals: dict[str, int] = {}

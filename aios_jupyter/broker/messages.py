@@ -19,6 +19,7 @@ from ..schema import (
     RunState,
     Struct,
     Usage,
+    WarmUse,
 )
 
 
@@ -170,10 +171,11 @@ class QuotaChange(Struct, frozen=True, kw_only=True):
 
 
 class NodeReport(Struct, frozen=True, kw_only=True):
-    """One second of a node: usage of each device, and processes outside any lease."""
+    """One second of a node: usage of each device, processes outside any lease, and warm ones."""
 
     usage: tuple[Usage, ...]
     outside: dict[str, tuple[Process, ...]] = {}
+    warm: WarmUse = WarmUse()
 
 
 class RunReport(Struct, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ class Nodes:
         """An agent's connection has gone; its ranks may well go on."""
         if self._hub.agents.get(link.node) is connection:
             del self._hub.agents[link.node]
+            self._hub.warm.pop(link.node, None)
             self._hub.handle(ev.NodeLost(node=link.node))
 
     def _hello(self, connection: Connection, hello: msg.NodeHello) -> msg.NodeWelcome:
@@ -92,6 +93,7 @@ class Nodes:
             self._hub.usage[usage.device] = usage
         self._hub.activity.sampled(self._hub.state, report.usage, time.time())
         node = connection.context.node
+        self._hub.warm[node] = report.warm
         if report.outside != {
             device.id: self._hub.state.outside[device.id]
             for device in self._hub.state.nodes[node].devices

@@ -7,11 +7,12 @@ sidebar, `aios status` and the REST interface show these rows and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage
+from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage, WarmUse
 from .measures import accuracy
 from .policy import POLICIES, Pool
 from .reasons import why
@@ -26,6 +27,7 @@ def snapshot(
     usage: Mapping[str, Usage],
     cluster: dict[str, Any],
     etas: Mapping[str, float],
+    warm: Mapping[str, WarmUse] = MappingProxyType({}),
 ) -> Snapshot:
     """Every row.
 
@@ -37,6 +39,8 @@ def snapshot(
         The head's own facts.
     etas
         When requests will start, for those of which it is known.
+    warm
+        What each node keeps ready for the next runs.
     """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
@@ -51,6 +55,7 @@ def snapshot(
                 "state": "up" if state.node_up(node.id) else "lost",
                 "cpus": node.cpus,
                 "memory": node.memory,
+                "warm": msgspec.to_builtins(warm.get(node.id, WarmUse())),
             }
             for node in nodes
         },
@@ -70,7 +75,7 @@ def snapshot(
             id: queue_row(state, state.requests[id], position, place, etas.get(id))
             for id, (position, place) in places(state).items()
         },
-        "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
         "runs": {run.id: _run(run) for run in state.runs.values()},
     }
@@ -93,6 +98,7 @@ def queue_row(
     """A request that waits, with why it does in a word and in a sentence."""
     reason = state.reason(request.id)
     return {
+        **_process(state, request.session),
         "id": request.id,
         "session": request.session,
         "user": request.user,
@@ -226,8 +232,15 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _lease(lease: Lease) -> dict[str, Any]:
+def _process(state: State, session: str) -> dict[str, Any]:
+    """The kernel or shell that a session is, for a front end to find its own."""
+    owner = state.sessions.get(session)
+    return {"host": owner.host if owner else "", "pid": owner.pid if owner else 0}
+
+
+def _lease(state: State, lease: Lease) -> dict[str, Any]:
     return {
+        **_process(state, lease.session),
         "id": lease.id,
         "session": lease.session,
         "user": lease.user,

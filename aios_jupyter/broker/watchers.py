@@ -75,7 +75,7 @@ class Watchers:
             "broker_pid": os.getpid(),
         }
         etas = self._hub.outlook.etas(time.time())
-        return snapshot(self._hub.state, self._hub.usage, cluster, etas)
+        return snapshot(self._hub.state, self._hub.usage, cluster, etas, self._hub.warm)
 
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:

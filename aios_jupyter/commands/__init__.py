@@ -24,7 +24,7 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .batch import batch
 from .cluster import doctor, down, status, up
-from .data import augment, data
+from .data import augment
 from .endpoints import endpoints, predict, serve
 from .export import export
 from .forecasts import forecast
@@ -37,6 +37,7 @@ from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
+from .storage import data
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]

@@ -91,6 +91,7 @@ def cluster_card(snapshot: dict[str, Any], now: float) -> Card:
         kinds[device["kind"]] = kinds.get(device["kind"], 0) + 1
     lost = sum(1 for node in nodes if node["state"] != "up")
     counted = ", ".join(plural(count, kind_name(kind)) for kind, count in kinds.items())
+    warm = [node["warm"] for node in nodes if node.get("warm", {}).get("processes")]
     return Card(
         f"cluster {cluster['name']}",
         badge="simulated devices" if cluster.get("simulated") else "up",
@@ -98,9 +99,18 @@ def cluster_card(snapshot: dict[str, Any], now: float) -> Card:
             ("nodes", str(len(nodes)) + (f" ({lost} lost)" if lost else "")),
             ("devices", f"{counted}; {free} free" if counted else "none"),
             ("queue", plural(len(snapshot["queue"]), "request")),
+            *((("kept warm", _warm_text(warm)),) if warm else ()),
             ("up for", format_duration(max(0.0, now - cluster["started"]))),
         ),
     )
+
+
+def _warm_text(warm: list[dict[str, Any]]) -> str:
+    """What nodes keep ready for the next runs: "torch (3 processes, 310 MB)"."""
+    frameworks = sorted({name for each in warm for name in each["frameworks"]})
+    processes = sum(each["processes"] for each in warm)
+    counted = plural(processes, "process", "processes")
+    return f"{', '.join(frameworks)} ({counted}, {format_size(sum(e['memory'] for e in warm))})"
 
 
 def kind_name(kind: str) -> str:
@@ -162,7 +172,10 @@ def _who(holder: dict[str, Any]) -> str:
 def doctor(host: Host, json_: bool) -> Any:
     """Check versions, devices and the cluster."""
     facts = [("aios-jupyter", _version("aios-jupyter")), ("Python", platform.python_version())]
-    facts += [(name, _version(name)) for name in ("torch", "tensorflow", "distributed", "mlflow")]
+    facts += [
+        (name, _version(name))
+        for name in ("torch", "tensorflow", "horovod", "distributed", "mlflow")
+    ]
     facts += [("system", f"{platform.system()} {platform.machine()}"), ("python", sys.executable)]
     facts += [("devices here", _devices()), ("cluster", _cluster(host))]
     if json_:

@@ -18,18 +18,23 @@ ENDS = {"succeeded", "failed", "stopped"}
 
 @dataclass
 class Series:
-    """One metric over time in bounded memory: when it is full, every second point is dropped."""
+    """One metric in bounded memory: when it is full, every second point is dropped.
+
+    `steps` are those that the code gives with its values, else their numbers.
+    """
 
     points: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     stride: int = 1
     seen: int = 0
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, step: int | None = None) -> None:
         """Take one more value."""
         if self.seen % self.stride == 0:
             self.points.append(value)
+            self.steps.append(self.seen + 1 if step is None else step)
             if len(self.points) > POINTS:
-                del self.points[1::2]
+                del self.points[1::2], self.steps[1::2]
                 self.stride *= 2
         self.seen += 1
 
@@ -108,7 +113,7 @@ class Feed:
             case "metrics" if rank == 0:
                 for name, value in event.get("values", {}).items():
                     self.metrics[name] = float(value)
-                    self.series.setdefault(name, Series()).add(float(value))
+                    self.series.setdefault(name, Series()).add(float(value), event.get("step"))
             case "error":
                 self.error = self.error or dict(event)
             case "exit":

@@ -44,7 +44,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--lease", default=None, metavar="LEASE", help="Run on this lease."),
         click.option(
             "--framework",
-            type=click.Choice(["auto", "torch", "tensorflow", "none"]),
+            type=click.Choice(["auto", "torch", "tensorflow", "horovod", "none"]),
             default="auto",
             help="What to set up before the code runs.",
         ),
@@ -71,6 +71,12 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--profile",
             is_flag=True,
             help="Profile some steps of rank 0 with torch's profiler: see 'profile'.",
+        ),
+        click.option(
+            "--compress",
+            type=click.Choice(["none", "fp16", "bf16", "powersgd"]),
+            default="none",
+            help="Send fewer bytes of the gradients between ranks (torch's DDP).",
         ),
         click.option("--profile-all", is_flag=True, help="Profile every rank."),
         labelled,
@@ -136,7 +142,7 @@ def _start(
         )
     options["detach"] = flags["detach"]
     options["kind"] = kind
-    options |= {key: flags[key] for key in ("max_restarts", "checkpoints", "resume")}
+    options |= {key: flags[key] for key in ("max_restarts", "checkpoints", "resume", "compress")}
     options["profile"] = "all" if flags["profile_all"] else "first" if flags["profile"] else ""
     if flags["devices"] is not None and flags["gpus"] is not None:
         raise UsageError("Give --devices or --gpus, not both.")

@@ -98,9 +98,9 @@ class Card:
         return "\n".join(lines)
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 device`, `2 devices`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, noun: str, several: str = "") -> str:
+    """`1 device`, `2 devices`; `several` is for nouns that take no s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
 def number(value: float) -> str:

@@ -61,7 +61,9 @@ class Agent:
         self._unsent: list[tuple[str, Any]] = []
         self._grants: dict[str, msg.Grant] = {}
         self._state = state
-        self._zygotes = Zygotes(state / "zygotes", settings().zygote_idle)
+        self._zygotes = Zygotes(
+            state / "zygotes", settings().zygote_idle, settings().zygote_memory * 1e9
+        )
         self.runs = HostedRuns(state / "runs", host, self._report, self._zygotes)
         self._door = Door(
             self.runs,
@@ -100,6 +102,8 @@ class Agent:
             version=__version__,
         )
         await self._look()
+        for framework in filter(None, settings().zygote_ahead.split(",")):
+            self._zygotes.ahead(framework.strip(), len(self.devices))
         self._tasks = [
             asyncio.create_task(self._stay_connected()),
             asyncio.create_task(self._sample()),
@@ -222,7 +226,9 @@ class Agent:
             await asyncio.sleep(SAMPLE_INTERVAL)
             try:
                 usage = await self._look()
-                report = msg.NodeReport(usage=usage, outside=self._outside)
+                report = msg.NodeReport(
+                    usage=usage, outside=self._outside, warm=self._zygotes.use()
+                )
                 self._report("node.report", report, durable=False)
                 await self._enforce()
                 self._door.let_go()

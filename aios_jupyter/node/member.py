@@ -18,6 +18,13 @@ from . import reaper
 from .output import Output
 from .verdict import Sign
 
+# glibc's allocator: a training step frees as much as the next one takes, and giving it to the kernel
+# in between cost up to a third of the steps a second, by chance of what was freed in which order.
+KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
+}
+
 
 class Process(Protocol):
     """A child of this process."""

@@ -27,11 +27,11 @@ from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
 from ..schema import RankExit
 from . import reaper, starting
-from .member import RankProcess, read_fault, threads_for
+from .member import KEEP_MEMORY, RankProcess, read_fault, threads_for
 from .output import Outputs
-from .spares import Zygote, ZygoteError
+from .spares import ZygoteError
 from .verdict import Sign, first_cause, reason_of
-from .zygotes import Zygotes
+from .zygotes import Warm, Zygotes
 
 __all__ = ["EventReader", "LocalGang", "bind_port"]
 
@@ -41,16 +41,10 @@ log = logging.getLogger("aios.node")
 SETTLE = 0.1
 # How long the others have once a rank has failed.
 FAILED_GRACE = 1.0
-# glibc's allocator: a training step frees as much as the next one takes, and giving it to the kernel
-# in between cost up to a third of the steps a second, by chance of what was freed in which order.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
-}
 
 
 async def _from_zygote(
-    zygote: Zygote, what: tuple[Orders, dict[str, str], str, str]
+    zygote: Warm, what: tuple[Orders, dict[str, str], str, str]
 ) -> starting.Started:
     spare = await zygote.spare()
     try:
@@ -215,7 +209,7 @@ class LocalGang:
         path.write_text(self._spec.source, encoding="utf-8")
         return str(path)
 
-    async def _launch(self, spec: RankSpec, zygote: Zygote | None) -> None:
+    async def _launch(self, spec: RankSpec, zygote: Warm | None) -> None:
         run = self._spec
         listen = self._listen_fd if self._listen_fd is not None and spec.rank == 0 else -1
         orders = Orders(

@@ -14,11 +14,13 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from ..process import process_start
 from . import reaper, zygote
+from .member import Process
 from .output import anonymous_file
 from .zygote import LABEL, ONE_THREAD, PACKET, Birth, Fork, Forked, Handed, Ready, encode
 
@@ -41,6 +43,21 @@ class Key:
     python: str
     framework: str
     variables: frozenset[tuple[str, str]]
+
+
+class Waiting(Protocol):
+    """A process that has imported a framework and waits to be a rank."""
+
+    pid: int
+
+    def bear(self, birth: Birth, fds: dict[str, int]) -> Process:
+        """Make it a rank; raises `ZygoteError` when it has ended."""
+
+    def kill(self) -> None:
+        """Kill it; `end` has to follow."""
+
+    def end(self) -> None:
+        """Kill it and wait for its end."""
 
 
 class Adopted:
@@ -73,15 +90,7 @@ class Spare:
         ZygoteError
             It has ended.
         """
-        told = anonymous_file(encode(birth))
-        handed = {**fds, "birth": told}
-        try:
-            head = encode(Handed(names=tuple(handed)))
-            socket.send_fds(self._control, [head], list(handed.values()))
-        except OSError as error:
-            raise ZygoteError(f"spare {self.pid} cannot be told: {error}") from error
-        finally:
-            os.close(told)
+        _tell(self._control, birth, fds, self.pid)
         self._control.close()
         return Adopted(self.pid)
 
@@ -95,6 +104,19 @@ class Spare:
         """Kill it and wait for its end."""
         self.kill()
         Adopted(self.pid).wait()
+
+
+def _tell(control: socket.socket, birth: Birth, fds: dict[str, int], pid: int) -> None:
+    """Send a waiting process all that makes it a rank."""
+    told = anonymous_file(encode(birth))
+    handed = {**fds, "birth": told}
+    try:
+        head = encode(Handed(names=tuple(handed)))
+        socket.send_fds(control, [head], list(handed.values()))
+    except OSError as error:
+        raise ZygoteError(f"spare {pid} cannot be told: {error}") from error
+    finally:
+        os.close(told)
 
 
 class Zygote:
@@ -111,7 +133,7 @@ class Zygote:
     def __init__(self, key: Key, environment: Mapping[str, str], directory: Path) -> None:
         self.key = key
         self.ready = Ready()
-        self.spares: list[Spare] = []
+        self.spares: list[Waiting] = []
         self.used = 0.0
         self.ended = False
         self.held = -1
@@ -174,9 +196,9 @@ class Zygote:
     @property
     def fresh(self) -> bool:
         """Whether its packages are still those that it has imported."""
-        return zygote.changed(list(self.ready.packages)) == self.ready.packages
+        return self.ready.fresh
 
-    async def spare(self) -> Spare:
+    async def spare(self) -> Waiting:
         """A spare: one that waits, or a new one.
 
         Raises
@@ -246,6 +268,23 @@ class Zygote:
             raise ZygoteError("it has ended")
         return data
 
+    def become(self, birth: Birth, fds: dict[str, int]) -> subprocess.Popen[bytes]:
+        """Make the process itself a rank, where it must not be forked; it is no zygote any more.
+
+        Raises
+        ------
+        ZygoteError
+            It has ended.
+        """
+        _tell(self._control, birth, fds, self.process.pid)
+        self.ended = True
+        self._let_go()
+        return self.process
+
+    def pids(self) -> list[int]:
+        """It and its spares."""
+        return [] if self.ended else [self.process.pid, *(spare.pid for spare in self.spares)]
+
     def end(self) -> None:
         """Kill it and its spares, and wait for that; not the ranks, which are none of its own."""
         if self.ended:
@@ -259,6 +298,9 @@ class Zygote:
             spare.end()
         self.spares.clear()
         self.process.wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
         if self.held >= 0:

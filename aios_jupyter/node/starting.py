@@ -16,7 +16,7 @@ from ..runs.rank import Orders
 from . import reaper
 from .member import Process
 from .output import anonymous_file
-from .spares import Spare
+from .spares import Waiting
 from .zygote import Birth
 
 
@@ -36,7 +36,7 @@ class Started:
 
 
 def start(
-    orders: Orders, environment: dict[str, str], cwd: str, python: str, spare: Spare | None = None
+    orders: Orders, environment: dict[str, str], cwd: str, python: str, spare: Waiting | None = None
 ) -> Started:
     """Start a rank.
 
@@ -106,7 +106,7 @@ def _anew(
 
 
 def _forked(
-    orders: Orders, environment: dict[str, str], cwd: str, spare: Spare, own: dict[str, int]
+    orders: Orders, environment: dict[str, str], cwd: str, spare: Waiting, own: dict[str, int]
 ) -> Process:
     with _folder(cwd) as folder:
         handed = {**_descriptors(orders), "cwd": folder}

@@ -14,7 +14,7 @@ _LOST_PEER = re.compile(
     r"connection (was )?(closed|reset|refused|aborted)|broken ?pipe|\bpeer\b|gloo|nccl|"
     r"timed ?out|Dist(Backend|Network)Error|remote process exited|"
     r"collective ops is aborted|socket closed|failed to connect|UnavailableError|"
-    r"coordination service",
+    r"coordination service|horovod has been shut down",
     re.IGNORECASE,
 )
 

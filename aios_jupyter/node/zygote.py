@@ -3,8 +3,9 @@
 `python -P -m aios_jupyter.node.zygote FD PARENT FRAMEWORK LABEL` is started by `node/zygotes.py`,
 which talks to it over a socket. It has one thread and touches no device, so that forking it is safe.
 On each `Fork` it makes a spare: a process that is the agent's own child, not the zygote's, leads a
-session, and waits on a socket of its own for the `Birth` that makes it a rank. Linux only; the
-framework is imported when it runs, and the agent imports only the messages from here.
+session, and waits on a socket of its own for the `Birth` that makes it a rank. Where the framework
+does not survive a fork the process is a spare itself. Linux only; the framework is imported when it
+runs, and the agent imports only the messages from here.
 """
 
 from __future__ import annotations
@@ -25,26 +26,41 @@ from pathlib import Path
 
 import msgspec
 
-from ..runs import rank
+from ..runs import frameworks, rank
 from ..runs.rank import Orders
 from ..schema import Struct
 
 # The first of each has to be there; the others are what it imports late, in the user's first step.
+_TORCH = (
+    "torch",
+    "torch.distributed",
+    "torch.distributed.fsdp",
+    "torch.nn.parallel",
+    "torch.optim",
+    "torch.utils.data",
+    "torch._dynamo",
+    "numpy",
+    "cloudpickle",
+    "aios_jupyter.runs.torch",
+    "aios_jupyter.train",
+)
 PRELOADED = {
-    "torch": (
-        "torch",
-        "torch.distributed",
-        "torch.distributed.fsdp",
-        "torch.nn.parallel",
-        "torch.optim",
-        "torch.utils.data",
-        "torch._dynamo",
+    "torch": _TORCH,
+    "horovod": (*_TORCH, "horovod.torch", "psutil"),
+    "tensorflow": (
+        "tensorflow",
+        "tensorflow.python.distribute.collective_all_reduce_strategy",
+        "keras",
+        "h5py",
         "numpy",
         "cloudpickle",
-        "aios_jupyter.runs.torch",
+        "aios_jupyter.runs.tensorflow",
+        "aios_jupyter.runs.keras",
         "aios_jupyter.train",
-    )
+    ),
 }
+# Its own runtime says so, whether or not its threads are there already.
+NEVER_FORKED = frozenset({"tensorflow"})
 # While the zygote imports, so that no library starts threads; the ranks get their own numbers.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 MARK = "AIOS_RANK_MARK"
@@ -59,15 +75,21 @@ _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 
 
 class Ready(Struct):
-    """The zygote can fork, unless `unfit` says why not.
+    """The zygote can fork, unless `unfit` says why it is of no use, or `alone` why it is only a spare.
 
     `memory` in bytes; `packages` are the folders that packages are installed in, and when each was
     changed last (nanoseconds).
     """
 
     unfit: str = ""
+    alone: str = ""
     memory: int = 0
     packages: dict[str, int] = {}
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the packages are still those that were imported."""
+        return changed(list(self.packages)) == self.packages
 
 
 class Fork(Struct):
@@ -108,9 +130,12 @@ def main() -> None:
     control.set_inheritable(False)
     parent = int(sys.argv[2])
     tie(parent)
-    control.send(encode(_preload(sys.argv[3])))
-    spare = _serve(control, parent)
-    control.close()
+    ready = _preload(sys.argv[3])
+    control.send(encode(ready))
+    spare: socket.socket | None = control
+    if not ready.alone:
+        spare = _serve(control, parent)
+        control.close()
     if spare is None:
         return
     orders = _be_born(spare)
@@ -127,6 +152,10 @@ def tie(parent: int) -> None:
 
 def _preload(framework: str) -> Ready:
     needed, *others = PRELOADED[framework]
+    if framework == "tensorflow":
+        frameworks.quieten_tensorflow(1)
+        if os.environ.get("TF_USE_LEGACY_KERAS"):
+            others.append("tf_keras")
     try:
         importlib.import_module(needed)
     except Exception as error:  # noqa: BLE001  # a broken package raises anything
@@ -135,16 +164,19 @@ def _preload(framework: str) -> Ready:
         # Builds differ in what they have, and the user's code says so itself where it needs it.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    unfit = ""
+    unfit = alone = ""
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208  # names are enough
-    if threads > 1:
-        unfit = f"importing {framework} started {threads - 1} threads"
-    elif device := _open_device():
+    if device := _open_device():
         unfit = f"importing {framework} opened {device}"
+    elif threads > 1:
+        alone = f"importing {framework} started {threads - 1} threads"
+    elif framework in NEVER_FORKED:
+        alone = f"{framework} does not survive a fork"
     gc.collect()
     # Else the first collection in each rank would copy all of it.
     gc.freeze()
-    return Ready(unfit=unfit, memory=_memory(), packages=changed(_package_folders()))
+    folders = changed(_package_folders())
+    return Ready(unfit=unfit, alone=alone, memory=_memory(), packages=folders)
 
 
 def _open_device() -> str:
@@ -163,7 +195,7 @@ def _memory() -> int:
 
 def _package_folders() -> list[str]:
     folders = {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}
-    for name in ("torch", "numpy"):
+    for name in ("torch", "numpy", "tensorflow", "keras", "horovod"):
         file = getattr(sys.modules.get(name), "__file__", None)
         folders |= {str(Path(file).parent)} if file else set()
     return sorted(folders)

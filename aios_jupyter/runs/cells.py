@@ -30,13 +30,14 @@ __all__ = [
     "unpack",
 ]
 
-Framework = Literal["torch", "tensorflow", "none"]
+Framework = Literal["torch", "tensorflow", "horovod", "none"]
 
 _TORCH = frozenset({
     "torch", "torchvision", "torchaudio", "lightning", "pytorch_lightning", "accelerate", "timm",
     "ignite", "fastai", "kornia", "opacus",
 })  # fmt: skip
 _TENSORFLOW = frozenset({"tensorflow", "tf_keras", "keras"})
+_FRAMEWORKS = _TORCH | _TENSORFLOW | {"horovod"}
 
 FUNCTION = "__aios_function__"
 ARGUMENTS = "__aios_args__"
@@ -49,19 +50,25 @@ RESULT = "__aios_result__"
 def detect_framework(source: str, push: dict[str, Any]) -> Framework:
     """The framework that a cell or script uses, by its imports and by the values pushed to it.
 
-    Where it uses both, TensorFlow is the one that needs preparation and wins; Keras alone counts
-    as what `KERAS_BACKEND` says, TensorFlow when nothing does.
+    Horovod comes with another and wins; of the others, TensorFlow is the one that needs preparation.
+    Keras alone counts as what `KERAS_BACKEND` says, TensorFlow when nothing does. Where Horovod is
+    not installed, code that only tries to import it does not count as using it.
 
     Raises
     ------
     UsageError
         The source does not parse.
     """
-    found = set(_imported(parse(source)))
+    tree = parse(source)
+    found = set(_imported(tree))
+    if "horovod" in found and not _has_horovod():
+        found -= _tried(tree)
     for value in push.values():
         found |= _roots(value)
     if "keras" in found and _keras_on_torch():
         found = found - {"keras"} | {"torch"}
+    if "horovod" in found:
+        return "horovod"
     if found & _TENSORFLOW:
         return "tensorflow"
     return "torch" if found & _TORCH else "none"
@@ -73,12 +80,30 @@ def _keras_on_torch() -> bool:
     return os.environ.get("KERAS_BACKEND") == "torch"
 
 
+def _has_horovod() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("horovod") is not None
+
+
+def _tried(tree: ast.Module) -> set[str]:
+    """What is imported only where its absence may be caught."""
+    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    within = {id(inner) for node in tries for part in node.body for inner in ast.walk(part)}
+    bare = [node for node in ast.walk(tree) if id(node) not in within]
+    return set(_imported(tree)) - {name for node in bare for name in _imports_of(node)}
+
+
 def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.split(".")[0]
+        yield from _imports_of(node)
+
+
+def _imports_of(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        yield node.module.split(".")[0]
 
 
 def _roots(value: Any) -> set[str]:
@@ -90,6 +115,8 @@ def _roots(value: Any) -> set[str]:
         used = [value.__globals__[name] for name in names if name in value.__globals__]
         modules = {thing.__name__ for thing in used if isinstance(thing, types.ModuleType)}
         modules |= {base.__module__ for c in used if isinstance(c, type) for base in c.__mro__}
+        # What is imported within it is no global, but its name is there.
+        modules |= {name for name in names if name.split(".")[0] in _FRAMEWORKS}
         return {name.split(".")[0] for name in modules | {value.__module__ or ""}}
     kind = value if isinstance(value, type) else type(value)
     return {str(base.__module__).split(".")[0] for base in kind.__mro__}
@@ -157,11 +184,17 @@ def pack_pulled(values: dict[str, Any]) -> Packed:
     except Exception:
         for name, value in values.items():
             if reason := _refusal(value, notebook=False):
-                raise UsageError(
-                    f"'{name}' cannot be pulled: {reason}; pull something that can be pickled, "
-                    "such as its state_dict() or a copy of its values."
-                ) from None
+                instead = GATHER if reason == SHARDED else PICKLE
+                raise UsageError(f"'{name}' cannot be pulled: {reason}; {instead}.") from None
         raise
+
+
+SHARDED = "it is sharded, and rank 0 has a part of it"
+GATHER = (
+    "have all ranks gather it, as get_model_state_dict of torch.distributed.checkpoint.state_dict does "
+    "with the option full_state_dict, and pull that"
+)
+PICKLE = "pull something that can be pickled, such as its state_dict() or a copy of its values"
 
 
 def unpack(data: Any) -> dict[str, Any]:
@@ -250,12 +283,19 @@ def _portable(torch: Any, value: Any) -> tuple[Any, ...] | None:
     """How a value of torch is pickled so that any process can load it; None: as always."""
     if isinstance(value, torch.nn.parallel.DistributedDataParallel):
         return same, (value.module,)
+    if _is_sharded(type(value)):
+        raise pickle.PicklingError(SHARDED)
     if isinstance(value, torch.Tensor) and value.device.type not in ("cpu", "meta"):
         host = value.detach().cpu()
         if isinstance(value, torch.nn.Parameter):
             return torch.nn.Parameter, (host, value.requires_grad)
         return same, (host,)
     return None
+
+
+def _is_sharded(kind: type) -> bool:
+    """Whether values of a type belong to all ranks together; these parts of torch may not be loaded."""
+    return not {"FSDPModule", "DTensor"}.isdisjoint(base.__name__ for base in kind.__mro__)
 
 
 def _refusal(value: Any, *, notebook: bool) -> str:

@@ -2,7 +2,8 @@
 
 Every rank writes its own part, so that sharded models (FSDP2, tensor parallel) need no more memory
 than they have, and another number of ranks can read what these have written. DCP writes `.metadata`
-last, with which a checkpoint counts (`places`).
+last, with which a checkpoint counts (`places`). Under Horovod, where all ranks have the same, rank 0
+writes and all read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as parts
 
 from ..errors import UsageError
+from . import horovod
 from .places import Place
 
 
@@ -33,7 +35,9 @@ def save(state: dict[str, Any], step: int, root: str, keep: int) -> None:
             place.begin(step)
         _barrier()
         target = place.target(step)
-        dcp.save(_parts(state), storage_writer=_writer(place, target))
+        found = _parts(state)
+        if _rank() == 0 or horovod.joined() is None:
+            dcp.save(found, storage_writer=_writer(place, target))
         if _rank() == 0:
             place.finish(step, keep)
             place.announce(step, time.monotonic() - started)
@@ -62,7 +66,9 @@ def _parts(state: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, torch.nn.Module):
             result[name] = parts.get_model_state_dict(value)
         elif isinstance(value, torch.optim.Optimizer):
-            result[name] = parts.get_optimizer_state_dict(_model_of(name, value, state), value)
+            with horovod.plain(value):
+                own = _model_of(name, value, state)
+                result[name] = parts.get_optimizer_state_dict(own, value)
         else:
             has_state = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
             result[name] = _packed(value.state_dict() if has_state else value)
@@ -81,7 +87,9 @@ def _give_back(state: dict[str, Any], name: str, value: Any, found: Any) -> None
         parts.set_model_state_dict(value, found)
         return
     if isinstance(value, torch.optim.Optimizer):
-        parts.set_optimizer_state_dict(_model_of(name, value, state), value, optim_state_dict=found)
+        with horovod.plain(value):
+            own = _model_of(name, value, state)
+            parts.set_optimizer_state_dict(own, value, optim_state_dict=found)
         return
     # The user's own file, as any pickle of theirs is.
     kept = torch.load(io.BytesIO(found), weights_only=False)
@@ -124,19 +132,29 @@ def _reader(place: Place, target: str) -> Any:
 # --- the ranks
 
 
+def _grouped() -> bool:
+    return bool(dist.is_available() and dist.is_initialized())
+
+
 def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    if _grouped():
+        return int(dist.get_rank())
+    hvd = horovod.joined()
+    return int(hvd.rank()) if hvd else 0
 
 
 def _barrier() -> None:
-    if dist.is_available() and dist.is_initialized():
+    if _grouped():
         dist.barrier()
+    elif hvd := horovod.joined():
+        hvd.barrier()
 
 
 def _agreed(number: int) -> int:
     """Rank 0's number."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return number
+    if not _grouped():
+        hvd = horovod.joined()
+        return int(hvd.broadcast_object(number)) if hvd else number
     told = [number]
     dist.broadcast_object_list(told, src=0)
     return told[0]
@@ -144,8 +162,9 @@ def _agreed(number: int) -> int:
 
 def any_rank(flag: bool) -> bool:
     """Whether it is so on any rank; every rank calls it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return flag
+    if not _grouped():
+        hvd = horovod.joined()
+        return any(hvd.allgather_object(flag)) if hvd else flag
     device = os.environ.get("AIOS_DEVICE", "cpu") if dist.get_backend() == "nccl" else "cpu"
     told = torch.tensor([float(flag)], device=device)
     dist.all_reduce(told, op=dist.ReduceOp.MAX)

@@ -1,8 +1,8 @@
-"""One address for each rank, for frameworks that need them all beforehand (TF_CONFIG).
+"""What every rank has to know of each before the user's code runs, as the addresses in TF_CONFIG.
 
-Each rank takes a port of its own, and rank 0 tells everybody all of them over the socket that the
-agent has bound for the run's rendezvous. Every attempt of a run has a socket of its own, so that
-ranks of different attempts never meet.
+Each rank tells rank 0, which tells everybody all of it, over the socket that the agent has bound for
+the run's rendezvous. Every attempt of a run has a socket of its own, so that ranks of different
+attempts never meet.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..config import IS_LINUX
@@ -34,21 +35,34 @@ def meet(orders: Orders) -> tuple[str, ...]:
     ClusterError
         Not all ranks have come within `MEET_TIMEOUT` seconds.
     """
+    port = reserve_port(orders.rendezvous.address)
+    return exchange(orders, lambda host: f"{_bracketed(host)}:{port}")
+
+
+def exchange(orders: Orders, tell: Callable[[str], str]) -> tuple[str, ...]:
+    """What each rank tells, in order; `tell` gets the address at which the others reach this one.
+
+    Raises
+    ------
+    ClusterError
+        Not all ranks have come within `MEET_TIMEOUT` seconds.
+    """
     rank, world, there = orders.rank.rank, orders.spec.world_size, orders.rendezvous
     deadline = time.monotonic() + MEET_TIMEOUT
-    port = reserve_port(there.address)
+    if world == 1:
+        return (tell(there.address),)
     if rank == 0:
         with socket.socket(fileno=os.dup(orders.listen_fd)) as listener:
-            return _gather(listener, orders, f"{_bracketed(there.address)}:{port}", deadline)
+            return _gather(listener, orders, tell(there.address), deadline)
     with _reach(there.address, there.port, deadline) as connection:
-        host = _bracketed(connection.getsockname()[0])
-        hello = {"run": orders.spec.id, "rank": rank, "peer": f"{host}:{port}"}
+        told = tell(connection.getsockname()[0])
+        hello = {"run": orders.spec.id, "rank": rank, "peer": told}
         connection.sendall(json.dumps(hello).encode() + b"\n")
         connection.settimeout(max(0.1, deadline - time.monotonic()))
-        told = _line(connection)
-    if not isinstance(told, list) or len(told) != world:
+        everybodys = _line(connection)
+    if not isinstance(everybodys, list) or len(everybodys) != world:
         raise _missing(world)
-    return tuple(told)
+    return tuple(everybodys)
 
 
 def tf_config(peers: tuple[str, ...], rank: int) -> str:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import builtins
 import faulthandler
-import functools
-import importlib.abc
-import importlib.util
 import io
 import os
 import runpy
@@ -18,8 +15,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,7 @@ import msgspec
 from ..config import IS_LINUX
 from ..errors import AiosError, UsageError
 from ..schema import DeviceKind, Struct
-from . import cells, peers, postmortem
+from . import cells, frameworks, postmortem
 from . import lifeline as lifelines
 from .events import Channel, ErrorRaised, NamesPulled, open_channel
 from .lifeline import STOPPED, Stopped, Watch, tie_to_agent
@@ -113,7 +109,13 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     defaults = {
         "OMP_NUM_THREADS": str(orders.threads),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        # What Lightning's Trainer takes where the code names no devices: of CPUs it sees one.
+        "PL_TRAINER_DEVICES": str(local_world),
+        "PL_TRAINER_NUM_NODES": str(variables["GROUP_WORLD_SIZE"]),
     }
+    if not on_gpu:
+        # Else Accelerate has every rank train alone.
+        defaults["ACCELERATE_USE_CPU"] = "true"
     if meet.address.startswith("127."):
         # Else gloo looks up this machine's name, which need not resolve.
         defaults["GLOO_SOCKET_IFNAME"] = "lo" if IS_LINUX else "lo0"
@@ -153,73 +155,20 @@ def run(orders: Orders) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    for name, action in _ATTACHED.items():
-        after_import(name, functools.partial(action, orders))
     try:
         code = _attempt(orders, channel)
-        if code == 0 and (tensorflow := sys.modules.get(f"{__package__}.tensorflow")) is not None:
-            tensorflow.finish()
+        if code == 0:
+            frameworks.await_others()
     finally:
-        if (torch := sys.modules.get(f"{__package__}.torch")) is not None:
-            torch.finish()
+        frameworks.finish()
         channel.flush()
         watch.end()
     return code
 
 
-def _attach_torch(orders: Orders) -> None:
-    from . import torch
-
-    torch.attach(orders)
-
-
-def _attach_tensorflow(orders: Orders) -> None:
-    if orders.spec.framework == "tensorflow":
-        from . import tensorflow
-
-        tensorflow.attach(orders)
-        _join_tf_keras()
-
-
-def _attach_keras(orders: Orders) -> None:
-    if orders.spec.framework != "none":
-        from . import keras
-
-        keras.attach(sys.modules["keras"], orders.rank.rank, _tensorflow_cluster)
-
-
-def _attach_tf_keras(orders: Orders) -> None:
-    if orders.spec.framework != "none":
-        from . import keras
-
-        keras.attach_legacy(sys.modules["tf_keras"], orders.rank.rank)
-        _join_tf_keras()
-
-
-def _join_tf_keras() -> None:
-    """Once both are there: which is imported first depends on how."""
-    cluster = _tensorflow_cluster()
-    if cluster is not None and "tf_keras" in sys.modules:
-        cluster.become_default()
-
-
-def _tensorflow_cluster() -> Any:
-    tensorflow = sys.modules.get(f"{__package__}.tensorflow")
-    return None if tensorflow is None else tensorflow.cluster
-
-
-_ATTACHED = {
-    "torch": _attach_torch,
-    "tensorflow": _attach_tensorflow,
-    "keras": _attach_keras,
-    "tf_keras": _attach_tf_keras,
-}
-
-
 def _attempt(orders: Orders, channel: Channel) -> int:
     try:
-        if orders.spec.framework == "tensorflow":
-            _prepare_tensorflow(orders)
+        frameworks.prepare(orders)
         values = _execute(orders)
         if orders.rank.rank == 0 and orders.spec.pull:
             _pull(orders, values, channel)
@@ -267,16 +216,6 @@ def _users_part(trace: types.TracebackType | None) -> types.TracebackType | None
     while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next
     return trace
-
-
-def _prepare_tensorflow(orders: Orders) -> None:
-    """TF_CONFIG, which code reads before it imports TensorFlow."""
-    # Else it prints how it was compiled, and takes all cores for each rank.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(orders.threads))
-    if orders.spec.world_size > 1 and orders.agent_store:
-        there = peers.meet(orders)
-        os.environ["TF_CONFIG"] = peers.tf_config(there, orders.rank.rank)
 
 
 # --- the user's code
@@ -358,49 +297,6 @@ def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
             os.close(fd)
         aside.replace(path)
     channel.send(NamesPulled(time=time.time(), path=str(path), size=packed.size))
-
-
-# --- frameworks
-
-
-def after_import(name: str, action: Callable[[], None]) -> None:
-    """Call `action` once `name` has been imported by whoever imports it; at once if it has been."""
-    if name in sys.modules:
-        action()
-    else:
-        sys.meta_path.insert(0, _AfterImport(name, action))
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: lets the other finders find, and adds to what the loader does."""
-
-    def __init__(self, name: str, action: Callable[[], None]) -> None:
-        self._name = name
-        self._action = action
-        self._looking = False
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self._name or self._looking:
-            return None
-        self._looking = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._looking = False
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: types.ModuleType) -> None:
-                execute(module)
-                # Not earlier: many libraries look for a module without importing it.
-                sys.meta_path.remove(self)
-                self._action()
-
-            # The loader was made for this import alone.
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def main() -> None:

@@ -21,12 +21,16 @@ class Entry(StrEnum):
     FUNCTION = "function"
 
 
+# How gradients can be sent as less than they are: torch's communication hooks.
+COMPRESSIONS = ("fp16", "bf16", "powersgd")
+
+
 class RunSpec(Struct, frozen=True, kw_only=True):
-    """A run, the same on every node. `framework` is `torch`, `tensorflow` or `none`.
+    """A run, the same on every node. `framework` is `torch`, `tensorflow`, `horovod` or `none`.
 
     `checkpoints` is where they go (a URL of fsspec), "" for the run's own directory; `resume` is a
     run of the same user whose checkpoints are gone on with. `profile`: `first` profiles rank 0, `all`
-    every rank.
+    every rank. `compress` is one of `COMPRESSIONS`, or "".
     """
 
     id: str
@@ -48,6 +52,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     checkpoints: str = ""
     resume: str = ""
     profile: str = ""
+    compress: str = ""
 
 
 class RankSpec(Struct, frozen=True, kw_only=True):

@@ -6,25 +6,17 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
 
-from ..errors import UsageError
 from . import events
 
 if TYPE_CHECKING:
+    from .compress import Compressor
     from .profile import Profiler
     from .rank import Orders
 
@@ -35,15 +27,16 @@ LAST_WORK = 0.05
 _kept: list[Any] = []
 _steps: StepCounter | None = None
 _profiler: Profiler | None = None
+_compressor: Compressor | None = None
 
 
 def attach(orders: Orders) -> None:
     """Serve the ranks' store in rank 0, on the port that was bound before any rank started.
 
-    Also keeps to the lease's share of the GPU's memory, where it has no more than that, and counts
-    optimizer steps, where there is an agent to tell.
+    Also keeps to the lease's share of the GPU's memory, where it has no more than that, compresses
+    gradients when it is told to, and counts optimizer steps, where there is an agent to tell.
     """
-    global _steps, _profiler  # noqa: PLW0603  # one process trains at a time
+    global _steps, _profiler, _compressor  # noqa: PLW0603  # one process trains at a time
     if orders.listen_fd >= 0 and dist.is_available():
         meet = orders.rendezvous
         store = dist.TCPStore(
@@ -60,11 +53,18 @@ def attach(orders: Orders) -> None:
         _keep_to(orders.rank.share)
     if dist.is_available():
         _end_groups_gently()
+    if orders.spec.compress and dist.is_available():
+        from .compress import Compressor
+
+        _compressor = Compressor(orders.spec.compress)
+        _compressor.install()
     channel = events.channel()
     if channel is not None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         _steps = StepCounter(channel)
+        if _compressor is not None:
+            _steps.more = _compressor.metrics
         if orders.spec.profile == "all" or (orders.spec.profile and orders.rank.rank == 0):
             from .profile import Profiler
 
@@ -95,6 +95,8 @@ def finish() -> None:
         _steps.report()
     if _profiler is not None:
         _profiler.finish()
+    if _compressor is not None and os.environ.get("RANK") == "0":
+        _compressor.tell()
     if dist.is_available() and dist.is_initialized():
         _settle()
 
@@ -132,6 +134,8 @@ class StepCounter:
     ----------
     after
         Called after each step that is counted.
+    more
+        Gives metrics to report along with the rate.
     """
 
     REST = 5.0
@@ -147,6 +151,7 @@ class StepCounter:
         self._last_step = 0.0
         self._last_report: float | None = None
         self.after: Callable[[], None] | None = None
+        self.more: Callable[[], dict[str, float]] = dict
 
     def __call__(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """After each step of any optimizer."""
@@ -171,89 +176,7 @@ class StepCounter:
     def _report(self, now: float) -> None:
         if self._last_report is not None and now > self._last_report:
             rate = (self._steps - self._reported) / (now - self._last_report)
-            self._channel.metrics({"steps_per_second": rate}, self._steps)
+            self._channel.metrics({"steps_per_second": rate, **self.more()}, self._steps)
         if self._channel.counts_steps:
             self._channel.progress(self._steps, unit="step")
         self._reported, self._last_report = self._steps, now
-
-
-# --- train.prepare
-
-
-def prepare(
-    device: torch.device, model: Any, optimizer: Any | None, loader: Any | None
-) -> tuple[Any, ...]:
-    """`train.prepare` for torch; gives back what was given, in order."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if device.type != "cpu":
-        model = model.to(device)
-    if world_size > 1:
-        if not dist.is_initialized():
-            dist.init_process_group()
-        model = _distributed(model, device)
-        loader = None if loader is None else sharded(loader)
-    return tuple(part for part in (model, optimizer, loader) if part is not None)
-
-
-def _distributed(model: Any, device: torch.device) -> Any:
-    wrapper = torch.nn.parallel.DistributedDataParallel
-    if isinstance(model, wrapper) or not any(part.requires_grad for part in model.parameters()):
-        return model
-    return wrapper(model, device_ids=[device.index] if device.type == "cuda" else None)
-
-
-def sharded(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same loader over this rank's share of the data, shuffled anew in each iteration.
-
-    Raises
-    ------
-    UsageError
-        Its order comes from a sampler or an iterable that cannot be split from outside.
-    """
-    sampler = loader.sampler
-    if isinstance(sampler, DistributedSampler):
-        return loader
-    if isinstance(loader.dataset, IterableDataset):
-        raise UsageError(
-            "An IterableDataset cannot be split between ranks from outside; let it yield every "
-            "world_size-th item, starting with item rank (aios_jupyter.train has both)."
-        )
-    plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None
-    if not plain or type(sampler) not in (RandomSampler, SequentialSampler):
-        name = type(sampler if plain else loader.batch_sampler).__name__
-        raise UsageError(
-            f"A loader with a {name} cannot be split between ranks; give it a DistributedSampler, "
-            "or shuffle=True or False without a sampler."
-        )
-    own = DistributedSampler(
-        loader.dataset, shuffle=isinstance(sampler, RandomSampler), drop_last=loader.drop_last
-    )
-    return _EpochLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        sampler=own,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
-
-
-class _EpochLoader(DataLoader):
-    """Each iteration is an epoch, for which a `DistributedSampler` has to be told a new number."""
-
-    _epoch = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self.sampler.set_epoch(self._epoch)
-        self._epoch += 1
-        batches: Iterator[Any] = super().__iter__()
-        return batches

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from ..broker.messages import ById
 from ..config import settings
-from ..errors import AiosError, NotFoundError
+from ..errors import AiosError, NotFoundError, UsageError
 from ..runs.launcher import RunHandle, RunResult
 from ..runs.messages import Inspect, RankStacks
 from ..runs.packed import Packed
-from ..runs.spec import Entry, RunSpec
+from ..runs.spec import COMPRESSIONS, Entry, RunSpec
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
 from .leases import LeaseVerbs
@@ -51,6 +51,7 @@ class RunVerbs(LeaseVerbs):
         checkpoints: str = "",
         resume: str = "",
         profile: Literal["", "first", "all"] = "",
+        compress: Literal["none", "fp16", "bf16", "powersgd"] = "none",
         name: str = "",
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
@@ -75,7 +76,7 @@ class RunVerbs(LeaseVerbs):
             Give the run a lease of its own with which it outlives this session; `attach` follows
             it from any other.
         framework
-            `torch`, `tensorflow` or `none`; `auto` looks at what the code imports.
+            `torch`, `tensorflow`, `horovod` or `none`; `auto` looks at what the code imports.
         push
             Names and values for the cell. `explicit` are those that the user has named.
         pull
@@ -90,18 +91,26 @@ class RunVerbs(LeaseVerbs):
         profile
             `first` profiles ten optimizer steps of rank 0 with torch's profiler, `all` those of
             every rank: a table in the log, and a trace for `Session.profile`.
+        compress
+            How the gradients of torch's DDP travel between ranks: halved as `fp16` or `bf16`, or as
+            matrices of rank 1 after 100 steps (`powersgd`).
 
         Raises
         ------
         UsageError
             The code does not parse, or a value cannot be pushed.
         """
-        from ..runs import cells
+        from ..runs import cells, horovod
 
         entry, source = _entry(target, cell, module)
         text = source if entry is Entry.CELL else _text(entry, source)
         if framework == "auto":
-            framework = cells.detect_framework(text, dict(push or {}))
+            used = {"function": target} if entry is Entry.FUNCTION else dict(push or {})
+            framework = cells.detect_framework(text, used)
+        if framework == "horovod":
+            # Before anybody waits for devices.
+            horovod.check()
+        _check_compress(compress, framework)
         payload = None
         if entry is Entry.FUNCTION:
             function = {"__aios_function__": target, "__aios_args__": (args, dict(kwargs or {}))}
@@ -142,6 +151,7 @@ class RunVerbs(LeaseVerbs):
             checkpoints=_place(checkpoints),
             resume=resume,
             profile=profile,
+            compress="" if compress == "none" else compress,
         )
         try:
             return self._launch(held, spec, payload)
@@ -298,6 +308,21 @@ def _name(entry: Entry, target: Any, source: str) -> str:
     if entry is Entry.CELL:
         return "cell"
     return Path(source).name
+
+
+def _check_compress(compress: str, framework: str) -> None:
+    if compress == "none":
+        return
+    if compress not in COMPRESSIONS:
+        raise UsageError(
+            f"Gradients cannot be compressed as '{compress}'; give none, {', '.join(COMPRESSIONS)}."
+        )
+    if framework != "torch":
+        raise UsageError(
+            f"--compress is for torch's DistributedDataParallel, and this code uses "
+            f"{'no framework that is known' if framework == 'none' else framework}; leave it out, or "
+            "say --framework torch."
+        )
 
 
 def _place(checkpoints: str) -> str:

@@ -86,7 +86,8 @@ class World:
 
     async def _open(self) -> None:
         bundle = tls.Bundle.of(self.tls, "broker")
-        times = Settings(suspect_after=3600)
+        # What was sent before goes away by itself after the grace: not while something is looked at.
+        times = Settings(suspect_after=3600, owner_grace=3600)
         self.broker = Broker(self._state, bundle, times, on_end=self._end)
         self.address = f"127.0.0.1:{await self.broker.start('127.0.0.1', 0)}"
         runs = hosting.HostedRuns(self.runs_dir, "127.0.0.1", lambda *_: None)

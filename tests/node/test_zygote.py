@@ -27,7 +27,7 @@ from aios_jupyter.node.spares import Zygote
 from aios_jupyter.node.zygotes import Zygotes
 from aios_jupyter.process import alive, process_start
 from aios_jupyter.runs.spec import Entry
-from aios_jupyter.schema import RunKind
+from aios_jupyter.schema import RunKind, WarmUse
 
 pytest.importorskip("torch")
 
@@ -386,6 +386,7 @@ class FakeZygote:
     """For the pool's own decisions, which need no process."""
 
     fresh = True
+    takes = 1
     made: list[FakeZygote] = []
 
     def __init__(self, key: spares.Key, environment: dict[str, str], directory: Path) -> None:
@@ -394,7 +395,7 @@ class FakeZygote:
         self.timer: asyncio.TimerHandle | None = None
         self.ended = False
         self.spares: list[int] = []
-        self.ready = spares.Ready(memory=1)
+        self.ready = spares.Ready(memory=self.takes)
         self.process = dataclasses.make_dataclass("P", ["pid"])(os.getpid())
         self.made.append(self)
 
@@ -405,6 +406,9 @@ class FakeZygote:
     async def fork(self) -> int:
         return 1
 
+    def pids(self) -> list[int]:
+        return [1, *self.spares]
+
     def end(self) -> None:
         self.ended = True
 
@@ -414,6 +418,7 @@ async def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(pool, "Zygote", FakeZygote)
     monkeypatch.setattr(Zygotes, "_watch", lambda self, made: None)
     monkeypatch.setattr(FakeZygote, "made", [])
+    monkeypatch.setattr(FakeZygote, "takes", 1)
     own = Zygotes(tmp_path / "zygotes", 600)
     yield own
     await own.close()
@@ -469,7 +474,6 @@ async def test_what_is_read_at_the_start_separates_zygotes(
     "spec",
     [
         {"framework": "none"},
-        {"framework": "tensorflow"},
         {"kind": RunKind.ENDPOINT},
         {"entry": Entry.MODULE},
         {"env": {"PYTHONPATH": "/a:src"}},
@@ -488,10 +492,113 @@ async def test_zero_turns_them_off(tmp_path: Path) -> None:
     assert await expected(own, tmp_path) is None
 
 
-async def test_a_framework_that_starts_threads_is_not_forked(tmp_path: Path) -> None:
-    thread = (
-        "import threading as t, time\nt.Thread(target=time.sleep, args=(9,), daemon=True).start()"
-    )
+# --- what they cost
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process takes 300 MB."""
+    monkeypatch.setattr(pool, "own_memory", lambda pid: 300_000_000)
+
+
+async def test_spares_are_as_many_as_the_memory_allows(
+    fakes: Zygotes, tmp_path: Path, large: None
+) -> None:
+    fakes._memory = 800_000_000
+    await expected(fakes, tmp_path)
+    assert len(FakeZygote.made[0].spares) == 2, "the zygote, and what there was room for"
+    assert fakes.use() == WarmUse(frameworks=("torch",), processes=3, memory=900_000_000)
+
+
+async def test_a_new_zygote_takes_the_memory_of_the_one_that_rests(
+    fakes: Zygotes, tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes._memory = 1_500_000_000
+    monkeypatch.setattr(FakeZygote, "takes", 300_000_001)
+    await expected(fakes, tmp_path)
+    await expected(fakes, tmp_path, env={"PYTHONPATH": "/p"})
+    assert [zygote.ended for zygote in FakeZygote.made] == [True, False]
+    assert [len(zygote.spares) for zygote in FakeZygote.made] == [3, 3]
+
+
+async def test_one_that_is_larger_than_all_may_be_is_not_kept(
+    fakes: Zygotes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes._memory = 100_000_000
+    FakeZygote.takes = 100_000_001
+    for _ in range(2):
+        await expected(fakes, tmp_path)
+    assert [zygote.ended for zygote in FakeZygote.made] == [True], "and not tried for each run"
+    assert "more than AIOS_ZYGOTE_MEMORY" in caplog.text
+    assert fakes.use() == WarmUse()
+
+
+async def test_one_can_be_made_before_the_first_run_and_is_kept(
+    fakes: Zygotes, tmp_path: Path
+) -> None:
+    fakes.ahead("torch", 2)
+    fakes.ahead("cobol", 2)
+    await idle(fakes)
+    made = Gang(tmp_path, "", framework="torch")
+    made.listener.close()
+    found = fakes.find(fakes.key(made.gang._spec, made.gang._env))
+    assert found is FakeZygote.made[0]
+    assert len(found.spares) == 2
+    assert found.timer is None, "nothing ends it"
+
+
+# --- where forking is not safe
+
+STARTS_A_THREAD = """
+import sys, threading, time
+if "aios_jupyter.node.zygote" in sys.orig_argv:
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+
+
+async def test_where_threads_are_started_each_spare_is_a_process_of_its_own(
+    tmp_path: Path,
+) -> None:
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "sitecustomize.py").write_text(STARTS_A_THREAD)
+    before = filter(None, [os.environ.get("PYTHONPATH", "")])
+    env = {"PYTHONPATH": os.pathsep.join([str(packages), *before])}
+    own = Zygotes(tmp_path / "zygotes", 600)
+    try:
+        standby = await warmed(own, tmp_path, env=env)
+        assert standby.ready.alone == "importing torch started 1 threads"
+        waiting = [spare.pid for spare in standby.spares]
+        assert own.use().processes == 2
+        assert own.use().memory > 100_000_000
+        spares, standby.spares = standby.spares, []
+        assert own.find(standby.key) is None, "a rank for which there is none does not wait"
+        standby.spares = spares
+        os.kill(waiting[1], signal.SIGKILL)
+        # Until all of its threads are gone.
+        await asyncio.to_thread(os.waitid, os.P_PID, waiting[1], os.WEXITED | os.WNOWAIT)
+        source = FACTS.replace('"forked": early', '"forked": early, "pid": os.getpid()')
+        folder = tmp_path / "run"
+        folder.mkdir()
+        facts = await said(Gang(folder, source, framework="torch", zygotes=own, env=env))
+        assert facts[0]["pid"] == waiting[0]
+        assert [fact["forked"] for fact in facts] == [True, False]
+        assert [fact["label"] for fact in facts] == ["r1/0", "r1/1"]
+        assert [fact["ids"] for fact in facts] == [[True, os.getpid()]] * 2
+        for name in ("cwd", "argv", "handlers", "streams", "torch_threads", "umask", "main"):
+            assert facts[0][name] == facts[1][name], name
+        assert facts[0]["random"] != facts[1]["random"]
+        assert standby.fresh
+        # As when a package is installed.
+        (packages / "new-1.0.dist-info").mkdir()
+        assert not standby.fresh
+        assert not any(process_start(pid) for pid in waiting)
+    finally:
+        await own.close()
+    assert list((tmp_path / "zygotes").iterdir()) == []
+
+
+async def test_what_cannot_be_kept_ready_says_why(tmp_path: Path) -> None:
     own = Zygotes(tmp_path / "zygotes", 600)
     made = Gang(tmp_path, "", framework="torch")
     made.listener.close()
@@ -499,14 +606,11 @@ async def test_a_framework_that_starts_threads_is_not_forked(tmp_path: Path) -> 
     environment = {**made.gang._env, "PYTHONPATH": path}
     key = own.key(made.gang._spec, environment)
     assert key is not None
-    for source, says in (
-        (thread, "importing torch started 1 threads"),
-        ("raise OSError('libcudart.so')", r"importing torch raised OSError: libcudart\.so"),
-    ):
-        (tmp_path / "torch.py").write_text(source)
-        zygote = Zygote(key, environment, tmp_path / "zygotes")
-        try:
-            with pytest.raises(spares.ZygoteError, match=says):
-                await zygote.prepare()
-        finally:
-            zygote.end()
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so')")
+    zygote = Zygote(key, environment, tmp_path / "zygotes")
+    try:
+        says = r"importing torch raised OSError: libcudart\.so"
+        with pytest.raises(spares.ZygoteError, match=says):
+            await zygote.prepare()
+    finally:
+        zygote.end()

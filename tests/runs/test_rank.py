@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aios_jupyter.errors import UsageError
+from aios_jupyter.runs import frameworks
 from aios_jupyter.runs import rank as ranks
 from aios_jupyter.runs.rank import Orders, environment
 from aios_jupyter.runs.spec import Entry, RankSpec, Rendezvous, RunSpec
@@ -97,6 +98,22 @@ def test_torch_keeps_to_its_share_once_cuda_is_used(monkeypatch: pytest.MonkeyPa
     assert limits == [(0.25, "cuda:1")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "on_cpu", "devices", "nodes"),
+    [
+        (DeviceKind.SIMULATED, True, "2", "2"),
+        (DeviceKind.GPU, False, "2", "2"),
+        (DeviceKind.MIG, False, "1", "4"),
+    ],
+)
+def test_accelerate_and_lightning_are_told_in_their_own_words(
+    kind: DeviceKind, on_cpu: bool, devices: str, nodes: str
+) -> None:
+    found = environment(orders(kind), {})
+    assert (found.get("ACCELERATE_USE_CPU") == "true") is on_cpu
+    assert (found["PL_TRAINER_DEVICES"], found["PL_TRAINER_NUM_NODES"]) == (devices, nodes)
+
+
 def test_what_the_user_has_set_stays() -> None:
     found = environment(
         orders(), {"OMP_NUM_THREADS": "7", "GLOO_SOCKET_IFNAME": "eth3", "RANK": "9"}
@@ -130,7 +147,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_an_import_is_followed_by_the_action_once(module: str) -> None:
     calls: list[bool] = []
-    ranks.after_import(module, lambda: calls.append(sys.modules[module].ready))
+    frameworks.after_import(module, lambda: calls.append(sys.modules[module].ready))
     # Libraries look for a framework without importing it.
     assert importlib.util.find_spec(module) is not None
     assert calls == []
@@ -143,14 +160,14 @@ def test_an_import_is_followed_by_the_action_once(module: str) -> None:
 def test_an_action_after_the_import_comes_at_once(module: str) -> None:
     importlib.import_module(module)
     calls: list[int] = []
-    ranks.after_import(module, lambda: calls.append(1))
+    frameworks.after_import(module, lambda: calls.append(1))
     assert calls == [1]
 
 
 def test_a_framework_that_is_not_there_is_the_usual_error() -> None:
     before = list(sys.meta_path)
     try:
-        ranks.after_import("aios_no_such_module", lambda: None)
+        frameworks.after_import("aios_no_such_module", lambda: None)
         with pytest.raises(ModuleNotFoundError, match="aios_no_such_module"):
             importlib.import_module("aios_no_such_module")
     finally:

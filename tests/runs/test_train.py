@@ -13,7 +13,8 @@ from aios_jupyter.errors import UsageError
 
 torch = pytest.importorskip("torch")
 
-from aios_jupyter.runs.torch import StepCounter, sharded  # noqa: E402
+from aios_jupyter.runs.prepare import sharded  # noqa: E402
+from aios_jupyter.runs.torch import StepCounter  # noqa: E402
 
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402  # isort: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,44 @@ def test_later_torch_runs_find_torch_imported(session: Session) -> None:
 
     assert warm() is False
     until(warm, "a run starts with torch imported", 60)
+
+
+def test_a_runs_row_says_how_much_is_sent_when_gradients_are_compressed(
+    session: Session, tmp_path: Path
+) -> None:
+    script = tmp_path / "train_ddp.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group()\n"
+        "model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(499, 1))\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for step in range(20):\n"
+        "    model(torch.ones(1, 499)).sum().backward()\n"
+        "    optimizer.step()\n"
+        "dist.destroy_process_group()\n"
+    )
+    handle = session.start(script, gpus=2, compress="fp16")
+    text = "".join(event["text"] for event in handle.events() if event["type"] == "log")
+    handle.wait()
+    assert "0.002 MB of gradients a step were sent as 0.001 MB" in text
+    row = next(r for r in session.runs() if r["id"] == handle.id)
+    assert row["metrics"]["sent_mb"] == pytest.approx(0.001)
+
+
+def test_what_a_framework_lacks_is_told_before_anybody_waits(session: Session) -> None:
+    wrong = {
+        "import tensorflow": r"--compress is for torch's .* uses tensorflow; leave it out",
+        "x = 1": r"uses no framework that is known; leave it out, or say --framework torch",
+    }
+    for source, says in wrong.items():
+        with pytest.raises(UsageError, match=says):
+            session.start(source, cell=True, gpus=2, compress="fp16")
+    with pytest.raises(UsageError, match="cannot be compressed as 'zip'; give none, fp16, "):
+        session.start("import torch", cell=True, compress="zip")  # type: ignore[arg-type]
+    if find_spec("horovod") is None:
+        with pytest.raises(UsageError, match="'make horovod'"):
+            session.start("import horovod.torch as hvd", cell=True, gpus=2)
+    assert session.leases() == []
 
 
 def test_a_failing_rank_is_the_first_thing_that_is_seen(session: Session) -> None:

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Makes .venv-horovod: Horovod for torch on CPUs, and through a .pth file all that .venv has. Its wheel
+# stays in build/horovod and suits any environment with the same Python and torch.
+set -euo pipefail
+
+here=.venv-horovod
+version=0.28.1
+
+if [ "$here/.installed" -nt constraints.txt ] && [ "$here/.installed" -nt "$0" ]; then exit 0; fi
+if ! command -v "${AIOS_CXX:-c++}" >/dev/null || ! command -v make >/dev/null; then
+  echo "Horovod is built here, which needs a C++ compiler; on Debian and Ubuntu: apt-get install g++ make" >&2
+  exit 1
+fi
+[ -x $here/bin/python ] || .venv/bin/python -m venv $here
+
+site() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+# With addsitedir also the .pth files there count, which an editable installation has.
+echo "import site; site.addsitedir('$(site .venv/bin/python)')" >"$(site $here/bin/python)/aios-venv.pth"
+
+install() { $here/bin/python -m pip install --quiet --constraint constraints.txt "$@"; }
+
+wheels=build/horovod/torch-$($here/bin/python -c 'import torch; print(torch.__version__)')
+if ! compgen -G "$wheels/horovod-$version-*.whl" >/dev/null; then
+  echo "Building Horovod $version (about 5 minutes of a processor, once for each version of torch)"
+  install setuptools wheel packaging cffi cloudpickle psutil pyyaml
+  command -v cmake >/dev/null || install cmake
+  log=$wheels/build.log
+  mkdir -p "$wheels"
+  # CMake 4 refuses what the Gloo inside asks for, unless told not to.
+  if ! PATH="$PWD/$here/bin:$PATH" CXX="$PWD/scripts/horovod-cxx.sh" MAKEFLAGS="-j$(nproc)" \
+    CMAKE_POLICY_VERSION_MINIMUM=3.5 \
+    HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
+    HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
+    $here/bin/python -m pip wheel --no-deps --no-build-isolation --no-binary horovod \
+    --wheel-dir "$wheels" "horovod==$version" >"$log" 2>&1; then
+    tail -n 30 "$log" >&2
+    echo "Horovod could not be built; the whole log is in $log" >&2
+    exit 1
+  fi
+fi
+echo "Installing Horovod into $here"
+install --find-links "$wheels" "horovod==$version"
+$here/bin/python -c 'import horovod.torch'
+touch $here/.installed
