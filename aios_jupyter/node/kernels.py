@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from ..broker.messages import Grant
 from ..process import alive, process_start
@@ -45,7 +46,7 @@ async def vacate(
     if owner is None or not owner.kernel or owner.host != machine:
         return
     devices = {slot.device for slot in grant.lease.slots if slot.node == node}
-    if not alive(owner.pid, owner.pid_start):
+    if not (alive(owner.pid, owner.pid_start) and _is_of(owner.pid, grant.lease.id)):
         return
     usage = await sample()
     family = set(descendants([owner.pid], processes()))
@@ -68,6 +69,16 @@ async def vacate(
     _signal(left, signal.SIGKILL)
     while _living(left):  # noqa: ASYNC110  # the kernel's memory is free only then
         await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _is_of(pid: int, lease: str) -> bool:
+    """Whether a process was started with that lease: its owner's word is not enough to end it."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        # It is gone, or of another account, or this system does not tell.
+        return False
+    return f"AIOS_LEASE={lease}".encode() in environment.split(b"\0")
 
 
 def _living(pids: dict[int, int]) -> bool:

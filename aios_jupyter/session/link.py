@@ -15,7 +15,7 @@ from ..errors import ClusterError, UsageError
 from ..runs.launcher import Launcher
 from ..schema import Keep, Lease
 from ..tls import Bundle
-from .identity import kernel_secret, shell_secret
+from .identity import kernel_keep, kernel_secret, shell_secret
 
 
 class Link:
@@ -104,7 +104,11 @@ class Link:
                     "secret": shell_secret(pid, self._bundle),
                 }
             elif self._kernel:
-                options |= {"keep": Keep.PROCESS, "secret": self._kernel, "kernel": True}
+                options |= {
+                    "keep": kernel_keep(self._bundle),
+                    "secret": self._kernel,
+                    "kernel": True,
+                }
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())

@@ -222,6 +222,7 @@ def test_the_broker_refuses_every_call_about_anothers_things(
         await refused(broker, "extend", msg.ExtendBy(id=lease, time=None))
         await refused(broker, "lease.get", msg.ById(id=lease))
         await refused(broker, "lease.token", msg.ById(id=lease))
+        await refused(broker, "lease.active", msg.ById(id=lease))
         await refused(broker, "run.get", msg.ById(id=run))
         await refused(broker, "run.stop", msg.ById(id=run))
         await refused(broker, "run.create", stolen)
