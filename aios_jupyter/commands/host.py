@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,21 @@ class Host:
             Its kind is not one that can be read.
         """
         return read_file(name)
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What a verb's text may name: the notebook's variables; a shell has none."""
+        return {}
+
+    def assign(self, name: str, value: Any) -> None:
+        """Make a value a variable of the notebook.
+
+        Raises
+        ------
+        UsageError
+            That is no name of a variable, or there are none here.
+        """
+        raise UsageError(f"A shell has no variable '{name}'; give a file, like {name}.csv.")
 
     def origin(self, value: Any) -> str | None:
         """The run that a value was pulled from, where that is known."""

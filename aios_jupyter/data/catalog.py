@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
+# The format of what `vault` has encrypted.
+ENCRYPTED = "age"
 
 _SAMPLES = Path(__file__).parent / "samples"
 # Within the class, `list` is its method.
@@ -217,7 +219,7 @@ class Catalog(Records):
         from . import cache
         from .formats import load
 
-        entry = cache.local(self.get(ref))
+        entry = cache.local(readable(self.get(ref)))
         return load(entry.url, entry.format)
 
     def copy(
@@ -368,6 +370,15 @@ def _entry(url: str, form: str, description: Description, content: Content) -> E
         classes=description.classes,
         fields=description.fields,
     )
+
+
+def readable(entry: Entry) -> Entry:
+    """The entry itself, or a sentence where its data is encrypted."""
+    if entry.format == ENCRYPTED:
+        raise UsageError(
+            f"'{entry.name}' is encrypted; who has a key reads it after: aios data decrypt {entry.name}"
+        )
+    return entry
 
 
 def _tags(tags: Iterable[str]) -> tuple[str, ...]:

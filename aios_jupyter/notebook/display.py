@@ -14,7 +14,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,18 @@ class NotebookHost(Host):
         near = difflib.get_close_matches(name, [n for n in variables if n[:1] != "_"], n=1)
         meant = f"; did you mean '{near[0]}'?" if near else "."
         raise NotFoundError(f"The notebook has no variable '{name}'{meant}")
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The notebook's variables."""
+        variables: dict[str, Any] = self.shell.user_ns
+        return variables
+
+    def assign(self, name: str, value: Any) -> None:
+        """Make a value a variable of the notebook."""
+        if not name.isidentifier():
+            raise UsageError(f"'{name}' is not a variable's name; write one like df.")
+        self.shell.user_ns[name] = value
 
     def begin(self, cell: str | None) -> None:
         """A verb begins: `cell` is the cell below it, None for a line magic."""

@@ -10,6 +10,7 @@ queues    who may have how much
 runs      code on leased devices
 batch     notebooks for many parameters
 assets    datasets
+tables    SQL over datasets, preparation, small shared values
 models    models
 endpoints models being served
 forecasts how many devices keep waits short
@@ -29,10 +30,13 @@ from .forecasts import ForecastVerbs
 from .link import observe
 from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
+from .tables import TableVerbs
 from .users import UserVerbs
 
 
-class Session(EndpointVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs):
+class Session(
+    EndpointVerbs, TableVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs
+):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 

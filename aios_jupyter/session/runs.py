@@ -27,6 +27,8 @@ LONGEST_PARAM = 250
 Looked = tuple[RankStacks, ...]
 # What belongs to the asking process alone and must not reach its ranks.
 PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
+# What its ranks share with it all the same.
+SHARED_ENVIRONMENT = ("AIOS_KV",)
 
 
 class RunVerbs(LeaseVerbs):
@@ -391,5 +393,9 @@ def _place(checkpoints: str) -> str:
 
 
 def _environment(extra: dict[str, str]) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_ENVIRONMENT)}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name in SHARED_ENVIRONMENT or not name.startswith(PRIVATE_ENVIRONMENT)
+    }
     return {**own, **extra}
