@@ -4,9 +4,9 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
+cluster, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
 prepare, sql, kv, vault    and those of tables, shared values and encrypted data
-models, optimize, endpoints, export    and those of models
+models, optimize, endpoints, monitor, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -34,6 +34,8 @@ from .kernels import kernel
 from .kv import kv
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import models, promote, publish, rollback
+from .monitor import monitor
+from .nodes import node
 from .optimize import optimize
 from .policies import policy
 from .prepare import data_clean, data_features, data_split, data_steps
@@ -71,8 +73,8 @@ for _verb in (
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment, sql, kv),
-    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, export),
-    *(kernel, user, audit),
+    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
+    *(kernel, user, node, audit),
 ):
     aios.add_command(_verb)
 for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, identity)):

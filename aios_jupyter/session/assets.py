@@ -98,6 +98,18 @@ class AssetVerbs(RunVerbs):
 
         return Catalog().add(name, str(url), format, tags=tags)
 
+    def data_copy(
+        self,
+        ref: str | Path,
+        target: str | Path,
+        bandwidth: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Dataset:
+        """Copy a dataset to a name, path or URL and verify it; `Catalog.copy` has the details."""
+        from ..data.catalog import Catalog
+
+        return Catalog().copy(ref, target, bandwidth=bandwidth, on_progress=on_progress)
+
     def data_show(self, name: str) -> Dataset:
         """A dataset by name, `name@version`, path or URL."""
         from ..data.catalog import Catalog

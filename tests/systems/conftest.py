@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
@@ -17,6 +18,8 @@ import pytest
 from aios_jupyter.data.catalog import Catalog
 
 HERE = Path(__file__).parent
+# A machine that has such systems shall not start them in every run of the tests.
+ASKED_FOR = Path(os.environ.get("HADOOP_JARS", "-")).is_dir()
 
 
 @contextmanager

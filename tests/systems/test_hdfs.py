@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from systems.conftest import system
+from systems.conftest import ASKED_FOR, system
 
 from aios_jupyter.data import storage
 from aios_jupyter.data.augment import augment
@@ -18,7 +16,7 @@ from aios_jupyter.errors import AccessError, NotFoundError
 pytestmark = [
     pytest.mark.systems,
     pytest.mark.skipif(
-        not (shutil.which("java") and Path(os.environ.get("HADOOP_JARS", "-")).is_dir()),
+        not (ASKED_FOR and shutil.which("java")),
         reason="HDFS is not here: make test-systems",
     ),
     pytest.mark.timeout(400),
