@@ -16,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
+    from .data.loader import augment as augment
     from .errors import AiosError as AiosError
     from .recording import record as record
     from .session import BatchResult as BatchResult
@@ -33,6 +34,7 @@ _WHERE = {
     "RunHandle": ".session",
     "RunResult": ".session",
     "Session": ".session",
+    "augment": ".data.loader",
     "connect": ".session",
     "down": ".session",
     "record": ".recording",
@@ -46,6 +48,7 @@ __all__ = [
     "RunResult",
     "Session",
     "__version__",
+    "augment",
     "connect",
     "down",
     "record",

@@ -13,6 +13,8 @@ export default tseslint.config(
     plugins: { 'react-hooks': reactHooks },
     rules: {
       ...reactHooks.configs.recommended.rules,
+      // The React Compiler, which is what the rule is for, is not used.
+      'react-hooks/incompatible-library': 'off',
       '@typescript-eslint/naming-convention': [
         'error',
         {

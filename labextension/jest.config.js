@@ -1,7 +1,7 @@
-/** Runs the tests of what needs no browser: the model, the feed and the formatting. */
+/** Runs the tests of what needs no browser: the model, the feed, and what components say. */
 module.exports = {
   testEnvironment: 'node',
-  testMatch: ['<rootDir>/tests/**/*.spec.ts'],
+  testMatch: ['<rootDir>/tests/**/*.spec.{ts,tsx}'],
   testTimeout: 10000,
   transform: {
     '^.+\\.tsx?$': [

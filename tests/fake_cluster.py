@@ -1,8 +1,8 @@
 """A broker that is not there: realistic rows that move, for tests of the server and the sidebar.
 
 It answers as `broker.client.AsyncClient` does for the Jupyter server: `subscribe`, `call`,
-`close`, `closed`. Scenarios: `busy` (every state a row can be in), `quiet` (a cluster that nobody
-uses), `large` (200 devices on 25 nodes).
+`close`, `closed`. Scenarios: `busy` (every state a row can be in), `ended`, `quiet` (a cluster that nobody
+uses), `large` (200 devices on 25 nodes), `huge` (1,000 devices and 500 runs).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from aios_jupyter.errors import AccessError, NotFoundError
 
 GB = 2**30
+STARTED = time.time() - 7200
 View = dict[str, Any]
 
 
@@ -47,6 +48,8 @@ class FakeUpstream:
 
     async def call(self, op: str, body: Any = None) -> Any:
         self.calls.append((op, body))
+        if op == "extend":
+            return self._extend(body["id"], body["time"])
         return {"release": self._release, "cancel": self._cancel, "run.stop": self._stop}[op](
             body["id"]
         )
@@ -89,6 +92,10 @@ class FakeUpstream:
         }
         self.change("devices", freed)
         self.change("leases", {lease: None})
+
+    def _extend(self, lease: str, length: float) -> None:
+        row = self._row("leases", lease, "lease")
+        self.change("leases", {lease: {**row, "expires": time.time() + length}})
 
     def _cancel(self, request: str) -> None:
         self._row("queue", request, "request")
@@ -145,7 +152,7 @@ def cluster(simulated: bool = True) -> View:
     return {
         "name": "default",
         "version": "0.1.0",
-        "started": time.time() - 7200,
+        "started": STARTED,
         "broker_pid": 4242,
         "user": "ada",
         "role": "user",
@@ -326,6 +333,14 @@ def busy() -> View:
     return view(nodes, devices, queue, [mine, serving, bobs, ending], runs)
 
 
+def ended() -> View:
+    """The same cluster after its training has come to its end."""
+    after = busy()
+    row = after["runs"]["r-digits-cnn"]
+    after["runs"]["r-digits-cnn"] = {**row, "state": "succeeded", "ended": time.time()}
+    return after
+
+
 def quiet() -> View:
     """A cluster that nobody uses: one machine without a GPU, two simulated ones."""
     devices = [device("laptop", i, "simulated") for i in range(2)]
@@ -335,19 +350,37 @@ def quiet() -> View:
 
 def large() -> View:
     """200 devices on 25 nodes, three quarters of them held."""
-    leases = [lease(f"{i:03}", f"user{i % 7}", f"notebook-{i}.ipynb", 3600) for i in range(50)]
-    nodes, devices = [], []
-    for n in range(25):
-        nodes.append(node(f"node-{n:02}"))
+    return crowd(nodes=25, held=50, per_lease=4)
+
+
+def huge() -> View:
+    """1,000 devices on 125 nodes, and 500 runs on all of them."""
+    made = crowd(nodes=125, held=500, per_lease=2)
+    progress = {"done": 0, "total": 10_000, "unit": "steps", "label": ""}
+    for n, held in enumerate(made["leases"].values()):
+        row = run(f"{n:03}", held, "running", 60 + n, None, progress=progress)
+        made["runs"][row["id"]] = {**row, "metrics": {"loss": 2.3}}
+        for key in held["devices"]:
+            made["devices"][key]["holder"]["run"] = row["id"]
+    return made
+
+
+def crowd(nodes: int, held: int, per_lease: int) -> View:
+    """Nodes of 8 devices each; so many leases of so many devices, one in four of large ones free."""
+    leases = [lease(f"{i:03}", f"user{i % 7}", f"notebook-{i}.ipynb", 3600) for i in range(held)]
+    rows, devices = [], []
+    for n in range(nodes):
+        rows.append(node(f"node-{n:02}"))
         for i in range(8):
             number = 8 * n + i
-            held = leases[number // 4] if number % 4 else None
-            usage = {"utilization": 90.0, "memory_used": 60 * GB} if held else {}
-            row = device(f"node-{n:02}", i, **usage, holder=held and holder(held))
+            taken = number % 4 if per_lease == 4 else True
+            owner = leases[number // per_lease] if taken else None
+            usage = {"utilization": 90.0, "memory_used": 60 * GB} if owner else {}
+            row = device(f"node-{n:02}", i, **usage, holder=owner and holder(owner))
             devices.append(row)
-            if held:
-                held["devices"].append(row["id"])
-    return view(nodes, devices, [], leases, [])
+            if owner:
+                owner["devices"].append(row["id"])
+    return view(rows, devices, [], leases, [])
 
 
 def view(
@@ -372,4 +405,10 @@ def view(
     }
 
 
-SCENARIOS: dict[str, Callable[[], View]] = {"busy": busy, "quiet": quiet, "large": large}
+SCENARIOS: dict[str, Callable[[], View]] = {
+    "busy": busy,
+    "ended": ended,
+    "quiet": quiet,
+    "large": large,
+    "huge": huge,
+}

@@ -75,9 +75,9 @@ def snapshot(
             id: queue_row(state, state.requests[id], position, place, etas.get(id))
             for id, (position, place) in places(state).items()
         },
-        "leases": {lease.id: _lease(lease) for lease in state.leases.values()},
+        "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
-        "runs": {run.id: _run(run) for run in state.runs.values()},
+        "runs": {run.id: _run(run, state, usage) for run in state.runs.values()},
     }
 
 
@@ -98,6 +98,7 @@ def queue_row(
     """A request that waits, with why it does in a word and in a sentence."""
     reason = state.reason(request.id)
     return {
+        **_process(state, request.session),
         "id": request.id,
         "session": request.session,
         "user": request.user,
@@ -231,8 +232,15 @@ def _holder(state: State, id: str, runs_of: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _lease(lease: Lease) -> dict[str, Any]:
+def _process(state: State, session: str) -> dict[str, Any]:
+    """The kernel or shell that a session is, for a front end to find its own."""
+    owner = state.sessions.get(session)
+    return {"host": owner.host if owner else "", "pid": owner.pid if owner else 0}
+
+
+def _lease(state: State, lease: Lease) -> dict[str, Any]:
     return {
+        **_process(state, lease.session),
         "id": lease.id,
         "session": lease.session,
         "user": lease.user,
@@ -255,8 +263,15 @@ def _lease(lease: Lease) -> dict[str, Any]:
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, state: State, usage: Mapping[str, Usage]) -> dict[str, Any]:
     row: dict[str, Any] = msgspec.to_builtins(run)
     for name in ("session", "nodes", "exits"):
         del row[name]
+    lease = state.leases.get(run.lease) if run.state in LIVE else None
+    slots = lease.slots[: run.world_size] if lease else ()
+    samples = [usage[slot.device] for slot in slots if slot.device in usage]
+    busy = [sample.utilization for sample in samples if sample.utilization is not None]
+    memory = [sample.memory_used for sample in samples if sample.memory_used is not None]
+    row["utilization"] = sum(busy) / len(busy) if busy else None
+    row["memory"] = sum(memory) if memory else None
     return row

@@ -4,7 +4,7 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
+cluster, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
 models, optimize, endpoints, monitor, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
@@ -24,7 +24,7 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .batch import batch
 from .cluster import doctor, down, status, up
-from .data import augment, data
+from .data import augment
 from .endpoints import endpoints, predict, serve
 from .export import export
 from .forecasts import forecast
@@ -33,11 +33,13 @@ from .kernels import kernel
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import models, promote, publish, rollback
 from .monitor import monitor
+from .nodes import node
 from .optimize import optimize
 from .policies import policy
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
+from .storage import data
 from .users import audit, user
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -67,7 +69,7 @@ for _verb in (
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment),
     *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
-    *(kernel, user, audit),
+    *(kernel, user, node, audit),
 ):
     aios.add_command(_verb)
 

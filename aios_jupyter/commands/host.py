@@ -192,6 +192,34 @@ class Host:
         finally:
             self.say(feed.summary(time.time()))
 
+    def follow_on(
+        self,
+        session: Session,
+        start: Callable[[dict[str, Any]], RunHandle],
+        options: dict[str, Any],
+        *,
+        verbose: bool = False,
+    ) -> RunResult:
+        """Start a run with `options` and show it until it ends.
+
+        One that is preempted, and may be restarted, goes on when it has devices again.
+
+        Raises
+        ------
+        RunError
+            It failed.
+        """
+        while True:
+            with self.waiting(session, "devices") as on_wait:
+                handle = start({**options, "on_wait": on_wait})
+            try:
+                return self.follow(session, handle, verbose=verbose)
+            except RunError as error:
+                if not error.preempted or not options.get("max_restarts"):
+                    raise
+                self.say(f"{error} It goes on from its last checkpoint when it has devices again.")
+                options = session.go_on_after(error, options)
+
     def run_cell(self, options: dict[str, Any], flags: dict[str, Any]) -> Any:
         """Run the cell: `options` go to `Session.start`, `flags` are those of the command line.
 

@@ -130,7 +130,8 @@ def publish(
         if profile is not None:
             save_profile(built, extras, profile)
         tags = _tags(built, numbers, texts, origin)
-        version = _store(built, name, Path(scratch), numbers, texts, tags)
+        source = str(origin.get("run", ""))
+        version = _store(built, name, Path(scratch), numbers, texts, tags, source)
     if alias is not None:
         from .aliases import set_alias
 
@@ -145,16 +146,28 @@ def _store(
     metrics: Mapping[str, float],
     params: Mapping[str, str],
     tags: dict[str, str],
+    source: str,
 ) -> int:
-    """Write the files, then the version: it appears complete or not at all."""
+    """Write the files, then the version: it appears complete or not at all.
+
+    It belongs to the run of ours that is its `source`, where there is one, else to one of its own.
+    """
     from .predictor import file_hashes
-    from .store import ensure_registered, experiment_id, registry
+    from .store import creating, ensure_registered, experiment_id, registry
+    from .tracking import RUN_TAG, find_run
 
     with registry() as client:
         from .mlflow_files import write_files
 
         experiment = experiment_id(client)
-        run = client.create_run(experiment, run_name=name).info.run_id
+        with creating():
+            tracked = find_run(client, experiment, source) if source else None
+            run = (
+                tracked
+                or client.create_run(
+                    experiment, run_name=name, tags={RUN_TAG: source} if source else None
+                ).info.run_id
+            )
         logged = client.create_logged_model(experiment, name=name, source_run_id=run)
         done = False
         try:
@@ -172,7 +185,8 @@ def _store(
         finally:
             if not done:
                 client.finalize_logged_model(logged.model_id, "FAILED")
-            client.set_terminated(run, "FINISHED" if done else "FAILED")
+            if not tracked:
+                client.set_terminated(run, "FINISHED" if done else "FAILED")
     return int(version)
 
 
@@ -182,10 +196,11 @@ def _log(
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
+    known = client.get_run(run).data.params
     client.log_batch(
         run,
         metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-        params=[Param(key, value) for key, value in params.items()],
+        params=[Param(key, value) for key, value in params.items() if key not in known],
     )
 
 

@@ -102,20 +102,23 @@ class NotebookHost(Host):
         count = self.shell.displayhook.prompt_count
         options["name"] = options["name"] or f"cell {count}"
         session = self.session()
-        with self.waiting(session, "devices") as on_wait:
-            handle = session.start(
-                self.cell,
+        source = self.cell
+
+        def start(given: dict[str, Any]) -> RunHandle:
+            return session.start(
+                source,
                 cell=True,
                 filename=f"cell-{count}.py",
                 push=pushed,
                 explicit=named,
                 pull=flags["pull"] or (),
-                on_wait=on_wait,
-                **options,
+                **given,
             )
+
         if options.get("detach"):
-            return handle
-        result = self.follow(session, handle, verbose=flags["verbose"])
+            with self.waiting(session, "devices") as on_wait:
+                return start({**options, "on_wait": on_wait})
+        result = self.follow_on(session, start, options, verbose=flags["verbose"])
         self.take(result)
         return result
 

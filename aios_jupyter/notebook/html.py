@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..commands.feed import Feed
 from ..commands.views import Card, Table, cell, number
 from ..units import format_duration
 
+# Of so many ranks each is told.
+MOST_RANKS = 8
 STYLE = """<style>
 .aios{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;
 color:var(--jp-ui-font-color1,inherit);max-width:56rem}
@@ -45,7 +47,10 @@ margin:6px 0 4px}
 .aios-metrics{display:flex;gap:18px;flex-wrap:wrap;align-items:flex-end}
 .aios-metric{line-height:1.3}
 .aios-metric .value{font-size:15px;font-variant-numeric:tabular-nums}
-.aios-spark{display:block;color:var(--jp-brand-color1,#1976d2)}
+.aios-curves{display:flex;flex-wrap:wrap;gap:10px 18px}
+.aios-curve{margin:0}
+.aios-curve svg{display:block;color:var(--jp-ui-font-color2,#666)}
+.aios-curve .aios-line{color:var(--jp-brand-color1,#1976d2)}
 .aios pre.aios-log{font-family:var(--jp-code-font-family,monospace);font-size:12px;margin:4px 0 0;
 padding:6px 8px;max-height:16em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;
 background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,inherit)}
@@ -54,6 +59,9 @@ background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,in
 .aios summary{cursor:pointer;color:var(--jp-ui-font-color2,#666);font-size:12px}
 .aios img{max-width:100%;margin-top:6px;image-rendering:pixelated}
 </style>"""
+
+# Of a curve's picture, in pixels: its size, and what the numbers beside and below it take.
+WIDE, HIGH, LEFT, LOW = 280, 110, 52, 20
 
 _TONES = {
     "active": "good",
@@ -161,14 +169,31 @@ def run_progress(feed: Feed) -> str:
 
 
 def run_metrics(feed: Feed) -> str:
-    """The last value of each metric over a line of its course."""
+    """The last value of each metric; their curves are an output of their own (`curves.py`)."""
     parts = [
         f'<div class="aios-metric"><div class="aios-dim">{_text(name)}</div>'
-        f'<div class="value">{_text(number(value))}</div>'
-        f"{sparkline(feed.series[name].points)}</div>"
+        f'<div class="value">{_text(number(value))}</div></div>'
         for name, value in feed.metrics.items()
     ]
     return f'<div class="aios-metrics">{"".join(parts)}</div>' if parts else ""
+
+
+def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """Metrics by name, each its steps and values, as pictures beside each other."""
+    parts = [
+        f'<figure class="aios-curve"><figcaption>{_text(name)} '
+        f"<b>{_text(number(points[-1]))}</b></figcaption>{curve(steps, points)}</figure>"
+        for name, (steps, points) in series.items()
+    ]
+    return f'<div class="aios-curves">{"".join(parts)}</div>'
+
+
+def run_usage(feed: Feed) -> str:
+    """How busy each rank's device is, and its memory; of many ranks the mean and the sum."""
+    texts = feed.ranks_text()
+    if len(texts) > MOST_RANKS:
+        texts = [f"{len(texts)} ranks: {feed.usage_text()}"]
+    return f'<div class="aios-dim">{_text(" · ".join(texts))}</div>' if texts else ""
 
 
 def log(lines: Sequence[str]) -> str:
@@ -185,7 +210,7 @@ def scrolled(inside: str) -> str:
 
 def run_static(feed: Feed, now: float, lines: int = 200) -> str:
     """A run as a saved notebook keeps it: every rank's last lines within `details`."""
-    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed)]
+    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed), run_usage(feed)]
     for rank in sorted(feed.logs):
         tail = feed.tail(rank, lines)
         if tail:
@@ -193,22 +218,35 @@ def run_static(feed: Feed, now: float, lines: int = 200) -> str:
     return page(framed(*parts))
 
 
-def sparkline(points: Sequence[float], width: int = 120, height: int = 28) -> str:
-    """The course of a metric as a small SVG; values that are not finite are left out."""
-    finite = [point for point in points if point - point == 0]
+def curve(steps: Sequence[float], points: Sequence[float]) -> str:
+    """The course of a metric as an SVG with its range; values that are not finite are left out."""
+    finite = [(x, y) for x, y in zip(steps, points, strict=True) if y - y == 0]
     if len(finite) < 2:
         return ""
-    low, high = min(finite), max(finite)
-    span = (high - low) or 1.0
-    step = (width - 4) / (len(finite) - 1)
+    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    first, last = finite[0][0], finite[-1][0]
+    across, up = (last - first) or 1.0, (high - low) or 1.0
+    inner, tall = WIDE - LEFT - 4, HIGH - LOW - 8
     path = " ".join(
-        f"{2 + index * step:.1f},{height - 3 - (point - low) / span * (height - 6):.1f}"
-        for index, point in enumerate(finite)
+        f"{LEFT + (x - first) / across * inner:.1f},{6 + (high - y) / up * tall:.1f}"
+        for x, y in finite
+    )
+    said = f"from {number(finite[0][1])} to {number(finite[-1][1])}"
+    labels = (
+        (LEFT - 6, 10, "end", high),
+        (LEFT - 6, HIGH - LOW, "end", low),
+        (LEFT, HIGH - 4, "start", first),
+        (WIDE - 4, HIGH - 4, "end", last),
+    )
+    texts = "".join(
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{_text(number(value))}</text>'
+        for x, y, anchor, value in labels
     )
     return (
-        f'<svg class="aios-spark" width="{width}" height="{height}" role="img" '
-        f'aria-label="from {number(finite[0])} to {number(finite[-1])}">'
-        f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
+        f'<svg width="{WIDE}" height="{HIGH}" role="img" aria-label="{_text(said)}" '
+        f'font-size="10" fill="currentColor">{texts}<path d="M{LEFT} 4V{HIGH - LOW + 2}H{WIDE - 4}" '
+        f'fill="none" stroke="currentColor" stroke-opacity=".3"/><polyline points="{path}" '
+        f'class="aios-line" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
     )
 
 

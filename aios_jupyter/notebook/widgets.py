@@ -24,13 +24,14 @@ from ..commands.leases import lease_card
 from ..commands.views import Card
 from ..errors import AiosError
 from ..units import format_duration
-from . import html
+from . import curves, html
 
 if TYPE_CHECKING:
     from ..schema import Lease
     from ..session import RunHandle, Session
 
 DRAW_EVERY = 0.2
+CURVES_EVERY = 1.0
 CONFIRM_FOR = 4.0
 LOG_LINES = 60
 
@@ -47,6 +48,11 @@ class Slot:
     def __init__(self) -> None:
         self._handle: Any = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is something in it."""
+        return self._handle is not None
+
     def show(self, text: str, markup: str, widget: Any = None) -> None:
         """Show, or replace, with a plain text, its HTML, and the widget where there is one."""
         bundle: dict[str, Any] = {"text/plain": text, "text/html": markup}
@@ -56,6 +62,10 @@ class Slot:
                 "version_minor": 0,
                 "model_id": widget.model_id,
             }
+        self.put(bundle)
+
+    def put(self, bundle: dict[str, Any]) -> None:
+        """Show, or replace, with these forms by MIME type."""
         if self._handle is None:
             from IPython.display import DisplayHandle
 
@@ -329,12 +339,14 @@ class LeaseCard(Live):
 
 
 class RunCard(Live):
-    """A run: progress, metrics with their course, one rank's output, Stop."""
+    """A run: progress, metrics, one rank's output, Stop; their curves are an output below it."""
 
     def __init__(self, slot: Slot, handle: RunHandle, feed: Feed) -> None:
         super().__init__(slot)
         self._handle, self.feed = handle, feed
         self._head, self._progress, self._metrics, self._log = (_html() for _ in range(4))
+        self._curves = Slot()
+        self._drawn: tuple[int, float] = (0, 0.0)
         self._stop = _button("Stop", "stop", self._stopped, style="")
         ranks = [(f"rank {rank}", rank) for rank in range(feed.world_size)]
         self._rank = _kit().Dropdown(
@@ -367,6 +379,9 @@ class RunCard(Live):
         """Take one event of the run."""
         with self._feed_lock:
             self.feed.add(event)
+        # Here and not in the card's thread: the output belongs to the cell that this thread runs.
+        if not self._curves.shown and curves.drawable(self.feed):
+            self._draw_curves()
 
     def finish(self) -> None:
         """Stop drawing and leave the static form."""
@@ -376,6 +391,8 @@ class RunCard(Live):
             self._thread.join()
         if self.box is not None:
             self.close()
+        if self._curves.shown:
+            self._draw_curves(at_once=True)
 
     def stopping(self) -> None:
         """Say that the run has been told to end."""
@@ -384,18 +401,35 @@ class RunCard(Live):
     def _redraw(self) -> None:
         while not self._done.wait(DRAW_EVERY):
             self._draw()
+            if self._curves.shown:
+                self._draw_curves()
 
     def _draw(self) -> None:
         feed = self.feed
         note = html.note(self._note) if self._note else ""
         with self._feed_lock:
             head = html.part(html.run_head(feed, _whole(feed)), note)
-            progress, metrics = html.run_progress(feed), html.run_metrics(feed)
+            progress, metrics = (
+                html.run_progress(feed),
+                html.run_metrics(feed) + html.run_usage(feed),
+            )
             tail = feed.tail(self._rank.value or 0, LOG_LINES)
         _set(self._head, head)
         _set(self._progress, html.part(progress))
         _set(self._metrics, html.part(metrics))
         _set(self._log, html.part(html.scrolled(html.log(tail))))
+
+    def _draw_curves(self, *, at_once: bool = False) -> None:
+        """Show the curves, where there is something new, about once a second."""
+        with self._feed_lock:
+            seen = sum(series.seen for series in self.feed.series.values())
+            known, drawn = self._drawn
+            now = time.monotonic()
+            if seen == known or not (at_once or now - drawn >= CURVES_EVERY):
+                return
+            self._drawn = (seen, now)
+            bundle = curves.bundle(self.feed)
+        self._curves.put(bundle)
 
     def _stopped(self) -> None:
         self.stopping()

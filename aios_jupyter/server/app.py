@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Callable, Float
 
 from ..session.kernels import give_up_waiting
-from . import telling
+from . import acting, routes, telling, watching
+from .books import Books
 from .limits import Limits
-from .routes import LIMITS, handlers
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+TIDY_EVERY = 20.0
 
 
 async def open_broker() -> Upstream:
@@ -28,6 +34,19 @@ async def open_broker() -> Upstream:
     from ..session import observe
 
     return await observe(label="server")
+
+
+def open_session() -> Session:
+    """Open a session that reads what runs have said.
+
+    Raises
+    ------
+    ClusterError
+        No cluster runs, or it does not answer.
+    """
+    from ..session import connect
+
+    return connect(start=False, passive=True, label="server")
 
 
 def connection_dir() -> Path:
@@ -53,6 +72,12 @@ class AiosApp(ExtensionApp):
         raises `aios_jupyter.errors.ClusterError` when there is no cluster.""",
     ).tag(config=True)
 
+    open_session = Callable(
+        open_session,
+        help="""Function that opens the session through which the logs and metrics of runs are read.
+        Takes no arguments, raises `aios_jupyter.errors.ClusterError` when there is no cluster.""",
+    ).tag(config=True)
+
     reads_per_second = Float(
         20.0, help="How often one user may ask, on average; bursts of five seconds' worth. 0: any."
     ).tag(config=True)
@@ -64,28 +89,39 @@ class AiosApp(ExtensionApp):
     def initialize_settings(self) -> None:
         """Make the stream; it starts with the server's event loop."""
         self.event_logger.register_event_schema(EVENT_SCHEMA)
-        self.settings[LIMITS] = Limits(self.reads_per_second, self.writes_per_second)
+        self.settings[routes.LIMITS] = Limits(self.reads_per_second, self.writes_per_second)
+        self.books = Books(self.open_session)
         self.stream = Stream(self.open_upstream, self._emit, connection_dir, self.log)
 
     def initialize_handlers(self) -> None:
         """Add the routes."""
-        self.handlers.extend(handlers(self.stream))
+        self.handlers.extend(routes.handlers(self.stream))
+        self.handlers.extend(watching.handlers(self.stream, self.stream.history, self.books))
+        self.handlers.extend(acting.handlers(self.stream))
         self.handlers.extend(telling.handlers(self.stream))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        self._task = asyncio.create_task(self.stream.run())
+        self._tasks = [
+            asyncio.create_task(self.stream.run()),
+            asyncio.create_task(self._tidy()),
+        ]
 
     async def stop_extension(self) -> None:
-        """Close the session with the broker; kernels that wait for devices are given up.
+        """Close the sessions with the broker; kernels that wait for devices are given up.
 
         The server ends its kernels after this, and would wait for them.
         """
         give_up_waiting("The Jupyter server is stopping; start the kernel again in the next one.")
-        task: asyncio.Task[None] | None = getattr(self, "_task", None)
-        if task is not None:
+        for task in getattr(self, "_tasks", []):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await asyncio.to_thread(self.books.close)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            await asyncio.to_thread(self.books.tidy)
 
     @property
     def event_logger(self) -> Any:

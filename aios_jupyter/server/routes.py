@@ -5,10 +5,10 @@ POST   aios/cluster                 start the embedded cluster; body {"simulate_
 DELETE aios/leases/ID               release a lease
 DELETE aios/queue/ID                cancel a request
 POST   aios/runs/ID/stop            stop a run
-GET    aios/runs/ID/logs?rank=&tail=  the last lines of a run's log
 GET    aios/models                  models of the registry
 
-`telling.py` has those for programs, `openapi.yaml` describes all. Who asks too often gets 429.
+`watching.py` and `acting.py` have further ones, `telling.py` those for programs; `openapi.yaml`
+describes all. Who asks too often gets 429.
 
 An error is `{"message": SENTENCE}` with the status that `STATUS` gives its class.
 """
@@ -19,7 +19,6 @@ import asyncio
 import json
 import math
 import time
-from collections import deque
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
@@ -40,7 +39,6 @@ STATUS: dict[type[errors.AiosError], int] = {
     errors.ClusterError: 503,
     errors.AiosError: 500,
 }
-MAX_TAIL = 10_000
 # Where the server's settings have the `Limits`.
 LIMITS = "aios_limits"
 
@@ -172,20 +170,6 @@ class StopRunHandler(AiosHandler):
         self.answer({"stopping": run}, 202)
 
 
-class RunLogHandler(AiosHandler):
-    """The log of a run."""
-
-    @web.authenticated
-    @authorized
-    async def get(self, run: str) -> None:
-        """Answer with its last lines."""
-        rank = self.whole_number("rank", None, most=1_000_000)
-        tail = self.whole_number("tail", 1000, most=MAX_TAIL)
-        self.stream.run_row(run)
-        lines = await asyncio.to_thread(_log, run, rank, tail)
-        self.answer({"run": run, "rank": rank, "lines": lines})
-
-
 class ModelsHandler(AiosHandler):
     """The model registry."""
 
@@ -205,7 +189,6 @@ def handlers(stream: Stream) -> list[tuple[str, type[AiosHandler], dict[str, Any
         (rf"/aios/leases/{one}", LeaseHandler),
         (rf"/aios/queue/{one}", RequestHandler),
         (rf"/aios/runs/{one}/stop", StopRunHandler),
-        (rf"/aios/runs/{one}/logs", RunLogHandler),
         (r"/aios/models", ModelsHandler),
     ]
     return [(pattern, handler, {"stream": stream}) for pattern, handler in routes]
@@ -215,21 +198,6 @@ def _start(simulate_gpus: int | None) -> None:
     from ..session import connect
 
     connect(simulate_gpus=simulate_gpus, passive=True, label="server").close()
-
-
-def _log(run: str, rank: int | None, tail: int | None) -> list[str]:
-    """The last `tail` lines; the session gives pieces that end anywhere."""
-    from ..session import connect
-
-    lines: deque[str] = deque(maxlen=tail)
-    rest = ""
-    with connect(start=False, passive=True, label="server") as session:
-        for piece in session.logs(run, rank):
-            *whole, rest = (rest + piece).split("\n")
-            lines.extend(whole)
-    if rest:
-        lines.append(rest)
-    return list(lines)
 
 
 def _models() -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ClusterError, NoClusterError, NotFoundError
+from .history import History
 
 # Events that a front end can ask for again: minutes of a busy cluster.
 PAST = 500
@@ -174,6 +175,7 @@ class Stream:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self.mirror = Mirror()
+        self.history = History()
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
@@ -271,5 +273,6 @@ class Stream:
 
     def _tell(self, event: Event | None) -> None:
         if event is not None:
+            self.history.take(event)
             self._changed.set()
             self._emit(event)

@@ -14,23 +14,25 @@ models    models
 endpoints models being served
 forecasts how many devices keep waits short
 users     who has access, and who did what
+nodes     which machines belong to it
 """
 
 from __future__ import annotations
 
 from ..cluster import bundle, embedded
 from ..errors import AccessError
-from ..runs.launcher import RunHandle, RunResult
+from ..runs.handle import RunHandle, RunResult
 from ..schema import Lease
 from .batch import BatchResult, BatchVerbs
 from .endpoints import Endpoint, EndpointVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
+from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
 from .users import UserVerbs
 
 
-class Session(EndpointVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
+class Session(EndpointVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -88,5 +90,7 @@ __all__ = [
     "Session",
     "connect",
     "down",
+    "join_node",
+    "leave_node",
     "observe",
 ]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..config import settings
 from ..errors import ClusterError, ConflictError, NotFoundError, RunError
-from ..runs.launcher import RunHandle
+from ..runs.handle import RunHandle
 from ..schema import LIVE, RunKind, RunState, Scope, Struct
 from .models import ModelVerbs
 

@@ -1,6 +1,8 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 
+import { IPast } from './history';
+import { IVersion } from './registry';
 import { IClusterEvent } from './schema';
 
 /** The server refused, or could not be reached; the message is a sentence for people. */
@@ -15,11 +17,55 @@ export class ApiError extends Error {
 
 type Query = Record<string, string>;
 
-/** The lines of a run's log. */
-export interface IRunLog {
-  run: string;
-  rank: number | null;
+/** Lines of a run's log. `numbers` are their places in the whole log, `next` where to go on. */
+export interface ILogPage {
   lines: string[];
+  ranks: number[];
+  numbers: number[];
+  next: number;
+  /** How many lines at the log's begin are no longer kept. */
+  dropped: number;
+  /** The run has ended, and these are its last lines. */
+  complete: boolean;
+}
+
+/** Which lines: after one, of one rank, with some text in them. */
+export interface ILogQuery {
+  rank?: number;
+  after?: number;
+  search?: string;
+}
+
+/** A metric's whole course; `step` is null where the code gives none. */
+export interface IMetricCourse {
+  time: number[];
+  step: (number | null)[];
+  value: (number | null)[];
+}
+
+/** A call; `users`: it is of the user's own code, and `source` has its line. */
+export interface IFrame {
+  function: string;
+  file: string;
+  line: number;
+  users: boolean;
+  source: string;
+}
+
+/** What one rank does now, or where it failed. */
+export interface IRankStacks {
+  rank: number;
+  pid: number;
+  device: string;
+  threads: { name: string; active: boolean | null; frames: IFrame[] }[];
+  failure: string;
+  note: string;
+}
+
+/** A kernel of this server: the process that leases belong to. */
+export interface IKernelProcess {
+  host: string;
+  pid: number;
 }
 
 /** What the front end asks of the server: the routes of `aios_jupyter/server/routes.py`. */
@@ -29,7 +75,15 @@ export interface IApi {
   release(lease: string): Promise<void>;
   cancel(request: string): Promise<void>;
   stopRun(run: string): Promise<void>;
-  runLog(run: string, rank: number | null): Promise<IRunLog>;
+  extend(lease: string, seconds: number): Promise<void>;
+  history(): Promise<IPast>;
+  runLog(run: string, query: ILogQuery): Promise<ILogPage>;
+  runMetrics(run: string): Promise<Record<string, IMetricCourse>>;
+  runStacks(run: string): Promise<IRankStacks[]>;
+  runProfile(run: string, rank: number): Promise<Blob>;
+  models(): Promise<{ models: IVersion[] }>;
+  promote(model: string, version: number, alias: string): Promise<void>;
+  kernels(): Promise<Record<string, IKernelProcess>>;
 }
 
 /** The routes over HTTP, with Jupyter's own authentication. */
@@ -59,33 +113,92 @@ export class Api implements IApi {
     return this._request('POST', ['runs', run, 'stop']);
   }
 
-  runLog(run: string, rank: number | null): Promise<IRunLog> {
-    const query: Query = rank === null ? {} : { rank: `${rank}` };
-    return this._request('GET', ['runs', run, 'logs'], query);
+  extend(lease: string, seconds: number): Promise<void> {
+    return this._request('POST', ['leases', lease, 'extend'], {}, { time: seconds });
+  }
+
+  history(): Promise<IPast> {
+    return this._request('GET', ['history']);
+  }
+
+  runLog(run: string, query: ILogQuery): Promise<ILogPage> {
+    const given = Object.entries(query).filter(([, value]) => value !== undefined);
+    return this._request(
+      'GET',
+      ['runs', run, 'logs'],
+      Object.fromEntries(given.map(([key, value]) => [key, `${value}`]))
+    );
+  }
+
+  async runMetrics(run: string): Promise<Record<string, IMetricCourse>> {
+    const path = ['runs', run, 'metrics'];
+    const answer = await this._request<{ metrics: Record<string, IMetricCourse> }>(
+      'GET',
+      path
+    );
+    return answer.metrics;
+  }
+
+  async runStacks(run: string): Promise<IRankStacks[]> {
+    const path = ['runs', run, 'stacks'];
+    return (await this._request<{ ranks: IRankStacks[] }>('GET', path)).ranks;
+  }
+
+  async runProfile(run: string, rank: number): Promise<Blob> {
+    const response = await this._send('GET', ['runs', run, 'profile'], {
+      rank: `${rank}`
+    });
+    return response.blob();
+  }
+
+  models(): Promise<{ models: IVersion[] }> {
+    return this._request('GET', ['models']);
+  }
+
+  promote(model: string, version: number, alias: string): Promise<void> {
+    return this._request('PUT', ['models', model, 'aliases', alias], {}, { version });
+  }
+
+  async kernels(): Promise<Record<string, IKernelProcess>> {
+    const path = ['kernels'];
+    return (await this._request<{ kernels: Record<string, IKernelProcess> }>('GET', path))
+      .kernels;
   }
 
   private async _request<T>(
     method: string,
     path: string[],
-    query: Query = {}
+    query: Query = {},
+    body: unknown = {}
   ): Promise<T> {
+    const response = await this._send(method, path, query, body);
+    return (await response.json()) as T;
+  }
+
+  private async _send(
+    method: string,
+    path: string[],
+    query: Query = {},
+    body: unknown = {}
+  ): Promise<Response> {
     const url =
       URLExt.join(this._settings.baseUrl, 'aios', ...path.map(encodeURIComponent)) +
       URLExt.objectToQueryString(query);
+    const withBody = method === 'POST' || method === 'PUT';
     let response: Response;
     try {
-      const init = { method, ...(method === 'POST' ? { body: '{}' } : {}) };
+      const init = { method, ...(withBody ? { body: JSON.stringify(body) } : {}) };
       response = await ServerConnection.makeRequest(url, init, this._settings);
     } catch {
       throw new ApiError('The Jupyter server does not answer.', 0);
     }
-    const body = (await response.json().catch(() => ({}))) as { message?: string };
     if (!response.ok) {
+      const told = (await response.json().catch(() => ({}))) as { message?: string };
       throw new ApiError(
-        body.message || `The Jupyter server answered ${response.status}.`,
+        told.message || `The Jupyter server answered ${response.status}.`,
         response.status
       );
     }
-    return body as T;
+    return response;
   }
 }

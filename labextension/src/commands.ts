@@ -1,20 +1,22 @@
 import { JupyterFrontEnd } from '@jupyterlab/application';
-import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
+import { Dialog, InputDialog, Notification, showDialog } from '@jupyterlab/apputils';
 import { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
 import { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 
 import { IApi } from './api';
 import { aiosIcon } from './icons';
-import { RunLog } from './log';
+import { isKind, Pages } from './details/widget';
 import {
   cancelLosses,
   Losses,
   releaseLosses,
+  rollbackLosses,
   stopLosses,
   unreserveLosses
 } from './losses';
 import { ClusterModel } from './model';
+import { Registry, versionBefore } from './registry';
 import { losses as lossList } from './components/losses';
 import { CommandIDs } from './tokens';
 
@@ -23,13 +25,15 @@ export interface ICommandOptions {
   app: JupyterFrontEnd;
   api: IApi;
   model: ClusterModel;
+  pages: Pages;
   panel: string;
+  registry: Registry;
   trans: TranslationBundle;
 }
 
 /** Add all commands. Those that end something ask first and name what is lost. */
 export function addCommands(options: ICommandOptions): void {
-  const { app, api, model, trans } = options;
+  const { app, api, model, registry, trans } = options;
   const { commands } = app;
 
   commands.addCommand(CommandIDs.open, {
@@ -131,8 +135,112 @@ export function addCommands(options: ICommandOptions): void {
   commands.addCommand(CommandIDs.openLog, {
     label: trans.__('Open the Log of an AIOS Run'),
     describedBy: oneId('run'),
-    execute: args => RunLog.open(id(args, 'run'), options)
+    execute: args => options.pages.open('run', id(args, 'run'), 'log')
   });
+
+  commands.addCommand(CommandIDs.openDetails, {
+    label: trans.__('Open the Details of an AIOS Run, Device, Lease or Model'),
+    describedBy: {
+      args: {
+        type: 'object',
+        properties: {
+          kind: { type: 'string', enum: ['device', 'lease', 'model', 'run'] },
+          id: { type: 'string' }
+        },
+        required: ['kind', 'id']
+      }
+    },
+    execute: args => {
+      if (isKind(args['kind'])) {
+        options.pages.open(args['kind'], id(args, 'id'));
+      }
+    }
+  });
+
+  commands.addCommand(CommandIDs.extend, {
+    label: trans.__('Extend an AIOS Lease'),
+    describedBy: oneId('lease'),
+    execute: async args => {
+      const lease = model.snapshot?.leases[id(args, 'lease')];
+      if (!lease) {
+        return;
+      }
+      const choice = await InputDialog.getItem({
+        title: trans.__('Extend %1', lease.label || lease.id),
+        label: trans.__('Let it end, from now, in'),
+        items: TIMES.map(([, hours]) => trans._n('%1 hour', '%1 hours', hours)),
+        current: 0,
+        okLabel: trans.__('Extend')
+      });
+      const hours = TIMES.find(
+        ([, count]) => trans._n('%1 hour', '%1 hours', count) === choice.value
+      );
+      if (choice.button.accept && hours) {
+        await reporting(() => api.extend(lease.id, hours[0]));
+      }
+    }
+  });
+
+  commands.addCommand(CommandIDs.promote, {
+    label: trans.__('Promote a Model'),
+    describedBy: {
+      args: {
+        type: 'object',
+        properties: { model: { type: 'string' }, version: { type: 'integer' } },
+        required: ['model']
+      }
+    },
+    execute: async args => {
+      const found = registry.models?.find(one => one.name === id(args, 'model'));
+      const given = Number(args['version']) || found?.versions[0]?.version;
+      if (!found || !given) {
+        return;
+      }
+      const answer = await InputDialog.getItem({
+        title: trans.__('Promote %1', `${found.name}/${given}`),
+        label: trans.__('Alias that shall stand for it; one that exists moves to it'),
+        items: [...new Set([...Object.keys(found.aliases), 'champion', 'staging'])],
+        editable: true,
+        current: 0,
+        okLabel: trans.__('Promote')
+      });
+      if (answer.button.accept && answer.value) {
+        await moveAlias(found.name, given, answer.value.trim());
+      }
+    }
+  });
+
+  commands.addCommand(CommandIDs.rollback, {
+    label: trans.__('Roll a Model Back'),
+    describedBy: {
+      args: {
+        type: 'object',
+        properties: { model: { type: 'string' }, alias: { type: 'string' } },
+        required: ['model', 'alias']
+      }
+    },
+    execute: async args => {
+      const found = registry.models?.find(one => one.name === id(args, 'model'));
+      const alias = id(args, 'alias');
+      const back = found && versionBefore(found, alias);
+      if (found && back) {
+        await endAfterAsking(
+          trans.__('Roll %1 back to version %2?', `${found.name}@${alias}`, back.version),
+          rollbackLosses(found, alias, trans),
+          trans.__('Roll back'),
+          () =>
+            api.promote(found.name, back.version, alias).then(() => registry.refresh())
+        );
+      }
+    }
+  });
+
+  function moveAlias(name: string, version: number, alias: string): Promise<void> {
+    return reporting(async () => {
+      await api.promote(name, version, alias);
+      await registry.refresh();
+    });
+  }
 
   /** Ask, and end it when the answer is yes. */
   async function endAfterAsking(
@@ -159,8 +267,11 @@ export function addCommands(options: ICommandOptions): void {
 /** Ids of commands that make sense without arguments, for the palette. */
 export const PALETTE: readonly string[] = [CommandIDs.open, CommandIDs.startCluster];
 
+/** By how much a lease can be extended: seconds, hours. */
+const TIMES = [1, 2, 4, 8, 24].map(hours => [hours * 3600, hours] as const);
+
 /** Run an action; a refusal is shown in the server's own words. */
-async function reporting(action: () => Promise<void>): Promise<void> {
+export async function reporting(action: () => Promise<void>): Promise<void> {
   try {
     await action();
   } catch (error) {

@@ -11,7 +11,7 @@ export interface IBusEvent {
   readonly schema_id: string;
 }
 
-/** Milliseconds between two looks: to make sure of a live stream, and in place of one. */
+/** Milliseconds between two looks: to make sure of a live stream, and by default in place of one. */
 const CHECK = 15000;
 const POLL = 1500;
 
@@ -39,6 +39,9 @@ export class Feed implements IDisposable {
     return this._poll.isDisposed;
   }
 
+  /** Milliseconds between two looks in place of a live stream. */
+  interval = POLL;
+
   /** Listen, and ask for the first snapshot. */
   start(): void {
     this._bus.connect(this._onBusEvent, this);
@@ -65,7 +68,7 @@ export class Feed implements IDisposable {
       answer = await this._api.snapshot(before);
     } catch (error) {
       this._model.link = 'lost';
-      this._pace(POLL);
+      this._pace(this.interval);
       throw error;
     } finally {
       this._asking = false;
@@ -79,6 +82,9 @@ export class Feed implements IDisposable {
     this._heard = false;
     this._settle();
     this._waiting.splice(0).forEach(event => this._take(event));
+    if (answer.snapshot && answer.stream !== before.stream) {
+      this._model.history.seed(await this._api.history());
+    }
   }
 
   private _onBusEvent(_: unknown, event: IBusEvent): void {
@@ -106,7 +112,7 @@ export class Feed implements IDisposable {
   /** One answer that is ahead of the stream may have overtaken an event; two in a row may not. */
   private _settle(): void {
     this._model.link = this._silent > 1 ? 'polling' : 'live';
-    this._pace(this._silent > 0 ? POLL : CHECK);
+    this._pace(this._silent > 0 ? this.interval : CHECK);
   }
 
   private _pace(interval: number): void {

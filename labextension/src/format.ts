@@ -2,12 +2,27 @@
 
 const BYTES = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
 
-/** "12 GB": three significant digits at most, powers of 1024. */
+/** In which units memory and temperature are told. */
+export interface IUnits {
+  memoryUnit: 'binary' | 'decimal';
+  temperatureUnit: 'celsius' | 'fahrenheit';
+}
+
+let kilo = 1024;
+let fahrenheit = false;
+
+/** Tell memory and temperature in other units from now on. */
+export function setUnits(units: IUnits): void {
+  kilo = units.memoryUnit === 'decimal' ? 1000 : 1024;
+  fahrenheit = units.temperatureUnit === 'fahrenheit';
+}
+
+/** "12 GB": three significant digits at most, powers of 1024 unless told otherwise. */
 export function bytes(count: number): string {
   let power = 0;
   let value = Math.max(0, count);
-  while (value >= 1023.5 && power < BYTES.length - 1) {
-    value /= 1024;
+  while (value >= kilo - 0.5 && power < BYTES.length - 1) {
+    value /= kilo;
     power++;
   }
   const digits = power > 0 && value < 9.95 ? 1 : 0;
@@ -18,8 +33,15 @@ export function bytes(count: number): string {
 export function bytesOf(used: number, whole: number): string {
   const total = bytes(whole);
   const unit = total.split(' ')[1] ?? 'B';
-  const value = used / 1024 ** BYTES.indexOf(unit);
+  const value = used / kilo ** BYTES.indexOf(unit);
   return `${trimZeros(value.toFixed(value < 9.95 ? 1 : 0))} / ${total}`;
+}
+
+/** "67 °C", or in Fahrenheit where the user wants that. */
+export function temperature(celsius: number): string {
+  return fahrenheit
+    ? `${Math.round(celsius * 1.8 + 32)} °F`
+    : `${Math.round(celsius)} °C`;
 }
 
 /** "0:42", "12:05", "3:07:00", "2 d 03 h": a duration in seconds; never negative. */

@@ -2,6 +2,7 @@ import { TranslationBundle } from '@jupyterlab/translation';
 
 import { count, duration } from './format';
 import { deviceName, runsOn } from './overview';
+import { IModel } from './registry';
 import { ILease, IRequest, IReservation, IRun, ISnapshot } from './schema';
 
 /** What ending something takes away, in sentences: the body of the dialog that asks. */
@@ -78,6 +79,23 @@ export function cancelLosses(
     ),
     trans.__('What waits for it, such as a notebook cell, ends with an error.')
   ].filter(Boolean);
+}
+
+/** What changes when an alias goes back to the version before. */
+export function rollbackLosses(
+  model: IModel,
+  alias: string,
+  trans: TranslationBundle
+): Losses {
+  const now = model.aliases[alias] ?? 0;
+  return [
+    trans.__(
+      '%1 no longer stands for version %2, which stays in the registry.',
+      alias,
+      now
+    ),
+    trans.__('Endpoints that run now go on with the version that they have.')
+  ];
 }
 
 function owner(user: string, snapshot: ISnapshot, trans: TranslationBundle): string {

@@ -1,5 +1,6 @@
 import { ISignal, Signal } from '@lumino/signaling';
 
+import { History } from './history';
 import { Delta, IClusterEvent, ISections, ISnapshot } from './schema';
 
 /** How the front end hears of changes. `lost`: the server extension does not answer. */
@@ -21,6 +22,9 @@ const SECTIONS: readonly (keyof ISections)[] = [
  * compares by reference draws only what changed.
  */
 export class ClusterModel {
+  /** What was before now, as far as it has been seen. */
+  readonly history = new History();
+
   /** Emitted after each change of anything below. */
   get changed(): ISignal<this, void> {
     return this._changed;
@@ -70,6 +74,7 @@ export class ClusterModel {
     if (event.unchanged) {
       return known;
     }
+    const before = known ? this._snapshot : null;
     if (event.delta) {
       if (!known || event.seq !== this._seq + 1 || !this._snapshot) {
         return false;
@@ -80,6 +85,7 @@ export class ClusterModel {
       const expected = event.offline === undefined || event.kind === 'no-cluster';
       this._trouble = expected ? '' : (event.offline ?? '');
     }
+    this.history.take(event, before);
     this._stream = event.stream;
     this._seq = event.seq;
     // Half a minute of difference is a wrong clock; less may be the network's delay.

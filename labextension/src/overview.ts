@@ -1,4 +1,4 @@
-import { IDevice, ILease, INode, IRun, ISnapshot, isLive } from './schema';
+import { IDevice, ILease, IRun, ISnapshot, isLive } from './schema';
 
 /** What the whole cluster comes to: its accelerators, or its CPU slots where it has none. */
 export interface ITotals {
@@ -11,11 +11,7 @@ export interface ITotals {
 /** How a device is: what decides its color. */
 export type DeviceState = 'free' | 'mine' | 'held' | 'outside' | 'lost';
 
-/** A node with its devices in order. */
-export interface INodeGroup {
-  node: INode;
-  devices: IDevice[];
-}
+const ALL_STATES: readonly DeviceState[] = ['mine', 'held', 'outside', 'lost', 'free'];
 
 /** Whether a device can be leased, and if not why. */
 export function deviceState(device: IDevice, snapshot: ISnapshot): DeviceState {
@@ -47,27 +43,55 @@ export function totals(snapshot: ISnapshot): ITotals {
   };
 }
 
-/** Nodes by host, each with its devices: accelerators first, then by index. */
-export function nodeGroups(
-  nodes: Record<string, INode>,
-  devices: Record<string, IDevice>
-): INodeGroup[] {
-  const groups = new Map<string, INodeGroup>();
-  for (const node of Object.values(nodes)) {
-    groups.set(node.id, { node, devices: [] });
-  }
-  for (const device of Object.values(devices)) {
-    groups.get(device.node)?.devices.push(device);
-  }
-  const sorted = [...groups.values()].sort((a, b) =>
-    a.node.host.localeCompare(b.node.host)
+/** The best place in the queue that this user has; null when they wait for nothing. */
+export function firstPlace(snapshot: ISnapshot): number | null {
+  const places = Object.values(snapshot.queue)
+    .filter(request => request.user === snapshot.cluster.user)
+    .map(request => request.position);
+  return places.length > 0 ? Math.min(...places) : null;
+}
+
+/** The states of the devices that people count, and how many are in each. */
+export function counted(snapshot: ISnapshot): {
+  states: DeviceState[];
+  parts: [DeviceState, number][];
+  free: number;
+} {
+  const devices = mainDevices(snapshot).sort(
+    (a, b) => (a.host < b.host ? -1 : Number(a.host > b.host)) || a.index - b.index
   );
-  for (const group of sorted) {
-    group.devices.sort(
-      (a, b) => Number(a.kind === 'cpu') - Number(b.kind === 'cpu') || a.index - b.index
-    );
+  const states = devices.map(device => deviceState(device, snapshot));
+  const counts = new Map<DeviceState, number>(ALL_STATES.map(state => [state, 0]));
+  for (const state of states) {
+    counts.set(state, (counts.get(state) ?? 0) + 1);
   }
-  return sorted;
+  return {
+    states,
+    parts: [...counts].filter(([, count]) => count > 0),
+    free: counts.get('free') ?? 0
+  };
+}
+
+/** Mean utilization (percent), memory (bytes) and power (watts) of what is measured. */
+export function load(snapshot: ISnapshot): {
+  utilization: number | null;
+  used: number;
+  memory: number;
+  power: number;
+} {
+  let [busy, measured, used, memory, power] = [0, 0, 0, 0, 0];
+  for (const device of mainDevices(snapshot)) {
+    if (device.utilization !== null) {
+      busy += device.utilization;
+      measured++;
+    }
+    if (device.memory_used !== null) {
+      used += device.memory_used;
+      memory += device.memory;
+    }
+    power += device.power ?? 0;
+  }
+  return { utilization: measured > 0 ? busy / measured : null, used, memory, power };
 }
 
 /** "GPU 0", "MIG 3", "CPU 1": short, for where a device is named and not described. */

@@ -5,10 +5,10 @@ import { CommandRegistry } from '@lumino/commands';
 import { Message } from '@lumino/messaging';
 import * as React from 'react';
 
-import { ClusterSection, Overview } from './components/cluster';
+import { ClusterSection, Load, Overview } from './components/cluster';
 import { EmptyState } from './components/empty';
-import { EndpointsSection } from './components/endpoints';
 import { LeasesSection } from './components/leases';
+import { ModelsSection } from './components/models';
 import { QueueSection } from './components/queue';
 import { ReservationsSection } from './components/reservations';
 import { RunsSection } from './components/runs';
@@ -17,6 +17,7 @@ import { ServicesProvider, useModel, useServices } from './components/services';
 import { aiosIcon } from './icons';
 import { ClusterModel } from './model';
 import { sortedRuns, totals } from './overview';
+import { Registry } from './registry';
 import { isLive } from './schema';
 import { Sight } from './sight';
 
@@ -34,6 +35,13 @@ export class ClusterPanel extends ReactWidget {
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', this.title.caption);
     this._sight = new Sight(_options.model);
+  }
+
+  /** Leave sections out, and draw everything again: units may have changed as well. */
+  set hiddenSections(hidden: readonly string[]) {
+    this._hidden = new Set(hidden);
+    this._drawn++;
+    this.update();
   }
 
   override dispose(): void {
@@ -63,27 +71,35 @@ export class ClusterPanel extends ReactWidget {
   }
 
   protected override render(): React.ReactElement {
-    const { commands, state, trans } = this._options;
+    const { commands, registry, state, trans } = this._options;
     return (
-      <ServicesProvider value={{ commands, sight: this._sight, trans }}>
-        <Body state={state} />
+      <ServicesProvider
+        value={{ commands, registry, scroller: this.node, sight: this._sight, trans }}
+      >
+        <Body key={this._drawn} hidden={this._hidden} state={state} />
       </ServicesProvider>
     );
   }
 
   private _sight: Sight;
+  private _hidden: ReadonlySet<string> = new Set();
+  private _drawn = 0;
 }
 
 export namespace ClusterPanel {
   export interface IOptions {
     model: ClusterModel;
     commands: CommandRegistry;
+    registry: Registry;
     trans: TranslationBundle;
     state: IStateDB | null;
   }
 }
 
-function Body(props: { state: IStateDB | null }): React.ReactElement {
+function Body(props: {
+  hidden: ReadonlySet<string>;
+  state: IStateDB | null;
+}): React.ReactElement {
   const folds = useFolds(props.state);
   const online = useModel(model => model.snapshot !== null && model.link !== 'lost');
   if (!online) {
@@ -92,7 +108,7 @@ function Body(props: { state: IStateDB | null }): React.ReactElement {
   return (
     <>
       <Head />
-      <Sections folds={folds} />
+      <Sections folds={folds} hidden={props.hidden} />
     </>
   );
 }
@@ -134,14 +150,18 @@ function Head(): React.ReactElement | null {
         </span>
       </div>
       <Overview />
+      <Load />
     </header>
   );
 }
 
-function Sections(props: { folds: IFolds }): React.ReactElement | null {
+function Sections(props: {
+  folds: IFolds;
+  hidden: ReadonlySet<string>;
+}): React.ReactElement | null {
   const { trans } = useServices();
   const snapshot = useModel(model => model.snapshot);
-  const { folds } = props;
+  const { folds, hidden } = props;
   if (!snapshot) {
     return null;
   }
@@ -152,26 +172,32 @@ function Sections(props: { folds: IFolds }): React.ReactElement | null {
   const reserved = Object.keys(snapshot.reservations ?? {}).length;
   return (
     <>
-      <Section
-        id="cluster"
-        title={trans.__('Cluster')}
-        summary={trans._n('%1 node', '%1 nodes', nodes)}
-        folds={folds}
-      >
-        <ClusterSection />
-      </Section>
-      <Section id="queue" title={trans.__('Queue')} summary={waiting} folds={folds}>
-        <QueueSection />
-      </Section>
-      <Section
-        id="leases"
-        title={trans.__('Leases')}
-        summary={Object.keys(snapshot.leases).length}
-        folds={folds}
-      >
-        <LeasesSection />
-      </Section>
-      {reserved > 0 && (
+      {!hidden.has('cluster') && (
+        <Section
+          id="cluster"
+          title={trans.__('Cluster')}
+          summary={trans._n('%1 node', '%1 nodes', nodes)}
+          folds={folds}
+        >
+          <ClusterSection folds={folds} />
+        </Section>
+      )}
+      {!hidden.has('queue') && (
+        <Section id="queue" title={trans.__('Queue')} summary={waiting} folds={folds}>
+          <QueueSection />
+        </Section>
+      )}
+      {!hidden.has('leases') && (
+        <Section
+          id="leases"
+          title={trans.__('Leases')}
+          summary={Object.keys(snapshot.leases).length}
+          folds={folds}
+        >
+          <LeasesSection />
+        </Section>
+      )}
+      {reserved > 0 && !hidden.has('reservations') && (
         <Section
           id="reservations"
           title={trans.__('Reservations')}
@@ -181,22 +207,30 @@ function Sections(props: { folds: IFolds }): React.ReactElement | null {
           <ReservationsSection />
         </Section>
       )}
-      <Section
-        id="runs"
-        title={trans.__('Runs')}
-        summary={live > 0 ? trans.__('%1 running', live) : runs.length}
-        folds={folds}
-      >
-        <RunsSection />
-      </Section>
-      <Section
-        id="endpoints"
-        title={trans.__('Endpoints')}
-        summary={endpoints.length}
-        folds={folds}
-      >
-        <EndpointsSection />
-      </Section>
+      {!hidden.has('runs') && (
+        <Section
+          id="runs"
+          title={trans.__('Runs')}
+          summary={live > 0 ? trans.__('%1 running', live) : runs.length}
+          folds={folds}
+        >
+          <RunsSection />
+        </Section>
+      )}
+      {!hidden.has('models') && (
+        <Section
+          id="models"
+          title={trans.__('Models')}
+          summary={
+            endpoints.length > 0
+              ? trans._n('%1 endpoint', '%1 endpoints', endpoints.length)
+              : ''
+          }
+          folds={folds}
+        >
+          <ModelsSection />
+        </Section>
+      )}
     </>
   );
 }

@@ -82,6 +82,9 @@ export interface IRequest {
   /** Its lease was taken for others, and it waits again. */
   preempted?: boolean;
   submitted: number;
+  /** The process that waits for it: its machine and pid. */
+  host?: string;
+  pid?: number;
   position: number;
   reason: string;
   /** The reason in a sentence. */
@@ -98,6 +101,13 @@ export interface ILease {
   granted: number;
   expires: number | null;
   state: 'active' | 'ending';
+  /** The request that it was granted to. */
+  request?: string;
+  /** Whose quota its devices are of. */
+  queue?: string;
+  /** The process that holds it, a kernel or a shell: its machine and pid. */
+  host?: string;
+  pid?: number;
   /** Others may take its devices; `preempted`: they do, for `reason`. */
   preemptible?: boolean;
   preempted?: boolean;

@@ -5,10 +5,10 @@ import * as React from 'react';
 
 import { aiosIcon } from './icons';
 import { ClusterModel } from './model';
-import { totals } from './overview';
+import { firstPlace, totals } from './overview';
 import { CommandIDs } from './tokens';
 
-/** The status-bar item: free and all devices, and how many requests wait. */
+/** The status-bar item: free and all devices, and the user's place in the queue. */
 export class StatusItem extends ReactWidget {
   constructor(
     private _model: ClusterModel,
@@ -46,7 +46,13 @@ export class StatusItem extends ReactWidget {
       return { text: trans.__('off'), title: trans.__('No AIOS cluster is running') };
     }
     const { free, devices, waiting } = totals(snapshot);
-    const queue = waiting > 0 ? ` · ${trans.__('%1 waiting', waiting)}` : '';
+    const place = firstPlace(snapshot);
+    const queue =
+      waiting === 0
+        ? ''
+        : place === null
+          ? ` · ${trans.__('%1 waiting', waiting)}`
+          : ` · ${trans.__('you are number %1 of %2', place, waiting)}`;
     return {
       text: `${free}/${devices}${queue}`,
       title: trans.__('AIOS: %1 of %2 devices are free', free, devices) + queue

@@ -11,6 +11,13 @@ export namespace CommandIDs {
   export const unreserve = 'aios:cancel-reservation';
   export const stopRun = 'aios:stop-run';
   export const openLog = 'aios:open-log';
+  export const promote = 'aios:promote-model';
+  export const rollback = 'aios:roll-back-model';
+  export const extend = 'aios:extend-lease';
+  export const allocate = 'aios:allocate';
+  export const runCell = 'aios:run-cell';
+  export const jump = 'aios:jump-to-cell';
+  export const openDetails = 'aios:open-details';
 }
 
 /** For other extensions: what the cluster looks like, as it changes. */

@@ -12,11 +12,19 @@ class FakeServer {
   readonly model = new ClusterModel();
   readonly feed: Feed;
   looks = 0;
+  pasts = 0;
   seq = 1;
   up = true;
 
   constructor() {
-    const api = { snapshot: known => this.answer(known) } as Partial<IApi> as IApi;
+    const api = {
+      snapshot: known => this.answer(known),
+      history: () => {
+        this.pasts++;
+        const x1 = { time: [1], utilization: [50], memory: [0] };
+        return Promise.resolve({ devices: { x1 }, runs: {} });
+      }
+    } as Partial<IApi> as IApi;
     this.feed = new Feed({ api, bus: this.bus, model: this.model, standby: 'never' });
   }
 
@@ -134,5 +142,13 @@ describe('Feed', () => {
   it('ignores events of others', () => {
     server.bus.emit({ schema_id: 'https://example.org/other' });
     expect(server.model.position.seq).toBe(1);
+  });
+
+  it('asks for the past once, with the first snapshot', async () => {
+    expect(server.pasts).toBe(1);
+    expect(server.model.history.device('x1', 2).utilization.y).toEqual([50, 50]);
+    server.change(false);
+    await pass(60_000);
+    expect(server.pasts).toBe(1);
   });
 });

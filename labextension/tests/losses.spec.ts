@@ -1,18 +1,5 @@
-import { TranslationBundle } from '@jupyterlab/translation';
-
 import { cancelLosses, releaseLosses, stopLosses, unreserveLosses } from '../src/losses';
-import { lease, request, reservation, run, snapshot } from './rows';
-
-/** English, as the application gives it without a language pack. */
-const trans = {
-  __: (text: string, ...args: unknown[]) => fill(text, args),
-  _n: (one: string, many: string, n: number, ...args: unknown[]) =>
-    fill(n === 1 ? one : many, [n, ...args])
-} as unknown as TranslationBundle;
-
-function fill(text: string, args: unknown[]): string {
-  return text.replace(/%(\d)/g, (_, index: string) => String(args[Number(index) - 1]));
-}
+import { lease, request, reservation, run, snapshot, trans } from './rows';
 
 const progress = { done: 120, total: 500, unit: 'steps', label: '' };
 

@@ -1,8 +1,10 @@
 import {
+  counted,
   deviceName,
   deviceState,
+  firstPlace,
+  load,
   mayEnd,
-  nodeGroups,
   runsOn,
   sortedRuns,
   totals
@@ -57,15 +59,24 @@ describe('totals', () => {
   });
 });
 
-test('devices are grouped by node, accelerators first, in the order of their index', () => {
-  const devices = {
-    c0: device('c0', { kind: 'cpu' }),
-    g10: device('g10'),
-    g2: device('g2'),
-    x: device('x1', { node: 'unknown' })
-  };
-  const [group] = nodeGroups(snapshot().nodes, devices);
-  expect(group?.devices.map(row => row.id)).toEqual(['g2', 'g10', 'c0']);
+test('devices are counted by state, and what is measured adds up', () => {
+  const cluster = snapshot({
+    devices: {
+      g0: device('g0', { utilization: 50, memory_used: 1024, power: 100 }),
+      g1: device('g1', { holder: holder('bob'), utilization: 100, power: 50 }),
+      g2: device('g2', { utilization: null, memory_used: null }),
+      c0: device('c0', { kind: 'cpu' })
+    }
+  });
+  const { states, parts, free } = counted(cluster);
+  expect(states).toEqual(['free', 'held', 'free']);
+  expect(parts).toEqual([
+    ['held', 1],
+    ['free', 2]
+  ]);
+  expect(free).toBe(2);
+  const memory = 2 * 16 * 1024 ** 3;
+  expect(load(cluster)).toEqual({ utilization: 75, used: 1024, memory, power: 150 });
 });
 
 test('a device is named by kind and index, an unknown one by its id', () => {
@@ -104,4 +115,14 @@ test.each([
 ] as const)('a %s may end what %s has: %s', (role, owner, may) => {
   const { cluster } = snapshot();
   expect(mayEnd(snapshot({ cluster: { ...cluster, role } }), owner)).toBe(may);
+});
+
+test('one’s own place in the queue is the best of several, or none', () => {
+  const queue = {
+    q1: request('q1', { user: 'bob', position: 1 }),
+    q3: request('q3', { position: 3 }),
+    q2: request('q2', { position: 2 })
+  };
+  expect(firstPlace(snapshot({ queue }))).toBe(2);
+  expect(firstPlace(snapshot({ queue: { q1: queue.q1 } }))).toBeNull();
 });

@@ -1,3 +1,5 @@
+import { TranslationBundle } from '@jupyterlab/translation';
+
 import { IDevice, ILease, IRequest, IReservation, IRun, ISnapshot } from '../src/schema';
 
 /** Rows for the tests: plain defaults, and what the test cares about. */
@@ -116,4 +118,15 @@ export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
     runs: {},
     ...rest
   };
+}
+
+/** Words as they are in the source. */
+export const trans = {
+  __: (text: string, ...args: unknown[]) => fill(text, args),
+  _n: (one: string, many: string, n: number, ...args: unknown[]) =>
+    fill(n === 1 ? one : many, [n, ...args])
+} as unknown as TranslationBundle;
+
+function fill(text: string, args: unknown[]): string {
+  return text.replace(/%(\d)/g, (_, index: string) => String(args[Number(index) - 1]));
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -14,9 +15,10 @@ from IPython.utils.capture import capture_output
 from aios_jupyter.commands.feed import Feed
 from aios_jupyter.commands.views import Card, Column, Table
 from aios_jupyter.errors import AllocationError, ClusterError, RunError
-from aios_jupyter.notebook import display, html
+from aios_jupyter.notebook import curves, display, html
+from aios_jupyter.notebook.curves import MIME
 from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, LeaseCard, RunCard, Slot
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.schema import LeaseState
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -136,14 +138,16 @@ def test_a_run_ends_as_static_html_with_its_log(
         ],
         RunResult("r-1", "succeeded", 2, 1.5, {}, {}),
     )
-    first, last = shown(rich, "%%aios train\nx = 1")
+    first, curves, last = shown(rich, "%%aios train\nx = 1")
     assert WIDGET in first
     assert WIDGET not in last
     assert "r-1 succeeded" in last["text/plain"]
     assert "epoch 1: 10/10 steps" in last["text/plain"]
     assert "loss 0.25" in last["text/plain"]
+    assert curves["text/plain"] == "loss: 0.5 → 0.25 (least 0.25, most 0.5)"
+    assert "<svg" in curves["text/html"]
+    assert curves[MIME]["curves"] == [{"name": "loss", "x": [1, 2], "y": [0.5, 0.25]}]
     page = last["text/html"]
-    assert "<svg" in page
     assert "from &lt;other&gt;" in page
     assert "rank 1's output" in page
     assert "width:100.0%" in page
@@ -271,12 +275,41 @@ def test_every_text_is_escaped() -> None:
         assert "&lt;script&gt;" in markup
 
 
-def test_a_sparkline_leaves_out_what_is_not_finite() -> None:
-    assert html.sparkline([1.0]) == ""
-    assert html.sparkline([float("nan"), 1.0]) == ""
-    line = html.sparkline([1.0, float("nan"), float("inf"), 3.0])
-    assert line.count(",") == 2
+def test_a_curve_leaves_out_what_is_not_finite() -> None:
+    assert html.curve([1], [1.0]) == ""
+    assert html.curve([1, 2], [float("nan"), 1.0]) == ""
+    line = html.curve([1, 2, 3, 4], [1.0, float("nan"), float("inf"), 3.0])
+    assert line.split('points="')[1].split('"')[0].count(",") == 2
     assert 'aria-label="from 1 to 3"' in line
+
+
+def test_curves_are_numbers_for_the_extension_and_a_picture_for_others() -> None:
+    bad = "<script>alert(1)</script>"
+    feed = Feed("r-1", "cell", 1, 0.0)
+    for step, value in ((10, 1.0), (20, float("nan")), (30, 0.5)):
+        metrics = {"type": "metrics", "rank": 0, "values": {bad: value}, "step": step}
+        feed.add(metrics)
+    feed.add({"type": "metrics", "rank": 0, "values": {"once": 1.0}})
+    shown = curves.bundle(feed)
+    (curve,) = shown[MIME]["curves"]
+    assert curve == {"name": bad, "x": [10, 20, 30], "y": [1.0, None, 0.5]}
+    json.dumps(shown[MIME], allow_nan=False)
+    assert "<script" not in shown["text/html"]
+    assert "&lt;script&gt;" in shown["text/html"]
+
+
+def test_curves_are_shown_with_their_second_value_and_end_with_the_last(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    values = [{"type": "metrics", "values": {"loss": 1.0 / n}, "step": n} for n in range(1, 9)]
+    session.handle = FakeHandle(values, RunResult("r-1", "succeeded", 2, 1.5, {}, {}))
+    with capture_output() as captured:
+        rich.run_cell("%%aios train\nx = 1")
+    drawn = [output for output in captured.outputs if MIME in output.data]
+    assert not drawn[0].update
+    assert all(output.update for output in drawn[1:])
+    (last,) = drawn[-1].data[MIME]["curves"]
+    assert last["x"] == list(range(1, 9))
 
 
 def test_a_table_draws_meters_and_says_when_it_is_empty() -> None:

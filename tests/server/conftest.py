@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_cluster import FakeUpstream
+from fake_run import FakeSession
 
 from aios_jupyter.errors import NoClusterError
 from aios_jupyter.server.app import AiosApp
@@ -38,7 +39,7 @@ def jp_server_config(cluster: Cluster) -> dict[str, Any]:
 
     return {
         "ServerApp": {"jpserver_extensions": {"aios_jupyter": True}},
-        "AiosApp": {"open_upstream": opened},
+        "AiosApp": {"open_upstream": opened, "open_session": FakeSession},
     }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPClientError
 
 from aios_jupyter import errors
+from aios_jupyter.models.registry import ModelVersion
+from aios_jupyter.runs.messages import Frame, RankStacks, Stack
 from aios_jupyter.server import routes
 from aios_jupyter.server.app import AiosApp
 from aios_jupyter.server.stream import Stream
@@ -23,6 +27,13 @@ ROUTES = [
     ("DELETE", "aios/queue/q-a1"),
     ("POST", "aios/runs/r-digits-cnn/stop"),
     ("GET", "aios/runs/r-digits-cnn/logs"),
+    ("GET", "aios/runs/r-digits-cnn/metrics"),
+    ("GET", "aios/runs/r-digits-cnn/stacks"),
+    ("GET", "aios/runs/r-digits-cnn/profile"),
+    ("GET", "aios/history"),
+    ("GET", "aios/kernels"),
+    ("POST", "aios/leases/l-7c1/extend"),
+    ("PUT", "aios/models/digits/aliases/champion"),
     ("GET", "aios/models"),
     ("GET", "aios/events"),
     ("GET", "aios/metrics"),
@@ -31,7 +42,7 @@ ROUTES = [
 
 
 def body_of(method: str) -> dict[str, Any]:
-    return {"method": method, **({"body": "{}"} if method == "POST" else {})}
+    return {"method": method, **({"body": "{}"} if method in ("POST", "PUT") else {})}
 
 
 def answer(response: Any) -> Any:
@@ -45,8 +56,14 @@ def refusal(error: pytest.ExceptionInfo[HTTPClientError]) -> tuple[int, str]:
 
 
 def test_the_list_of_routes_is_complete(server: AiosApp) -> None:
-    handlers = [found for _, found, *_ in server.handlers]
-    ours = [found for found in handlers if issubclass(found, routes.AiosHandler)]
+    ours = [
+        (pattern, found)
+        for pattern, found, *_ in server.handlers
+        if issubclass(found, routes.AiosHandler)
+    ]
+    for method, path in ROUTES:
+        (handler,) = [found for pattern, found in ours if re.fullmatch(pattern, f"/{path}")]
+        assert method.lower() in vars(handler)
     assert len(ours) == len(ROUTES)
 
 
@@ -186,10 +203,17 @@ class FakeSession:
     def close(self) -> None:
         self.opened.append({"closed": True})
 
-    def logs(self, run: str, rank: int | None = None) -> Iterator[str]:
-        yield "epoch 1\nepo"
-        yield "ch 2\n"
-        yield f"rank {rank}"
+    def stacks(self, run: str, rank: int | None) -> list[RankStacks]:
+        call = Frame(function="step", file="train.py", line=1)
+        return [RankStacks(rank=rank or 0, threads=(Stack(name="main", frames=(call,)),))]
+
+    def profile(self, run: str, to: Path, rank: int) -> Path:
+        to.write_text(json.dumps({"traceEvents": [rank]}))
+        return to
+
+    def promote(self, ref: str, alias: str) -> ModelVersion:
+        name, _, version = ref.partition("/")
+        return ModelVersion(name=name, version=int(version), aliases=(alias,))
 
     def models(self) -> list[dict[str, Any]]:
         return [{"name": "digits"}]
@@ -204,36 +228,107 @@ def fake_session(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     return FakeSession
 
 
-async def test_log_joins_pieces_to_lines_and_closes_its_session(
-    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
-) -> None:
+async def test_log_has_numbered_lines_and_where_to_go_on(jp_fetch: Any, server: AiosApp) -> None:
     got = answer(await jp_fetch("aios/runs/r-digits-cnn/logs", params={"rank": "1"}))
-    assert got == {
-        "run": "r-digits-cnn",
-        "rank": 1,
-        "lines": ["epoch 1", "epoch 2", "rank 1"],
-    }
-    assert fake_session.opened == [
-        {"start": False, "passive": True, "label": "server"},
-        {"closed": True},
-    ]
+    assert got["lines"][0] == "[1] step 0: loss 2.3000"
+    assert got["numbers"][:2] == [2, 4]
+    assert (got["next"], got["dropped"], got["complete"]) == (401, 0, True)
+    rest = {"after": "399", "search": "STEP"}
+    more = answer(await jp_fetch("aios/runs/r-digits-cnn/logs", params=rest))
+    assert more["lines"] == ["[0] step 199: loss 0.0115", "[1] step 199: loss 0.0115"]
 
 
-async def test_log_gives_the_last_lines(
+async def test_log_gives_the_last_lines(jp_fetch: Any, server: AiosApp) -> None:
+    got = answer(await jp_fetch("aios/runs/r-digits-cnn/logs", params={"tail": "2"}))
+    assert got["ranks"] == [0, 1]
+    assert got["complete"]
+
+
+async def test_metrics_have_steps_times_and_values(jp_fetch: Any, server: AiosApp) -> None:
+    got = answer(await jp_fetch("aios/runs/r-digits-cnn/metrics"))
+    loss = got["metrics"]["loss"]
+    assert loss["step"][:3] == [0, 1, 2]
+    assert loss["value"][0] == 2.3
+    assert len(loss["time"]) == 200
+
+
+async def test_history_has_what_the_stream_has_told(jp_fetch: Any, server: AiosApp) -> None:
+    got = answer(await jp_fetch("aios/history"))
+    assert got["devices"]["GPU-ada-01-0"]["utilization"] == [82.0]
+    assert got["runs"]["r-digits-cnn"]["loss"]["y"] == [0.4127]
+
+
+async def test_stacks_come_from_the_session(
     jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
 ) -> None:
-    got = answer(await jp_fetch("aios/runs/r-digits-cnn/logs", params={"tail": "2"}))
-    assert got["lines"] == ["epoch 2", "rank None"]
+    got = answer(await jp_fetch("aios/runs/r-digits-cnn/stacks", params={"rank": "1"}))
+    (rank,) = got["ranks"]
+    assert (rank["rank"], rank["threads"][0]["frames"][0]["function"]) == (1, "step")
 
 
-@pytest.mark.parametrize("query", [{"rank": "first"}, {"rank": "-1"}, {"tail": "99999999"}])
+async def test_a_profile_is_a_file_to_keep(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
+) -> None:
+    response = await jp_fetch("aios/runs/r-digits-cnn/profile", params={"rank": "1"})
+    assert answer(response) == {"traceEvents": [1]}
+    name = 'attachment; filename="r-digits-cnn-rank-1.trace.json"'
+    assert response.headers["Content-Disposition"] == name
+
+
+async def test_kernels_are_told_by_process(
+    jp_fetch: Any, server: AiosApp, jp_serverapp: Any
+) -> None:
+    kernels = jp_serverapp.kernel_manager
+    kernel = await kernels.start_kernel()
+    try:
+        got = answer(await jp_fetch("aios/kernels"))["kernels"]
+        process = kernels.get_kernel(kernel).provisioner
+        assert got == {kernel: {"host": socket.gethostname(), "pid": process.pid}}
+    finally:
+        await kernels.shutdown_kernel(kernel, now=True)
+
+
+async def test_a_lease_is_extended(jp_fetch: Any, server: AiosApp, cluster: Any) -> None:
+    await jp_fetch("aios/leases/l-7c1/extend", method="POST", body='{"time": 7200}')
+    assert cluster.upstream.calls == [("extend", {"id": "l-7c1", "time": 7200.0})]
+
+
+@pytest.mark.parametrize("time", ["0", "-5", "true", '"2h"', "null", "1e999", "NaN"])
+async def test_a_lease_is_not_extended_by_what_is_no_time(
+    jp_fetch: Any, server: AiosApp, cluster: Any, time: str
+) -> None:
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch("aios/leases/l-7c1/extend", method="POST", body=f'{{"time": {time}}}')
+    assert refusal(error)[0] == 400
+    assert cluster.upstream.calls == []
+
+
+async def test_an_alias_is_moved(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
+) -> None:
+    path = "aios/models/digits/aliases/champion"
+    got = answer(await jp_fetch(path, method="PUT", body='{"version": 2}'))
+    assert got == {"name": "digits", "version": 2, "aliases": ["champion"]}
+
+
+@pytest.mark.parametrize("version", ["0", '"2"', "1.5", "true", "null"])
+async def test_an_alias_is_not_moved_to_what_is_no_version(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], version: str
+) -> None:
+    path = "aios/models/digits/aliases/champion"
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch(path, method="PUT", body=f'{{"version": {version}}}')
+    assert refusal(error)[0] == 400
+    assert fake_session.opened == []
+
+
+@pytest.mark.parametrize("query", [{"rank": "first"}, {"after": "-1"}, {"tail": "99999999"}])
 async def test_log_refuses_a_count_that_is_none(
-    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], query: dict[str, str]
+    jp_fetch: Any, server: AiosApp, query: dict[str, str]
 ) -> None:
     with pytest.raises(HTTPClientError) as error:
         await jp_fetch("aios/runs/r-digits-cnn/logs", params=query)
     assert refusal(error)[0] == 400
-    assert fake_session.opened == []
 
 
 async def test_log_of_an_unknown_run_is_404(jp_fetch: Any, server: AiosApp) -> None:

@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_server import LabServer, chromium, lab_server
+from lab_server import LabServer, chromium, fake_config, lab_server
 from leftovers import nothing_left_running
 from playwright.sync_api import Browser, Page, sync_playwright
 
 __all__ = ["nothing_left_running"]
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-TESTS = Path(__file__).parents[1]
-
-FAKE_CONFIG = """
-import sys
-sys.path[:0] = [{tests!r}, {ui!r}]
-from fake_server import open_fake
-c.AiosApp.open_upstream = open_fake
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,8 +70,7 @@ def fake_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     # Where a real cluster's connection file would be: the server notices a change there.
     path = root / "runtime" / "aios" / "default" / "scenario"
     path.parent.mkdir(parents=True)
-    config = FAKE_CONFIG.format(tests=str(TESTS), ui=str(TESTS / "ui"))
-    with lab_server(root, config, {"FAKE_SCENARIO": str(path)}) as lab:
+    with lab_server(root, fake_config(), {"FAKE_SCENARIO": str(path)}) as lab:
         yield lab
 
 

@@ -10,12 +10,15 @@ import json
 import os
 from pathlib import Path
 
+import fake_run
 from fake_cluster import FakeUpstream
+from fake_run import FakeRegistry, FakeSession
 
-from aios_jupyter.errors import NoClusterError
-from aios_jupyter.server import routes
+from aios_jupyter.errors import NoClusterError, NotFoundError
+from aios_jupyter.server import acting, routes, watching
 
-INTERVAL = 0.4
+# Seconds between two changes of the cluster.
+INTERVAL = float(os.environ.get("FAKE_INTERVAL", "0.4"))
 
 
 async def open_fake() -> FakeUpstream:
@@ -28,16 +31,22 @@ async def open_fake() -> FakeUpstream:
     return upstream
 
 
-def fake_log(run: str, rank: int | None, tail: int | None) -> list[str]:
-    """In place of a session's log: two ranks that train, and a line that tries to be HTML."""
-    lines = ["<img src=x onerror=\"document.title='hacked'\">"]
-    lines += [
-        f"[{r}] step {step}: loss {2.3 / (1 + step):.4f}" for step in range(200) for r in (0, 1)
-    ]
-    return [line for line in lines if rank is None or line.startswith(f"[{rank}]")]
+def open_runs() -> FakeSession:
+    """A session in which every run has said the same."""
+    return FakeSession()
 
 
-routes._log = fake_log
+def _no_profile(run: str, rank: int) -> bytes:
+    if rank:
+        raise NotFoundError(f"Run {run} has no profile of rank {rank}.")
+    return b'{"traceEvents": []}'
+
+
+registry = FakeRegistry()
+routes._models = registry.versions
+acting._promote = registry.promote
+watching._stacks = fake_run.stacks
+watching._profile = _no_profile
 
 
 async def _follow(upstream: FakeUpstream, name: str) -> None:

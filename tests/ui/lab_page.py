@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from playwright.sync_api import Locator, Page
 
-THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+THEMES = {
+    "light": "JupyterLab Light",
+    "dark": "JupyterLab Dark",
+    "contrast": "JupyterLab Dark High Contrast",
+}
+
+
+def until(condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
+    """Wait for what the page is asked."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
 
 
 class LabPage:
@@ -35,13 +50,13 @@ class LabPage:
         return self.panel
 
     def theme(self, name: str) -> None:
-        """Change the theme to `light` or `dark`, and wait until it is there."""
+        """Change the theme to a key of `THEMES`, and wait until it is there."""
         self.page.evaluate(
             "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
             THEMES[name],
         )
-        light = "true" if name == "light" else "false"
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+        shown = f"body[data-jp-theme-name='{THEMES[name]}']"
+        self.page.wait_for_selector(shown, state="attached")
         self.page.wait_for_timeout(300)  # the style sheets are swapped after the attribute
 
     def device(self, identity: str) -> Locator:
@@ -60,6 +75,21 @@ class LabPage:
     def status(self) -> Locator:
         """The item in the status bar."""
         return self.page.locator(".aios-Status")
+
+    @property
+    def indicator(self) -> Locator:
+        """The item in the toolbar of the notebook in front."""
+        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .aios-Indicator-button")
+
+    def choose(self, item: str) -> None:
+        """Choose from the menu of that item."""
+        self.indicator.click()
+        self.page.locator(".lm-Menu").get_by_text(item).click()
+
+    @property
+    def details(self) -> Locator:
+        """The page of a run, device, lease or model that is in front."""
+        return self.page.locator(".aios-Details:visible")
 
     @property
     def dialog(self) -> Locator:

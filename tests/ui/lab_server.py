@@ -16,8 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
 BUILD = ROOT / "aios_jupyter" / "labextension"
 TOKEN = "ui-test-token"
+FAKE_CONFIG = """
+import sys
+sys.path[:0] = [{tests!r}, {ui!r}]
+from fake_server import open_fake, open_runs
+c.AiosApp.open_upstream = open_fake
+c.AiosApp.open_session = open_runs
+"""
 QUIET = [
     "--ServerApp.port_retries=0",
     "--ServerApp.open_browser=False",
@@ -26,6 +34,11 @@ QUIET = [
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     "--allow-root",
 ]
+
+
+def fake_config() -> str:
+    """What makes a Jupyter server show the made-up cluster."""
+    return FAKE_CONFIG.format(tests=str(TESTS), ui=str(TESTS / "ui"))
 
 
 class LabServer:

@@ -112,6 +112,7 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     expect(lab.devices("mine")).to_have_count(2, timeout=10_000)
     took = time.monotonic() - before
     assert took < SOON / 1000, f"the lease was seen after {took:.2f} s"
+    expect(lab.indicator).to_contain_text("2 devices")
     expect(lab.devices("mine").first).to_contain_text("story.ipynb")
     expect(lab.section("leases")).to_contain_text("left")
     expect(lab.status).to_have_text("0/2")
@@ -128,12 +129,20 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"training-{theme}.png")
     lab.panel.get_by_role("button", name="Open the log of").click()
-    expect(lab.page.locator(".aios-Log pre")).to_contain_text("training on 2 ranks")
+    expect(lab.page.locator(".aios-Log-lines")).to_contain_text("training on 2 ranks")
+    lab.page.get_by_role("tab", name="Charts").click()
+    expect(lab.page.locator(".aios-Details [data-chart=loss] canvas")).to_be_visible()
+    lab.page.screenshot(path=artifacts / "run-live-light.png")
     lab.execute("application:close")
     notebook.ended(cell, timeout=60_000)
     expect(cell.locator(ERROR)).to_have_count(0)
     run = lab.panel.locator("[data-run]").first
     expect(run).to_have_attribute("data-state", "succeeded", timeout=SOON)
+    expect(cell.locator(".aios-Curves [data-chart=loss] canvas")).to_be_visible()
+    lab.panel.get_by_role("button", name="Go to the notebook of").first.click()
+    active = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
+    expect(active).to_contain_text("%%aios train")
+    lab.page.screenshot(path=artifacts / "curves-light.png")
 
 
 def test_stop_in_the_sidebar_ends_the_cell_and_keeps_the_lease(shown: LabPage) -> None:
@@ -156,7 +165,42 @@ def test_release_empties_the_sidebar(shown: LabPage, artifacts: Path) -> None:
     expect(lab.panel.locator("h2")).to_have_text("2 of 2 GPUs free", timeout=SOON)
     expect(lab.devices("mine")).to_have_count(0)
     expect(lab.panel.locator("[data-lease]")).to_have_count(0)
+    expect(lab.indicator).to_contain_text("no devices")
     lab.page.screenshot(path=artifacts / "released-light.png")
+
+
+def test_the_toolbar_leases_extends_and_releases(shown: LabPage, artifacts: Path) -> None:
+    lab = shown
+    lab.choose("Lease Devices for This Notebook")
+    lab.dialog.get_by_label("Devices").fill("one")
+    lab.dialog.get_by_role("button", name="Lease").click()
+    expect(lab.page.locator(".Toastify__toast").last).to_contain_text("a number of devices")
+    lab.choose("Lease Devices for This Notebook")
+    lab.page.screenshot(path=artifacts / "wish-light.png")
+    lab.dialog.get_by_role("button", name="Lease").click()
+    expect(lab.indicator).to_contain_text("1 device", timeout=15_000)
+    expect(lab.page.locator(".jp-Notebook")).to_contain_text("%aios alloc --devices 1 --time 1h")
+    lab.choose("Extend")
+    lab.dialog.locator("select").select_option("8 hours")
+    lab.dialog.get_by_role("button", name="Extend").click()
+    expect(lab.indicator).to_contain_text("7:59:")
+    lab.choose("Release")
+    lab.accept()
+    expect(lab.indicator).to_contain_text("no devices")
+
+
+def test_run_cell_on_aios_adds_the_magic_once(shown: LabPage) -> None:
+    lab = shown
+    lab.execute("notebook:insert-cell-below")
+    lab.page.keyboard.press("Enter")
+    lab.page.keyboard.type("print(6 * 7, 'from a rank')")
+    cell = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
+    cell.click(button="right")
+    lab.page.locator(".lm-Menu").get_by_text("Run Cell on AIOS").click()
+    expect(cell.locator(".jp-InputArea")).to_contain_text("%%aios train")
+    Notebook(lab).ended(cell, timeout=60_000)
+    expect(cell.locator(".jp-OutputArea")).to_contain_text("42 from a rank")
+    assert cell.locator(".jp-InputArea").inner_text().count("%%aios") == 1
 
 
 def test_down_leaves_the_empty_state_and_the_button_starts_a_cluster(shown: LabPage) -> None:

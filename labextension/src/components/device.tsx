@@ -1,11 +1,15 @@
 import * as React from 'react';
 
-import { bytes, bytesOf, percent } from '../format';
+import { bytes, bytesOf, percent, temperature } from '../format';
+import { ILook } from '../plot';
+import { WINDOW } from '../history';
 import { deviceName, DeviceState } from '../overview';
 import { IDevice, IHolder, IProcess } from '../schema';
 import { Meter } from './bar';
 import { Icon, IconName } from './icon';
-import { useServices } from './services';
+import { Lines } from './plot';
+import { Open } from './section';
+import { useNow, useServices } from './services';
 
 const ICONS: Record<IDevice['kind'], IconName> = {
   gpu: 'gpu',
@@ -20,12 +24,14 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
   run: string;
   state: DeviceState;
   user: string;
+  withHost?: boolean;
 }): React.ReactElement {
   const { trans } = useServices();
   const { device, state } = props;
+  const name = deviceName(device, device.id);
   const measured = device.utilization !== null || device.memory_used !== null;
   return (
-    <li
+    <div
       className="aios-Device"
       data-device={device.id}
       data-kind={device.kind}
@@ -34,7 +40,14 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
     >
       <div className="aios-Device-head">
         <Icon name={ICONS[device.kind]} />
-        <span className="aios-Device-index">{deviceName(device, device.id)}</span>
+        <Open
+          className="aios-Device-index"
+          kind="device"
+          id={device.id}
+          label={trans.__('Details of %1 on %2', name, device.host)}
+        >
+          {props.withHost ? `${device.host} · ${name}` : name}
+        </Open>
         <span className="aios-Device-name" title={device.name}>
           {model(device)}
         </span>
@@ -46,23 +59,26 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
       </div>
       {measured && (
         <div className="aios-Device-meters">
-          {device.utilization !== null && (
-            <Meter
-              label={trans.__('use')}
-              title={trans.__('Utilization')}
-              percent={device.utilization}
-              text={`${Math.round(device.utilization)}%`}
-            />
-          )}
-          {device.memory_used !== null && device.memory > 0 && (
-            <Meter
-              fill
-              label={trans.__('mem')}
-              title={trans.__('Memory')}
-              percent={percent(device.memory_used, device.memory) ?? 0}
-              text={bytesOf(device.memory_used, device.memory)}
-            />
-          )}
+          <div>
+            {device.utilization !== null && (
+              <Meter
+                label={trans.__('use')}
+                title={trans.__('Utilization')}
+                percent={device.utilization}
+                text={`${Math.round(device.utilization)}%`}
+              />
+            )}
+            {device.memory_used !== null && device.memory > 0 && (
+              <Meter
+                fill
+                label={trans.__('mem')}
+                title={trans.__('Memory')}
+                percent={percent(device.memory_used, device.memory) ?? 0}
+                text={bytesOf(device.memory_used, device.memory)}
+              />
+            )}
+          </div>
+          <Past device={device} />
         </div>
       )}
       {device.shares?.length
@@ -81,16 +97,16 @@ export const DeviceRow = React.memo(function DeviceRow(props: {
       {device.outside.map(process => (
         <Outside key={process.pid} process={process} />
       ))}
-    </li>
+    </div>
   );
 });
 
 function Climate(props: { device: IDevice }): React.ReactElement | null {
-  const { temperature, power, power_limit } = props.device;
+  const { temperature: degrees, power, power_limit } = props.device;
   const { trans } = useServices();
   const parts: string[] = [];
-  if (temperature !== null) {
-    parts.push(`${Math.round(temperature)} °C`);
+  if (degrees !== null) {
+    parts.push(temperature(degrees));
   }
   if (power !== null) {
     parts.push(`${Math.round(power)} W`);
@@ -105,6 +121,37 @@ function Climate(props: { device: IDevice }): React.ReactElement | null {
     <span className="aios-Device-climate aios-Muted" title={limit}>
       {parts.join(' · ')}
     </span>
+  );
+}
+
+/** The last two minutes: utilization as an area, memory as a line. */
+function Past(props: { device: IDevice }): React.ReactElement {
+  const { sight, trans } = useServices();
+  const now = useNow();
+  const { id } = props.device;
+  const { lines, look } = React.useMemo(() => {
+    const past = sight.model.history.device(id, now);
+    const look: ILook = { height: 28, spark: true, x: [now - WINDOW, now], y: [0, 100] };
+    return {
+      look,
+      lines: [
+        {
+          label: 'utilization',
+          color: '--jp-brand-color1',
+          course: past.utilization,
+          filled: true
+        },
+        { label: 'memory', color: '--jp-ui-font-color3', course: past.memory }
+      ]
+    };
+  }, [sight, id, now]);
+  return (
+    <Lines
+      className="aios-Spark"
+      label={trans.__('Utilization and memory in the last two minutes')}
+      lines={lines}
+      look={look}
+    />
   );
 }
 

@@ -2,35 +2,14 @@ import { Clipboard } from '@jupyterlab/apputils';
 import * as React from 'react';
 
 import { metric } from '../format';
-import { sortedRuns } from '../overview';
 import { IRun } from '../schema';
 import { Icon } from './icon';
 import { RunActions, RunState } from './runs';
-import { Action, Nothing } from './section';
-import { useModel, useServices } from './services';
+import { Action, Open } from './section';
+import { useServices } from './services';
 
-/** Models that answer over HTTP. */
-export function EndpointsSection(): React.ReactElement {
-  const { trans } = useServices();
-  const runs = useModel(model => model.snapshot?.runs);
-  const { endpoints } = React.useMemo(() => sortedRuns(runs ?? {}), [runs]);
-  if (endpoints.length === 0) {
-    return (
-      <Nothing command="%aios serve MODEL">
-        {trans.__('No model is being served. In a notebook:')}
-      </Nothing>
-    );
-  }
-  return (
-    <ul className="aios-Rows">
-      {endpoints.map(run => (
-        <EndpointRow key={run.id} run={run} />
-      ))}
-    </ul>
-  );
-}
-
-const EndpointRow = React.memo(function EndpointRow(props: {
+/** A model that answers over HTTP. */
+export const EndpointRow = React.memo(function EndpointRow(props: {
   run: IRun;
 }): React.ReactElement {
   const { trans } = useServices();
@@ -45,12 +24,17 @@ const EndpointRow = React.memo(function EndpointRow(props: {
     p95 !== undefined && trans.__('p95 %1 ms', metric(p95))
   ].filter(Boolean);
   return (
-    <li className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
+    <div className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
       <div className="aios-Row-head">
         <RunState state={run.state} />
-        <span className="aios-Row-title aios-Ellipsis" title={run.id}>
+        <Open
+          className="aios-Row-title aios-Ellipsis"
+          kind="run"
+          id={run.id}
+          label={trans.__('Details of %1', run.name || run.id)}
+        >
           {run.name || run.id}
-        </span>
+        </Open>
         <span className="aios-Row-label">
           {[model, version].filter(Boolean).join('/')}
         </span>
@@ -73,7 +57,7 @@ const EndpointRow = React.memo(function EndpointRow(props: {
       {run.state === 'failed' && run.reason && (
         <div className="aios-Reason">{run.reason}</div>
       )}
-    </li>
+    </div>
   );
 });
 

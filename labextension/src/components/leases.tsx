@@ -4,7 +4,8 @@ import { duration, percent } from '../format';
 import { deviceName, mayEnd } from '../overview';
 import { ILease } from '../schema';
 import { CommandIDs } from '../tokens';
-import { Action, Nothing } from './section';
+import { Rows } from './rows';
+import { Action, Nothing, Open } from './section';
 import { useModel, useNow, useServices } from './services';
 
 /** Who holds what, and for how long; your own first. */
@@ -23,11 +24,14 @@ export function LeasesSection(): React.ReactElement {
     );
   }
   return (
-    <ul className="aios-Rows">
-      {rows.map(lease => (
-        <LeaseRow key={lease.id} lease={lease} />
-      ))}
-    </ul>
+    <Rows
+      items={rows}
+      keyOf={lease => lease.id}
+      height={() => 52}
+      label={trans.__('Leases')}
+    >
+      {lease => <LeaseRow lease={lease} />}
+    </Rows>
   );
 }
 
@@ -38,11 +42,16 @@ function LeaseRow(props: { lease: ILease }): React.ReactElement {
   const names = lease.devices.map(id => deviceName(snapshot?.devices[id], id));
   const mine = lease.user === snapshot?.cluster.user;
   return (
-    <li className="aios-Row" data-lease={lease.id} data-state={lease.state}>
+    <div className="aios-Row" data-lease={lease.id} data-state={lease.state}>
       <div className="aios-Row-head">
-        <span className="aios-Row-title aios-Ellipsis" title={lease.id}>
+        <Open
+          className="aios-Row-title aios-Ellipsis"
+          kind="lease"
+          id={lease.id}
+          label={trans.__('Details of the lease %1', lease.label || lease.id)}
+        >
           {lease.label || lease.id}
-        </span>
+        </Open>
         {lease.state === 'active' && snapshot && mayEnd(snapshot, lease.user) && (
           <Action
             danger
@@ -62,7 +71,7 @@ function LeaseRow(props: { lease: ILease }): React.ReactElement {
       </div>
       <Idle lease={lease} />
       {lease.preempted && <div className="aios-Reason">{lease.reason}</div>}
-    </li>
+    </div>
   );
 }
 
@@ -80,7 +89,8 @@ function Idle(props: { lease: ILease }): React.ReactElement | null {
   );
 }
 
-function TimeLeft(props: { lease: ILease }): React.ReactElement {
+/** How long a lease lasts, in words that change color near its end. */
+export function TimeLeft(props: { lease: ILease }): React.ReactElement {
   const { trans } = useServices();
   const now = useNow();
   const { expires, granted, preempted, state, warned } = props.lease;

@@ -5,6 +5,7 @@ import { mayEnd } from '../overview';
 import { IRequest } from '../schema';
 import { CommandIDs } from '../tokens';
 import { Icon } from './icon';
+import { Rows } from './rows';
 import { Action, Nothing } from './section';
 import { useModel, useNow, useServices } from './services';
 
@@ -17,11 +18,14 @@ export function QueueSection(): React.ReactElement {
     return <Nothing>{trans.__('Nobody is waiting.')}</Nothing>;
   }
   return (
-    <ul className="aios-Rows">
-      {rows.map(request => (
-        <RequestRow key={request.id} request={request} />
-      ))}
-    </ul>
+    <Rows
+      items={rows}
+      keyOf={request => request.id}
+      height={() => 64}
+      label={trans.__('Queue')}
+    >
+      {request => <RequestRow request={request} />}
+    </Rows>
   );
 }
 
@@ -48,7 +52,7 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
       : '';
   const again = request.preempted ? ` · ${trans.__('preempted, waits again')}` : '';
   return (
-    <li className="aios-Row" data-request={request.id}>
+    <div className="aios-Row" data-request={request.id}>
       <div className="aios-Row-head">
         <span className="aios-Position" title={trans.__('Position in the queue')}>
           {request.position}
@@ -78,6 +82,6 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
           {request.reason}
         </div>
       )}
-    </li>
+    </div>
   );
 }

@@ -5,19 +5,24 @@ import { mayEnd } from '../overview';
 import { IReservation } from '../schema';
 import { CommandIDs } from '../tokens';
 import { Icon } from './icon';
+import { Rows } from './rows';
 import { Action } from './section';
 import { useModel, useNow, useServices } from './services';
 
 /** Who has devices for a time to come, the earliest first. */
 export function ReservationsSection(): React.ReactElement {
+  const { trans } = useServices();
   const reservations = useModel(model => model.snapshot?.reservations);
   const rows = Object.values(reservations ?? {}).sort((a, b) => a.start - b.start);
   return (
-    <ul className="aios-Rows">
-      {rows.map(row => (
-        <ReservationRow key={row.id} reservation={row} />
-      ))}
-    </ul>
+    <Rows
+      items={rows}
+      keyOf={row => row.id}
+      height={() => 48}
+      label={trans.__('Reservations')}
+    >
+      {row => <ReservationRow reservation={row} />}
+    </Rows>
   );
 }
 
@@ -36,7 +41,7 @@ function ReservationRow(props: { reservation: IReservation }): React.ReactElemen
     start > now ? trans.__('in %1', duration(start - now)) : trans.__('due now');
   const state = lease ? trans.__('leased as %1', lease) : begins;
   return (
-    <li className="aios-Row" data-reservation={id}>
+    <div className="aios-Row" data-reservation={id}>
       <div className="aios-Row-head">
         <span className="aios-Row-title" title={id}>
           {what}
@@ -57,6 +62,6 @@ function ReservationRow(props: { reservation: IReservation }): React.ReactElemen
       <div className="aios-Muted">
         {mine ? trans.__('you') : user} · {clock(start)}–{clock(end)} · {state}
       </div>
-    </li>
+    </div>
   );
 }

@@ -2,12 +2,15 @@ import { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import { count, duration, metric, metricName, percent } from '../format';
+import { mainMetric } from '../history';
 import { mayEnd, sortedRuns } from '../overview';
 import { IRun, isLive } from '../schema';
 import { CommandIDs } from '../tokens';
 import { ProgressBar } from './bar';
 import { Icon } from './icon';
-import { Action, Nothing } from './section';
+import { Spark } from './plot';
+import { Rows } from './rows';
+import { Action, Nothing, Open } from './section';
 import { useModel, useNow, useServices } from './services';
 
 /** Ended runs that are shown before one asks for all. */
@@ -32,11 +35,14 @@ export function RunsSection(): React.ReactElement {
   const shown = everything ? runs : runs.slice(0, live + RECENT);
   return (
     <>
-      <ul className="aios-Rows">
-        {shown.map(run => (
-          <RunRow key={run.id} run={run} />
-        ))}
-      </ul>
+      <Rows
+        items={shown}
+        keyOf={run => run.id}
+        height={run => (isLive(run) ? 96 : 66)}
+        label={trans.__('Runs')}
+      >
+        {run => <RunRow run={run} />}
+      </Rows>
       {shown.length < runs.length && (
         <button className="aios-More" onClick={() => showEverything(true)}>
           {trans.__('Show %1 earlier', runs.length - shown.length)}
@@ -53,12 +59,17 @@ const RunRow = React.memo(function RunRow(props: { run: IRun }): React.ReactElem
   const { done, total, unit, label } = run.progress;
   const moving = live && (total > 0 || done > 0 || run.state === 'starting');
   return (
-    <li className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
+    <div className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
       <div className="aios-Row-head">
         <RunState state={run.state} />
-        <span className="aios-Row-title aios-Ellipsis" title={run.id}>
+        <Open
+          className="aios-Row-title aios-Ellipsis"
+          kind="run"
+          id={run.id}
+          label={trans.__('Details of %1', run.name || run.id)}
+        >
           {run.name || run.id}
-        </span>
+        </Open>
         <span className="aios-Row-label">{run.label === run.name ? '' : run.label}</span>
         <RunActions run={run} />
       </div>
@@ -82,11 +93,14 @@ const RunRow = React.memo(function RunRow(props: { run: IRun }): React.ReactElem
           <Elapsed run={run} />
         </span>
       </div>
-      <Metrics metrics={run.metrics} />
+      <div className="aios-Run-metrics">
+        <Metrics metrics={run.metrics} />
+        <Course run={run} />
+      </div>
       {run.reason && !live && run.state !== 'succeeded' && (
         <div className="aios-Reason">{run.reason}</div>
       )}
-    </li>
+    </div>
   );
 });
 
@@ -95,8 +109,17 @@ export function RunActions(props: { run: IRun }): React.ReactElement {
   const { commands, trans } = useServices();
   const { run } = props;
   const may = useModel(model => !!model.snapshot && mayEnd(model.snapshot, run.user));
+  const mine = useModel(model => model.snapshot?.cluster.user === run.user);
   return (
     <>
+      {mine && run.label.endsWith('.ipynb') && (
+        <Action
+          label={trans.__('Go to the notebook of %1', run.name)}
+          onClick={() => void commands.execute(CommandIDs.jump, { run: run.id })}
+        >
+          <Icon name="jump" />
+        </Action>
+      )}
       {may && (
         <Action
           label={trans.__('Open the log of %1', run.name)}
@@ -118,8 +141,8 @@ export function RunActions(props: { run: IRun }): React.ReactElement {
   );
 }
 
-/** The state of a run as a dot, a tick or a cross. */
-export function RunState(props: { state: IRun['state'] }): React.ReactElement {
+/** The states of runs in words. */
+export function useStateName(): (state: IRun['state']) => string {
   const { trans } = useServices();
   const names: Record<IRun['state'], string> = {
     starting: trans.__('starting'),
@@ -130,22 +153,48 @@ export function RunState(props: { state: IRun['state'] }): React.ReactElement {
     failed: trans.__('failed'),
     stopped: trans.__('stopped')
   };
+  return state => names[state];
+}
+
+/** The state of a run as a dot, a tick or a cross. */
+export function RunState(props: { state: IRun['state'] }): React.ReactElement {
+  const name = useStateName()(props.state);
   const icons = { succeeded: 'check', failed: 'close', stopped: 'stop' } as const;
   const icon = props.state in icons ? icons[props.state as keyof typeof icons] : null;
   return (
     <span
-      aria-label={names[props.state]}
+      aria-label={name}
       className="aios-RunState"
       data-state={props.state}
       role="img"
-      title={names[props.state]}
+      title={name}
     >
       {icon && <Icon name={icon} />}
     </span>
   );
 }
 
-function Elapsed(props: { run: IRun }): React.ReactElement {
+/** The course of the metric that says how the run goes. */
+function Course(props: { run: IRun }): React.ReactElement | null {
+  const { sight, trans } = useServices();
+  const courses = sight.model.history.run(props.run.id);
+  const name = mainMetric(courses.keys());
+  const course = name === null ? undefined : courses.get(name);
+  if (name === null || !course || course.x.length < 2) {
+    return null;
+  }
+  const values = course.y.filter((y): y is number => y !== null);
+  const [first, last] = [values[0] ?? NaN, values[values.length - 1] ?? NaN];
+  return (
+    <Spark
+      label={trans.__('%1 from %2 to %3', metricName(name), metric(first), metric(last))}
+      course={course}
+    />
+  );
+}
+
+/** How long a run has taken, or took. */
+export function Elapsed(props: { run: IRun }): React.ReactElement {
   const now = useNow();
   return <>{duration((props.run.ended ?? now) - props.run.started)}</>;
 }
@@ -168,7 +217,13 @@ function Metrics(props: { metrics: Record<string, number> }): React.ReactElement
   );
 }
 
-function progressText(done: number, total: number, unit: string, label: string): string {
+/** How far a run is: its own words, done of all, and the unit. */
+export function progressText(
+  done: number,
+  total: number,
+  unit: string,
+  label: string
+): string {
   const amount = total > 0 ? `${count(done)} / ${count(total)}` : count(done);
   return [label, `${amount} ${unit}`.trim()].filter(Boolean).join(' · ');
 }

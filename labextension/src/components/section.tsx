@@ -1,6 +1,8 @@
 import * as React from 'react';
 
+import { CommandIDs } from '../tokens';
 import { Icon } from './icon';
+import { useServices } from './services';
 
 /** Which sections are folded, and how to fold one. */
 export interface IFolds {
@@ -69,6 +71,29 @@ export function Action(props: {
       aria-label={props.label}
       className={`aios-Action ${props.danger ? 'aios-mod-danger' : ''}`}
       onClick={props.onClick}
+      title={props.label}
+    >
+      {props.children}
+    </button>
+  );
+}
+
+/** What a row is called, as a button that opens its details. */
+export function Open(props: {
+  kind: 'device' | 'lease' | 'model' | 'run';
+  id: string;
+  label: string;
+  className: string;
+  children: React.ReactNode;
+}): React.ReactElement {
+  const { commands } = useServices();
+  return (
+    <button
+      aria-label={props.label}
+      className={`aios-Open ${props.className}`}
+      onClick={() =>
+        void commands.execute(CommandIDs.openDetails, { kind: props.kind, id: props.id })
+      }
       title={props.label}
     >
       {props.children}

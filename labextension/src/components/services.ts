@@ -3,11 +3,16 @@ import { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
 
 import { ClusterModel } from '../model';
+import { IModel, Registry } from '../registry';
 import { Sight } from '../sight';
 
 /** What components draw from and act through. */
 export interface IServices {
   commands: CommandRegistry;
+  /** Of the published models; not everywhere. */
+  registry?: Registry;
+  /** The element in which everything scrolls. */
+  scroller: HTMLElement;
   sight: Sight;
   trans: TranslationBundle;
 }
@@ -34,7 +39,8 @@ export function useModel<T>(select: (model: ClusterModel) => T): T {
     },
     [sight]
   );
-  return React.useSyncExternalStore(subscribe, () => select(sight.model));
+  const read = () => select(sight.model);
+  return React.useSyncExternalStore(subscribe, read, read);
 }
 
 /** The server's clock in whole seconds; the component is drawn again with each. */
@@ -47,5 +53,28 @@ export function useNow(): number {
     },
     [sight]
   );
-  return React.useSyncExternalStore(subscribe, () => Math.floor(sight.model.now()));
+  const read = () => Math.floor(sight.model.now());
+  return React.useSyncExternalStore(subscribe, read, read);
+}
+
+/** The registry's models; it is asked for as long as the component is drawn. */
+export function useRegistry(): { models: IModel[] | null; trouble: string } {
+  const { registry } = useServices();
+  if (!registry) {
+    throw new Error('Models are drawn where there is no registry.');
+  }
+  React.useEffect(() => registry.watch(), [registry]);
+  const subscribe = React.useCallback(
+    (notify: () => void) => {
+      registry.changed.connect(notify);
+      return () => void registry.changed.disconnect(notify);
+    },
+    [registry]
+  );
+  const models = () => registry.models;
+  const trouble = () => registry.trouble;
+  return {
+    models: React.useSyncExternalStore(subscribe, models, models),
+    trouble: React.useSyncExternalStore(subscribe, trouble, trouble)
+  };
 }

@@ -1,0 +1,62 @@
+"""REST under `aios/` for what people do with leases and models in the sidebar.
+
+POST aios/leases/ID/extend          have a lease end {"time": SECONDS} from now
+PUT  aios/models/NAME/aliases/ALIAS  have an alias stand for {"version": N}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+from jupyter_server.auth.decorator import authorized
+from tornado import web
+
+from ..errors import UsageError
+from .routes import AiosHandler
+from .stream import Stream
+
+
+class ExtendHandler(AiosHandler):
+    """The end of a lease."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, lease: str) -> None:
+        """Move it."""
+        time: Any = (self.get_json_body() or {}).get("time")
+        if type(time) not in (int, float) or not (math.isfinite(time) and time > 0):
+            raise UsageError("time must be a number of seconds, more than 0.")
+        await self.stream.call("extend", {"id": lease, "time": float(time)})
+        self.answer({"extended": lease})
+
+
+class AliasHandler(AiosHandler):
+    """An alias of a model."""
+
+    @web.authenticated
+    @authorized
+    async def put(self, name: str, alias: str) -> None:
+        """Move it to a version."""
+        version = (self.get_json_body() or {}).get("version")
+        if type(version) is not int or version < 1:
+            raise UsageError("version must be a whole number, 1 or more.")
+        self.answer(await asyncio.to_thread(_promote, f"{name}/{version}", alias))
+
+
+def handlers(stream: Stream) -> list[tuple[str, type[AiosHandler], dict[str, Any]]]:
+    """The routes, for `ExtensionApp.handlers`."""
+    one = r"([^/]+)"
+    return [
+        (rf"/aios/leases/{one}/extend", ExtendHandler, {"stream": stream}),
+        (rf"/aios/models/{one}/aliases/{one}", AliasHandler, {"stream": stream}),
+    ]
+
+
+def _promote(ref: str, alias: str) -> dict[str, Any]:
+    from ..session import connect
+
+    with connect(start=False, passive=True, label="server") as session:
+        moved = session.promote(ref, alias)
+    return {"name": moved.name, "version": moved.version, "aliases": list(moved.aliases)}

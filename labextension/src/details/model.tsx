@@ -1,0 +1,126 @@
+import * as React from 'react';
+
+import { useModel, useRegistry, useServices } from '../components/services';
+import { clock, metric, metricName } from '../format';
+import { IModel, ITensor, IVersion } from '../registry';
+import { CommandIDs } from '../tokens';
+import { Facts, Gone } from './facts';
+
+/** A model: every version with its aliases, metrics and where it comes from. */
+export function ModelDetails(props: { name: string }): React.ReactElement {
+  const { trans } = useServices();
+  const { models, trouble } = useRegistry();
+  const model = models?.find(one => one.name === props.name);
+  if (!model) {
+    return (
+      <Gone>
+        {trouble ||
+          (models
+            ? trans.__('The registry has no model %1.', props.name)
+            : trans.__('Asking the registry…'))}
+      </Gone>
+    );
+  }
+  const newest = model.versions[0];
+  return (
+    <article aria-label={model.name}>
+      <header className="aios-Details-head">
+        <h2>{model.name}</h2>
+        <span className="aios-Muted">
+          {trans._n('%1 version', '%1 versions', model.versions.length)}
+        </span>
+      </header>
+      <Versions model={model} />
+      {newest && (
+        <>
+          <h3>{trans.__('Newest version')}</h3>
+          <Facts
+            facts={[
+              [trans.__('Made from'), newest.framework],
+              [trans.__('Takes'), tensors(newest.signature.inputs)],
+              [trans.__('Gives'), tensors(newest.signature.outputs)],
+              ...Object.entries(newest.params).map(
+                ([name, value]) => [metricName(name), value] as const
+              )
+            ]}
+          />
+        </>
+      )}
+    </article>
+  );
+}
+
+function Versions(props: { model: IModel }): React.ReactElement {
+  const { commands, trans } = useServices();
+  const may = useModel(model => model.snapshot?.cluster.role !== 'viewer');
+  const { model } = props;
+  const names = [...new Set(model.versions.flatMap(one => Object.keys(one.metrics)))];
+  const promote = (version: IVersion) =>
+    void commands.execute(CommandIDs.promote, {
+      model: model.name,
+      version: version.version
+    });
+  return (
+    <div className="aios-Scroll" tabIndex={0}>
+      <table className="aios-Versions">
+        <thead>
+          <tr>
+            <th scope="col">{trans.__('Version')}</th>
+            <th scope="col">{trans.__('Aliases')}</th>
+            <th scope="col">{trans.__('Published')}</th>
+            {names.map(name => (
+              <th scope="col" key={name}>
+                {metricName(name)}
+              </th>
+            ))}
+            <th scope="col">{trans.__('Comes from')}</th>
+            <th />
+          </tr>
+        </thead>
+        <tbody>
+          {model.versions.map(version => (
+            <tr key={version.version} data-version={version.version}>
+              <th scope="row">{version.version}</th>
+              <td>
+                {version.aliases.map(alias => (
+                  <span className="aios-Badge" key={alias}>
+                    {alias}
+                  </span>
+                ))}
+              </td>
+              <td>{clock(version.created)}</td>
+              {names.map(name => (
+                <td key={name}>
+                  {name in version.metrics ? metric(version.metrics[name] ?? NaN) : ''}
+                </td>
+              ))}
+              <td>{lineage(version)}</td>
+              <td>
+                {may && (
+                  <button className="jp-mod-styled" onClick={() => promote(version)}>
+                    {trans.__('Promote…')}
+                  </button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function lineage(version: IVersion): string {
+  return Object.entries(version.lineage)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(' · ');
+}
+
+function tensors(some: readonly ITensor[] = []): string {
+  return some
+    .map(({ name, datatype, shape }) => {
+      const sizes = shape.map(size => (size < 0 ? '?' : size)).join(' × ');
+      return `${name}: ${datatype} ${sizes}`;
+    })
+    .join(', ');
+}

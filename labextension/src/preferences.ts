@@ -1,0 +1,43 @@
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
+
+import { setUnits } from './format';
+
+/** What the user has chosen: the properties of `schema/settings.json`. */
+export interface IPreferences {
+  notifications: boolean;
+  hiddenSections: readonly string[];
+  pollSeconds: number;
+  memoryUnit: 'binary' | 'decimal';
+  temperatureUnit: 'celsius' | 'fahrenheit';
+}
+
+/** What holds where there are no settings; the schema has the same. */
+export const DEFAULTS: IPreferences = {
+  notifications: true,
+  hiddenSections: [],
+  pollSeconds: 1.5,
+  memoryUnit: 'binary',
+  temperatureUnit: 'celsius'
+};
+
+/** The schema that the settings are of. */
+export const SETTINGS = 'aios-jupyter:settings';
+
+/** Have `apply` called with the preferences, now and after each change. */
+export async function follow(
+  settings: ISettingRegistry | null,
+  apply: (preferences: IPreferences) => void
+): Promise<void> {
+  const take = (chosen: object) => {
+    const preferences = { ...DEFAULTS, ...chosen };
+    setUnits(preferences);
+    apply(preferences);
+  };
+  if (!settings) {
+    take({});
+    return;
+  }
+  const loaded = await settings.load(SETTINGS);
+  take(loaded.composite);
+  loaded.changed.connect(() => take(loaded.composite));
+}

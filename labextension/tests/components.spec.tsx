@@ -1,0 +1,131 @@
+import type { CommandRegistry } from '@lumino/commands';
+import * as React from 'react';
+import { renderToStaticMarkup } from 'react-dom/server';
+
+import { DeviceRow } from '../src/components/device';
+import { LeasesSection } from '../src/components/leases';
+import { QueueSection } from '../src/components/queue';
+import { RunsSection } from '../src/components/runs';
+import { ServicesProvider } from '../src/components/services';
+import { LeaseDetails } from '../src/details/lease';
+import { ClusterModel } from '../src/model';
+import { ISnapshot } from '../src/schema';
+import { Sight } from '../src/sight';
+import { device, lease, request, run, snapshot, trans } from './rows';
+
+const BAD = '<img src=x onerror=alert(1)>';
+
+function drawn(element: React.ReactElement, cluster: ISnapshot = snapshot()): string {
+  const model = new ClusterModel();
+  model.apply({ stream: 's', seq: 1, time: Date.now() / 1000, snapshot: cluster });
+  const services = {
+    commands: null as unknown as CommandRegistry,
+    scroller: null as unknown as HTMLElement,
+    sight: new Sight(model),
+    trans
+  };
+  return renderToStaticMarkup(
+    <ServicesProvider value={services}>{element}</ServicesProvider>
+  );
+}
+
+describe('a device', () => {
+  const row = (rest: object, state: 'free' | 'held' | 'outside' = 'held') => (
+    <DeviceRow device={device('g0', rest)} run="digits" state={state} user="ada" />
+  );
+
+  it('says how busy it is in words as well', () => {
+    const html = drawn(
+      row({ utilization: 42, memory_used: 8 * 1024 ** 3, temperature: 61 })
+    );
+    expect(html).toMatch(/aria-valuenow="42"[^>]*role="meter"/);
+    expect(html).toContain('8 / 16 GB');
+    expect(html).toContain('61 °C');
+    expect(html).toContain('in the last two minutes');
+  });
+
+  it('names its holder, notebook and run, or who uses it without a lease', () => {
+    const holder = { lease: 'l1', user: 'bob', label: 'sweep.ipynb', run: 'r1' };
+    expect(drawn(row({ holder }))).toContain('bob · sweep.ipynb · digits');
+    const outside = [{ pid: 7, memory: 0, name: 'python', user: 'eve' }];
+    expect(drawn(row({ outside }, 'outside'))).toContain('outside any lease: pid 7');
+  });
+
+  it('says that it is simulated', () => {
+    expect(drawn(row({ kind: 'simulated' }))).toContain('simulated');
+  });
+});
+
+describe('what others have named', () => {
+  it('is text everywhere', () => {
+    const holder = { lease: 'l1', user: BAD, label: BAD, run: 'r1' };
+    const cluster = snapshot({
+      queue: { q1: request('q1', { user: BAD, label: BAD, reason: BAD }) },
+      leases: {
+        l1: lease('l1', { user: BAD, label: BAD, reason: BAD, preempted: true })
+      },
+      runs: {
+        r1: run('r1', {
+          name: BAD,
+          label: BAD,
+          reason: BAD,
+          state: 'failed',
+          ended: 2000,
+          framework: BAD,
+          metrics: { [BAD]: 1 }
+        })
+      }
+    });
+    const whole = drawn(
+      <>
+        <DeviceRow
+          device={device('g0', { holder, name: BAD, host: BAD })}
+          run={BAD}
+          state="held"
+          user="ada"
+          withHost
+        />
+        <QueueSection />
+        <LeasesSection />
+        <RunsSection />
+        <LeaseDetails id="l1" />
+      </>,
+      cluster
+    );
+    expect(whole).not.toContain('<img');
+    expect(whole.split('&lt;img').length).toBeGreaterThan(10);
+  });
+});
+
+describe('buttons', () => {
+  const cluster = (role: 'user' | 'viewer' | 'admin') =>
+    snapshot({
+      cluster: { ...snapshot().cluster, role },
+      queue: { q1: request('q1') },
+      leases: { l1: lease('l1'), l2: lease('l2', { user: 'bob' }) },
+      runs: { r1: run('r1', { label: 'a.ipynb' }), r2: run('r2', { user: 'bob' }) }
+    });
+  const all = (
+    <>
+      <QueueSection />
+      <LeasesSection />
+      <RunsSection />
+    </>
+  );
+  const verbs = (html: string) =>
+    [...html.matchAll(/aria-label="(Cancel|Release|Stop|Go to|Open the log)/g)].map(
+      match => match[1]
+    );
+
+  it('are there for what is one’s own, for all where one is admin, for nothing to viewers', () => {
+    expect(verbs(drawn(all, cluster('user')))).toEqual([
+      'Cancel',
+      'Release',
+      'Go to',
+      'Open the log',
+      'Stop'
+    ]);
+    expect(verbs(drawn(all, cluster('admin'))).length).toBe(8);
+    expect(verbs(drawn(all, cluster('viewer')))).toEqual(['Go to']);
+  });
+});
