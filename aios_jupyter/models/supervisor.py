@@ -21,7 +21,6 @@ import msgspec
 
 from ..errors import AiosError, ClusterError, ConflictError, from_kind
 from ..schema import Struct
-from . import alias_watch
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +135,7 @@ class Supervisor:
                     raise error
         finally:
             self._stopping.set()
+            self._known.set()  # also where it is not: whoever waits ends
             watcher.cancel()
             stopping.cancel()
             self._listener.close()
@@ -160,6 +160,10 @@ class Supervisor:
             one = await self._start()
             self._live.append(one)
             await self._known.wait()
+            if self._stopping.is_set():
+                _signal(one, signal.SIGTERM)
+                await one.process.wait()
+                return
             one.order(self._orders())
             listening = asyncio.create_task(self._listen(one))
             await one.process.wait()
@@ -299,6 +303,7 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Follow the aliases that this endpoint was asked to serve."""
+        from . import alias_watch
         from .store import registry_uri
 
         plan = self._plan
