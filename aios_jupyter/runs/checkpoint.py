@@ -28,6 +28,7 @@ from .places import Place
 
 def save(state: dict[str, Any], step: int, root: str, keep: int) -> None:
     """`train.checkpoint` for torch; every rank calls it."""
+    _together("checkpoint")
     started = time.monotonic()
     place = Place(root)
     with _told(f"The checkpoint of step {step} could not be written to {root}"), _quiet():
@@ -45,6 +46,7 @@ def save(state: dict[str, Any], step: int, root: str, keep: int) -> None:
 
 def restore(state: dict[str, Any], root: str) -> int:
     """`train.restore` for torch; every rank calls it. Gives back the step, 0 without a checkpoint."""
+    _together("restore")
     place = Place(root)
     with _told(f"The checkpoints in {root} could not be read"), _quiet():
         step = _agreed(max(place.steps(), default=0) if _rank() == 0 else 0)
@@ -130,6 +132,15 @@ def _reader(place: Place, target: str) -> Any:
 
 
 # --- the ranks
+
+
+def _together(verb: str) -> None:
+    """Ranks that do not know of each other would each write, and read, as if they were alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _grouped() and horovod.joined() is None:
+        raise UsageError(
+            f"train.{verb} is for all ranks together; call torch.distributed.init_process_group() or "
+            "train.prepare(model, optimizer) before it."
+        )
 
 
 def _grouped() -> bool:
