@@ -177,6 +177,7 @@ class LiveRun:
         self._task: asyncio.Task[None] | None = None
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._lost: AiosError | None = None
+        self._seen: dict[str, int] = {}
         self._pulled_at = addresses[0] if addresses else ""
 
     async def follow(self) -> LiveRun:
@@ -203,7 +204,8 @@ class LiveRun:
 
     def _follow_at(self, addresses: list[str]) -> None:
         for address in addresses:
-            if address not in self._followers:
+            # One that had left the run may be part of it again.
+            if address not in self._followers or self._followers[address].done():
                 self._followers[address] = asyncio.create_task(self._follow_one(address))
 
     async def _follow_one(self, address: str) -> None:
@@ -223,13 +225,12 @@ class LiveRun:
     async def _follow(self, address: str) -> None:
         """Follow one node to its end, over as many connections as it takes."""
         over = asyncio.Event()
-        seen = 0
+        attempt = self.run.attempt
 
         def receive(batch: msg.Events) -> None:
-            nonlocal seen
             for event in batch.events:
-                if event["seq"] > seen:
-                    seen = event["seq"]
+                if event["seq"] > self._seen.get(address, 0):
+                    self._seen[address] = event["seq"]
                     self._take(event, address)
             if batch.end:
                 over.set()
@@ -241,10 +242,14 @@ class LiveRun:
             while not over.is_set():
                 try:
                     agent = await self._launcher.agent(address)
-                    await self._watch(agent, over, seen, tag)
+                    await self._watch(agent, over, self._seen.get(address, 0), tag)
                 except ClusterError:
                     if await self._ended_at_broker():
                         return
+                    if self.run.attempt > attempt:
+                        # It was rank 0's node, perhaps, which tells of restarts.
+                        attempt = self.run.attempt
+                        await self._follow_others()
                     await self._launcher.client.mend()
                     await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
