@@ -72,10 +72,14 @@ class Notebook:
 
     def start(self, source: str, which: int = 0) -> Locator:
         """Start the cell with this source (the first, or another with the same)."""
-        index = [i for i, cell in enumerate(CELLS) if cell == source][which]
-        self.lab.page.evaluate(
-            "index => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = index; }",
-            index,
+        index = self.lab.page.evaluate(
+            """([source, which]) => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const places = [...notebook.widgets.keys()].filter(index =>
+                    notebook.widgets[index].model.sharedModel.getSource() === source);
+                return (notebook.activeCellIndex = places[which]);
+            }""",
+            [source, which],
         )
         self.lab.execute("notebook:run-cell")
         return self.lab.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
