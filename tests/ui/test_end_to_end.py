@@ -133,7 +133,9 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"training-{theme}.png")
     lab.panel.get_by_role("button", name="Open the log of").click()
-    expect(lab.page.locator(".aios-Log-lines")).to_contain_text("training on 2 ranks")
+    expect(lab.page.locator(".aios-Log-lines")).to_contain_text(
+        "training on 2 ranks", timeout=30_000
+    )
     lab.page.get_by_role("tab", name="Charts").click()
     expect(lab.page.locator(".aios-Details [data-chart=loss] canvas")).to_be_visible()
     lab.page.screenshot(path=artifacts / "run-live-light.png")
