@@ -4,6 +4,7 @@
 #   make test    all tests, those in a real browser included
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
+#   make test-systems  the tests against real Ceph and HDFS, which it installs and starts
 #   make horovod  Horovod built for torch, in an environment beside .venv
 #   make test-horovod  the tests that need it
 #   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test test-tensorflow horovod test-horovod faults lint bench clean
+.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,7 +37,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wild
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,15p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,16p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -72,7 +73,12 @@ test: venv
 
 test-tensorflow: venv
 	@scripts/tensorflow.sh
-	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py tests/session/test_keras.py
+	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py \
+	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py
+
+test-systems: venv
+	@scripts/systems.sh
+	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
 
 horovod: venv
 	@scripts/horovod.sh
@@ -93,6 +99,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .systems build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

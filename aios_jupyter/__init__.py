@@ -16,6 +16,9 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
+    from .data.feed import loader as loader
+    from .data.kv import KV
+    from .data.loader import augment as augment
     from .errors import AiosError as AiosError
     from .recording import record as record
     from .session import BatchResult as BatchResult
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from .session import connect as connect
     from .session import down as down
 
+    kv: KV
+
 _WHERE = {
     "AiosError": ".errors",
     "BatchResult": ".session",
@@ -33,8 +38,10 @@ _WHERE = {
     "RunHandle": ".session",
     "RunResult": ".session",
     "Session": ".session",
+    "augment": ".data.loader",
     "connect": ".session",
     "down": ".session",
+    "loader": ".data.feed",
     "record": ".recording",
 }
 
@@ -46,8 +53,11 @@ __all__ = [
     "RunResult",
     "Session",
     "__version__",
+    "augment",
     "connect",
     "down",
+    "kv",
+    "loader",
     "record",
     "train",
 ]
@@ -56,6 +66,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "train":
         return importlib.import_module(".train", __name__)
+    if name == "kv":
+        from .data.kv import KV
+
+        globals()["kv"] = own = KV()
+        return own
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,10 +55,22 @@ class Settings:
         `las` or `gittins`.
     preempt_grace
         Between SIGTERM and SIGKILL for ranks of a lease that is preempted: time for a checkpoint.
+    rejoin_grace
+        A run that may shrink waits for so long for a node that is down before it is started again
+        without.
     preempt_after
         For so long the policies `las` and `gittins` let a lease run before they take it.
     simulate_gpus
         Number of simulated GPUs that a new embedded node offers.
+    cache_limit
+        GiB that copies of remote data and decoded images may take on this machine; what was used
+        least recently goes first.
+    host
+        Address of this machine at which a new cluster listens: loopback, unless nodes or people are
+        elsewhere (`aios up --host`).
+    tracking
+        `on`: runs are told to the MLflow server (or the store on this machine) that has the models;
+        `off`: they are not.
     bundle
         Directory that `aios user add` made on somebody else's cluster, which is used in place of
         one's own.
@@ -81,25 +93,29 @@ class Settings:
     journal_sync: str = "NORMAL"
     policy: str = "sjf"
     preempt_grace: float = 30.0
+    rejoin_grace: float = 10.0
     preempt_after: float = 60.0
     simulate_gpus: int = 0
+    cache_limit: float = 20.0
+    host: str = "127.0.0.1"
+    tracking: str = "on"
     bundle: str = ""
 
     @property
     def runtime_dir(self) -> Path:
         """Connection files and TLS material of this user's clusters (mode 0700)."""
-        return _private(_jupyter("runtime") / "aios")
+        return private(_jupyter("runtime") / "aios")
 
     @property
     def state_dir(self) -> Path:
         """What must survive a restart: journal, run logs, catalogue, model registry."""
         override = os.environ.get("AIOS_STATE_DIR")
-        return _private(Path(override) if override else _jupyter("data") / "aios")
+        return private(Path(override) if override else _jupyter("data") / "aios")
 
     @property
     def cluster_dir(self) -> Path:
         """State of the current cluster: its journal and its runs."""
-        return _private(self.state_dir / "clusters" / self.cluster)
+        return private(self.state_dir / "clusters" / self.cluster)
 
 
 def _jupyter(which: str) -> Path:
@@ -108,7 +124,8 @@ def _jupyter(which: str) -> Path:
     return Path(jupyter_runtime_dir() if which == "runtime" else jupyter_data_dir())
 
 
-def _private(path: Path) -> Path:
+def private(path: Path) -> Path:
+    """The directory, made where there is none, for this user alone (mode 0700)."""
     path.mkdir(parents=True, exist_ok=True)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)

@@ -85,17 +85,26 @@ class RunError(AiosError):
         The rank that failed first, or None where no rank was started.
     run
         The run's id.
+    preempted
+        The lease that was taken for others, where that ended it; "" else.
     """
 
     kind = "run"
 
     def __init__(
-        self, message: str, *, traceback: str = "", rank: int | None = None, run: str = ""
+        self,
+        message: str,
+        *,
+        traceback: str = "",
+        rank: int | None = None,
+        run: str = "",
+        preempted: str = "",
     ) -> None:
         super().__init__(message)
         self.traceback = traceback
         self.rank = rank
         self.run = run
+        self.preempted = preempted
 
 
 class MissingExtraError(AiosError):

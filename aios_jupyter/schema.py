@@ -329,6 +329,16 @@ class RunState(StrEnum):
 LIVE = frozenset({RunState.STARTING, RunState.RUNNING, RunState.RESTARTING, RunState.STOPPING})
 
 
+class Origin(StrEnum):
+    """Why a rank ended: OWN, of itself; PEER, as it lost another rank, by what it said; TOLD, as it
+    was told to.
+    """
+
+    OWN = "own"
+    PEER = "peer"
+    TOLD = "told"
+
+
 class RankExit(Struct, frozen=True, kw_only=True):
     """How a rank ended: exit `code`, or negative signal number as `subprocess` gives it.
 
@@ -342,6 +352,7 @@ class RankExit(Struct, frozen=True, kw_only=True):
     reason: str = ""
     traceback: str = ""
     attempt: int = 0
+    origin: Origin = Origin.OWN
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -356,7 +367,9 @@ class Progress(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """Code running, or that ran, on the devices of a lease: one rank per slot.
 
-    `attempt` rises from 0 with each restart after a failure, up to `max_restarts`.
+    `attempt` rises from 0 with each restart after a failure, up to `max_restarts`. A restart may have
+    `least` to `most` ranks (the broker's to say). `checkpoints` is where those are that any node can
+    read, "" where there is no such place.
     """
 
     id: str
@@ -379,3 +392,6 @@ class Run(Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
     attempt: int = 0
     max_restarts: int = 0
+    least: int = 0
+    most: int = 0
+    checkpoints: str = ""

@@ -17,6 +17,7 @@ import getpass
 import json
 import os
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,18 @@ class Revoked:
                 "or make it anew with 'aios user revoke NAME' after moving it away."
             ) from error
         return self._serials
+
+    def keep(self, serials: Iterable[str]) -> None:
+        """Take over the list that the broker has, on a machine that does not share its directory.
+
+        Nothing that was revoked is let in again by a list that lacks it.
+        """
+        told = {int(serial, 16) for serial in serials}
+        if told <= self.serials():
+            return
+        aside = self._path.with_name(f".{self._path.name}-{os.getpid()}")
+        aside.write_text(json.dumps([f"{serial:X}" for serial in sorted(told | self.serials())]))
+        aside.replace(self._path)
 
     def check(self, name: str, serial: int) -> None:
         """Refuse a certificate that was revoked.

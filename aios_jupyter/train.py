@@ -81,6 +81,7 @@ def log(step: int | None = None, **metrics: Any) -> None:
     channel = events.channel()
     if channel is None:
         return
+    channel.own_loss = channel.own_loss or "loss" in metrics
     channel.metrics({name: _number(name, value) for name, value in metrics.items()}, step)
 
 
@@ -109,7 +110,7 @@ def progress(done: float, total: float = 0.0, unit: str = "step", label: str = "
     """
     channel = events.channel()
     if channel is not None:
-        channel.counts_steps = False
+        channel.counts_steps, channel.own_progress = False, True
         channel.progress(float(done), float(total), unit, label)
 
 

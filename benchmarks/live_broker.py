@@ -47,7 +47,7 @@ def restart_seconds(queued: int = 10_000, leases: int = 1_000) -> float:
     from aios_jupyter.broker import events as ev
     from aios_jupyter.broker.client import AsyncClient
     from aios_jupyter.broker.journal import Journal
-    from aios_jupyter.cluster import embedded
+    from aios_jupyter.cluster import embedded, processes
     from aios_jupyter.tls import create
 
     with private_cluster() as paths:
@@ -71,7 +71,7 @@ def restart_seconds(queued: int = 10_000, leases: int = 1_000) -> float:
         started = time.perf_counter()
         process = embedded._start_broker(paths, {"address": "127.0.0.1:0"})
         try:
-            facts = embedded._wait(paths.broker, process, paths.state / "broker.log")
+            facts = processes.wait(paths.broker, process, paths.state / "broker.log")
             view = asyncio.run(first_answer(facts["address"]))
             took = time.perf_counter() - started
         finally:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from aios_jupyter.cluster import embedded
+from aios_jupyter.cluster import embedded, joined
 from aios_jupyter.config import settings
-from aios_jupyter.errors import NoClusterError
-from aios_jupyter.session import Session, connect
+from aios_jupyter.errors import NoClusterError, NotFoundError
+from aios_jupyter.session import Session, connect, join_node, leave_node
 
 
 @contextlib.contextmanager
@@ -51,6 +51,48 @@ def session(cluster: None) -> Iterator[Session]:
     """A session with the module's cluster; its leases end with the test."""
     with connect(label="test") as opened:
         yield opened
+
+
+@contextlib.contextmanager
+def two_nodes(root: Path) -> Iterator[Path]:
+    """A cluster of two nodes, `far` being the second, with two simulated GPUs each; `far`'s bundle."""
+    with private_directories(root), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOS_REJOIN_GRACE", "1")
+        embedded.ensure(simulate_gpus=2)
+        with connect() as session:
+            session.node_add("far", root / "far")
+        join_node(root / "far", simulate_gpus=2)
+        yield root / "far"
+        with contextlib.suppress(NotFoundError):
+            leave_node("far")
+
+
+@pytest.fixture(scope="module")
+def _nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as bundle:
+        yield bundle
+
+
+@pytest.fixture
+def second_node(_nodes: Path) -> Path:
+    """The module's cluster of `two_nodes`, whatever the test before has done to it."""
+    if not joined.local():
+        join_node(_nodes, simulate_gpus=2)
+    with connect() as session:
+        until(lambda: len(free(session)) == 4, "both nodes are there, and free")
+    return _nodes
+
+
+@pytest.fixture
+def own_second_node(tmp_path: Path) -> Iterator[Path]:
+    """A cluster of `two_nodes` for this test alone."""
+    with two_nodes(tmp_path / "cluster") as bundle:
+        yield bundle
+
+
+def agent_of(node: str) -> int:
+    """The pid of the agent of a node that has joined on this machine."""
+    return next(int(facts["pid"]) for facts in joined.local() if facts["node"] == node)
 
 
 def session_of(directory: Path, label: str = "") -> Session:

@@ -29,6 +29,8 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         for variable in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
             patch.setenv(variable, str(root / variable.lower()))
         patch.setenv("IPYTHONDIR", str(root / "ipython"))
+        # MLflow takes seconds to load; the tests that are about it turn it on.
+        patch.setenv("AIOS_TRACKING", "off")
         yield
 
 

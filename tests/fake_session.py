@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aios_jupyter.errors import NotFoundError
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.schema import DeviceKind, Lease, Slot
 
 

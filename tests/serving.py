@@ -32,7 +32,7 @@ def served(
         loop.run_until_complete(app.kernel_manager.shutdown_all(now=True))
 
 
-async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+async def eventually(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     try:
         async with asyncio.timeout(timeout):
             while not (value := condition()):  # noqa: ASYNC110  # any condition

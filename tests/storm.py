@@ -34,7 +34,7 @@ from clusters import private_directories
 from relay import Relay
 
 from aios_jupyter.broker.journal import AUDIT_KEPT, Journal
-from aios_jupyter.cluster import embedded
+from aios_jupyter.cluster import embedded, processes
 from aios_jupyter.config import settings
 from aios_jupyter.errors import ClusterError, NoClusterError, NotFoundError
 from aios_jupyter.node.reaper import MARK
@@ -200,7 +200,7 @@ class Storm:
             facts = embedded.running(paths.broker)
             if facts and facts["address"] != self._relay.address:
                 self._relay.target = facts["address"]
-                embedded._write(paths.broker, {**facts, "address": self._relay.address})
+                processes.write(paths.broker, {**facts, "address": self._relay.address})
 
     def _lead_directly(self) -> None:
         """Have the next broker found where this one is: it listens at its predecessor's address."""
@@ -208,7 +208,7 @@ class Storm:
         with embedded.lock(paths.runtime / "lock"):
             facts = embedded.running(paths.broker)
             if facts:
-                embedded._write(paths.broker, {**facts, "address": self._relay.target})
+                processes.write(paths.broker, {**facts, "address": self._relay.target})
 
     def _start_client(self) -> None:
         command = [sys.executable, __file__, "--work", str(self.root)]

@@ -27,7 +27,7 @@ from aios_jupyter.errors import (
     RunError,
     UsageError,
 )
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.runs.messages import Frame, RankStacks, Stack
 from aios_jupyter.schema import DeviceKind, Lease, LeaseState, Slot
 

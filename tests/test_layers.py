@@ -62,8 +62,8 @@ CORE = ("broker.state", "broker.policy", "broker.forecast")
 PURE_STANDARD = {"bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "heapq", "itertools",
                  "math", "operator", "typing", "__future__"}  # fmt: skip
 
-HEAVY = {"cv2", "dask", "distributed", "ipywidgets", "keras", "matplotlib", "mlflow", "numpy", "onnx",
-         "onnxruntime", "pandas", "papermill", "pyarrow", "scipy", "sklearn", "sqlalchemy",
+HEAVY = {"cv2", "dask", "distributed", "duckdb", "ipywidgets", "keras", "matplotlib", "mlflow", "numpy", "onnx",
+         "onnxruntime", "pandas", "papermill", "pyarrow", "pyrage", "redis", "scipy", "sklearn", "sqlalchemy",
          "tensorflow", "tf_keras", "torch"}  # fmt: skip
 # What a kernel, a shell or the Jupyter server loads before anybody asked for anything.
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",
@@ -243,7 +243,9 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     extras = project["optional-dependencies"]
     declared = {normal(Requirement(line).name) for line in project["dependencies"]}
     declared |= {
-        normal(Requirement(line).name) for name in ("torch", "all") for line in extras[name]
+        normal(Requirement(line).name)
+        for name in ("torch", "redis", "all")
+        for line in extras[name]
     }
     providers = packages_distributions()
     missing = []

@@ -1,25 +1,29 @@
 """What happens to a run: each function takes a run and gives the next one.
 
 A run is over when all its ranks have exited or their lease has ended. Its reason is the first thing
-that went wrong: the first rank that failed, the node that was lost, or who stopped it. Where it has
+that went wrong: the first rank that failed, the node that was lost, or who stopped it. A rank that
+only lost another one (an echo) is the reason as long as nothing better is known. Where it has
 restarts left, the first failure ends this attempt alone, and when all its ranks have exited the next
 one begins.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..schema import LIVE, Progress, RankExit, Run, RunState
+from ..schema import LIVE, Origin, Progress, RankExit, Run, RunState
 from .events import RunReported, replace
 
 # Where in `Run.detail` the first failure is kept; only the broker writes these.
 FAILED_RANK = "failed_rank"
 FAILED_NODE = "failed_node"
+# The failure is an echo: its reason, without a node's name.
+ECHO = "echo"
 # The failures that were followed by a restart, the last so many of them.
 FAILURES = "failures"
 MOST_FAILURES = 20
-_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES})
+LONGEST_ECHO = 80
+# Its lease was taken for others: whoever started it may have it go on.
+PREEMPTED = "preempted"
+_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO, PREEMPTED})
 _FAILED = frozenset({FAILED_RANK, FAILED_NODE})
 
 
@@ -52,32 +56,99 @@ def reported(run: Run, report: RunReported) -> Run:
     )
 
 
-def exited(run: Run, exit: RankExit, *, final: bool = False) -> Run:
-    """A rank has ended; the first that fails before anybody stopped the run fails this attempt."""
+def exited(run: Run, exit: RankExit, *, final: bool = False, lost: str = "") -> Run:
+    """A rank has ended; the first that fails before anybody stopped the run fails this attempt.
+
+    Parameters
+    ----------
+    final
+        There can be no next attempt.
+    lost
+        A node of the run that is out of reach.
+    """
     run = replace(run, exits=(*run.exits, exit))
-    done = run.state is RunState.STOPPING or (run.state is RunState.RESTARTING and not final)
-    if exit.code == 0 or done:
+    if exit.code == 0:
         return run
     reason = exit.reason or _sentence(exit)
-    if run.attempt < run.max_restarts and not final:
-        failure = {"rank": exit.rank, "reason": reason, "time": exit.time}
-        failures: list[Any] = [*run.detail.get(FAILURES, ()), failure][-MOST_FAILURES:]
-        detail = {**run.detail, FAILURES: failures}
-        return replace(run, state=RunState.RESTARTING, reason=reason, detail=detail)
-    detail = {**run.detail, FAILED_RANK: exit.rank}
-    return replace(run, state=RunState.STOPPING, reason=reason, detail=detail)
+    if run.state is RunState.STOPPING or (run.state is RunState.RESTARTING and not final):
+        better = ECHO in run.detail and exit.origin is Origin.OWN
+        return _failed(run, reason, exit.rank) if better else run
+    again = run.attempt < run.max_restarts and not final
+    run = replace(run, state=RunState.RESTARTING if again else RunState.STOPPING)
+    if exit.origin is not Origin.PEER:
+        return _failed(run, reason, exit.rank)
+    if not lost:
+        return _failed(run, reason, exit.rank, echo=reason)
+    return _failed(run, _after(lost, reason), None, lost, echo=reason)
 
 
-def again(run: Run) -> Run:
+def lost_node(run: Run, node: str, *, gone: bool = False) -> Run:
+    """A node of the run is out of reach: what looks like an echo is one of that.
+
+    `gone`: it will not come back, which fails the attempt by itself.
+    """
+    if ECHO in run.detail and run.detail.get(FAILED_NODE) is None:
+        echo = str(run.detail[ECHO])
+        return _failed(run, _after(node, echo), None, node, echo=echo)
+    if gone and run.state in (RunState.STARTING, RunState.RUNNING):
+        again = run.attempt < run.max_restarts
+        run = replace(run, state=RunState.RESTARTING if again else RunState.STOPPING)
+        return _failed(run, f"node {node} was lost", None, node)
+    return run
+
+
+def _after(node: str, echo: str) -> str:
+    """What the ranks of other nodes say of it is long, and all the same."""
+    short = echo if len(echo) <= LONGEST_ECHO else f"{echo[:LONGEST_ECHO].rstrip()} …"
+    return f"node {node} was lost; then {short}"
+
+
+def _failed(run: Run, reason: str, rank: int | None, node: str = "", echo: str = "") -> Run:
+    """The run with the reason why it fails; in place of an echo that it had before."""
+    replaces = ECHO in run.detail
+    detail = {key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)}
+    if echo:
+        detail[ECHO] = echo
+    if run.state is RunState.RESTARTING:
+        failures = list(detail.get(FAILURES, ()))[: -1 if replaces else None]
+        failure = {
+            "rank": rank,
+            "node": node,
+            "reason": reason,
+            "time": run.exits[-1].time if run.exits else 0.0,
+        }
+        detail[FAILURES] = [*failures, failure][-MOST_FAILURES:]
+    if node:
+        detail[FAILED_NODE] = node
+    elif rank is not None:
+        detail[FAILED_RANK] = rank
+    return replace(run, reason=reason, detail=detail)
+
+
+def again(run: Run, world_size: int, nodes: tuple[str, ...]) -> Run:
     """The next attempt of a run of which a rank has failed."""
-    return replace(run, state=RunState.STARTING, attempt=run.attempt + 1, exits=(), reason="")
+    return replace(
+        run,
+        state=RunState.STARTING,
+        attempt=run.attempt + 1,
+        world_size=world_size,
+        nodes=nodes,
+        exits=(),
+        reason="",
+        detail={key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)},
+    )
 
 
-def told_to_stop(run: Run, reason: str, lost_node: str = "") -> Run:
+def told_to_stop(run: Run, reason: str, lost_node: str = "", *, preempted: bool = False) -> Run:
     """The run's end was asked for, or its lease ends; a failure before that stays its reason."""
     if run.state is RunState.STOPPING:
         return run
-    detail = {**run.detail, FAILED_NODE: lost_node} if lost_node else run.detail
+    # What failed before is history: this attempt was over for it.
+    detail = {key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)}
+    if lost_node:
+        detail[FAILED_NODE] = lost_node
+    if preempted:
+        detail[PREEMPTED] = True
     return replace(run, state=RunState.STOPPING, reason=reason, detail=detail)
 
 

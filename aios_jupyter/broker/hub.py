@@ -81,6 +81,7 @@ class Hub:
             policy=settings.policy,
             min_run=settings.preempt_after,
             preempt_grace=settings.preempt_grace,
+            rejoin_grace=settings.rejoin_grace,
             warn_before=settings.warn_before,
             end_grace=settings.end_grace,
             idle_grace=settings.idle_grace,
@@ -157,12 +158,11 @@ class Hub:
                     )
                     self.tell_nodes(nodes, "run.stop", stop)
                 case ev.MeetAgain(run=run, node=node):
-                    self.tell_nodes((node,), "run.again", _again(run))
+                    self.tell_nodes((node,), "run.again", self._again(run))
                 case ev.StartAgain(run=run, address=address, port=port):
-                    self.tell_nodes(run.nodes, "run.again", _again(run, address, port))
+                    self.tell_nodes(run.nodes, "run.again", self._again(run, address, port))
                 case ev.RunEnded(run=run):
-                    if run.max_restarts:
-                        self.tell_nodes(run.nodes, "run.over", msg.ById(id=run.id))
+                    self.tell_nodes(run.nodes, "run.over", over(run))
                     self._tell_session(run.session, "run.ended", run)
                 case ev.Handed(lease=lease):
                     nodes = tuple({slot.node for slot in lease.slots})
@@ -219,19 +219,23 @@ class Hub:
             for connection in others:
                 connection.tell("granted", grant)
 
+    def _again(self, run: Run, address: str = "", port: int = 0) -> msg.RunAgain:
+        return msg.RunAgain(
+            run=run,
+            slots=self.state.leases[run.lease].slots[: run.world_size],
+            reason=gang.last_failure(run),
+            address=address,
+            port=port,
+        )
+
     def _tell_session(self, session: str, topic: str, body: Any) -> None:
         for connection in self.sessions.get(session, ()):
             connection.tell(topic, body)
 
 
-def _again(run: Run, address: str = "", port: int = 0) -> msg.RunAgain:
-    return msg.RunAgain(
-        run=run.id,
-        attempt=run.attempt,
-        reason=gang.last_failure(run),
-        address=address,
-        port=port,
-    )
+def over(run: Run) -> msg.RunOver:
+    """What agents are told of a run that has ended."""
+    return msg.RunOver(id=run.id, state=run.state, reason=run.reason, ended=run.ended)
 
 
 def _secret(path: Path) -> bytes:

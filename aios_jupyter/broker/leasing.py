@@ -180,7 +180,8 @@ class Leasing(Allotting):
         else:
             self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
-            self._put("run", id, gang.told_to_stop(self.runs[id], reason, lost_node))
+            told = gang.told_to_stop(self.runs[id], reason, lost_node, preempted=preempted)
+            self._put("run", id, told)
         lease = replace(
             lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
         )
@@ -327,8 +328,12 @@ class Leasing(Allotting):
                 continue
             if lease.state is LeaseState.ENDING:
                 self._confirm(lease, node)
-            else:
+            elif not self._survives(lease, node):
                 self._end(lease, f"node {node} was lost", lost_node=node)
+
+    def _survives(self, lease: Lease, node: str) -> bool:
+        """Whether a lease goes on without a node that is lost for good."""
+        return False
 
     def _forget_deadline(self, node: str) -> float | None:
         since = self.fleet.down.get(node)

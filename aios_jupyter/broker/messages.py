@@ -17,6 +17,7 @@ from ..schema import (
     Request,
     Run,
     RunState,
+    Slot,
     Struct,
     Usage,
     WarmUse,
@@ -82,10 +83,20 @@ class NodeHello(Version, frozen=True, kw_only=True):
 
 
 class NodeWelcome(Struct, frozen=True, kw_only=True):
-    """Leases that are active on that node, with their tokens, and the cluster's Dask address."""
+    """Leases that are active on that node, with their tokens, and the cluster's Dask address.
+
+    `revoked` are serial numbers (hexadecimal) of certificates that admit no longer.
+    """
 
     grants: tuple[Grant, ...]
     dask: str = ""
+    revoked: tuple[str, ...] = ()
+
+
+class Serials(Struct, frozen=True, kw_only=True):
+    """To an agent: serial numbers (hexadecimal) of all certificates that admit no longer."""
+
+    serials: tuple[str, ...]
 
 
 class Grant(Struct, frozen=True, kw_only=True):
@@ -249,13 +260,26 @@ class RunStop(Struct, frozen=True, kw_only=True):
 
 
 class RunAgain(Struct, frozen=True, kw_only=True):
-    """To an agent: start the ranks again, to meet at that port; without one, open it and tell."""
+    """To an agent: start the ranks again, to meet at that port; without one, open it and tell.
 
-    run: str
-    attempt: int
+    `slots` are the devices of the run's attempt, one for each rank; `reason` is why the one before
+    has failed. An agent that has no part of the run yet asks those of the other slots for it.
+    """
+
+    run: Run
+    slots: tuple[Slot, ...]
     reason: str = ""
     address: str = ""
     port: int = 0
+
+
+class RunOver(Struct, frozen=True, kw_only=True):
+    """To an agent: a run has ended for good, as the broker judges it."""
+
+    id: str
+    state: RunState
+    reason: str = ""
+    ended: float | None = None
 
 
 class RunCreated(Struct, frozen=True, kw_only=True):

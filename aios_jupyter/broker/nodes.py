@@ -6,18 +6,23 @@ import time
 from typing import Any
 
 from ..errors import AccessError
-from ..schema import LIVE, LeaseState, RankExit
+from ..schema import LIVE, LeaseState, RankExit, RunState
+from ..tls import Revoked
 from . import events as ev
 from . import messages as msg
-from .hub import AgentLink, Hub
+from .hub import AgentLink, Hub, over
 from .protocol import Connection, Handler
+
+# The certificate of the agent beside the broker, which has the machine's name.
+OWN = "node"
 
 
 class Nodes:
-    """Agents and their reports."""
+    """Agents and their reports; each hears of certificates that were revoked."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, revoked: Revoked) -> None:
         self._hub = hub
+        self._revoked = revoked
 
     def handlers(self) -> dict[str, Handler]:
         """The calls and events, for `Connection`."""
@@ -43,6 +48,13 @@ class Nodes:
 
         return guarded
 
+    def tell_revoked(self) -> None:
+        """The list of revoked certificates has changed."""
+        self._hub.tell_nodes(self._hub.agents, "revoked", msg.Serials(serials=self._serials()))
+
+    def _serials(self) -> tuple[str, ...]:
+        return tuple(f"{serial:X}" for serial in sorted(self._revoked.serials()))
+
     def left(self, link: AgentLink, connection: Connection) -> None:
         """An agent's connection has gone; its ranks may well go on."""
         if self._hub.agents.get(link.node) is connection:
@@ -52,8 +64,13 @@ class Nodes:
 
     def _hello(self, connection: Connection, hello: msg.NodeHello) -> msg.NodeWelcome:
         node = hello.node
+        if connection.name not in (OWN, node.id):
+            raise AccessError(
+                f"The certificate of node {connection.name} is not one for node {node.id}."
+            )
         # Refused while another node offers the same device: then nothing has changed.
         joined = ev.NodeJoined(node=node, held=hello.held, outside=hello.outside)
+        missed = self._missed(node.id, set(hello.runs))
         actions = self._hub.decide(joined)
         before = self._hub.agents.get(node.id)
         if before and before is not connection:
@@ -62,7 +79,9 @@ class Nodes:
         connection.context = AgentLink(node.id)
         self._hub.agents[node.id] = connection
         self._hub.enact(actions)
-        self._miss_runs(node.id, set(hello.runs))
+        for run, exit in missed:
+            self._hub.handle(ev.RankExited(run=run, exit=exit, final=True))
+        self._end_over(connection, hello.runs)
         return msg.NodeWelcome(
             grants=tuple(
                 self._hub.grant_for_agent(lease)
@@ -71,11 +90,13 @@ class Nodes:
                 and any(slot.node == node.id for slot in lease.slots)
             ),
             dask=self._hub.dask,
+            revoked=self._serials(),
         )
 
-    def _miss_runs(self, node: str, held: set[str]) -> None:
-        """Ranks that an agent no longer knows ended with its earlier life."""
-        for run in list(self._hub.state.runs.values()):
+    def _missed(self, node: str, held: set[str]) -> list[tuple[str, RankExit]]:
+        """Ranks that an agent no longer knows: they ended with its earlier life."""
+        found = []
+        for run in self._hub.state.runs.values():
             lease = self._hub.state.leases.get(run.lease)
             if run.state not in LIVE or node not in run.nodes or run.id in held or lease is None:
                 continue
@@ -86,7 +107,15 @@ class Nodes:
                     exit = RankExit(
                         rank=rank, code=-9, time=time.time(), reason=reason, attempt=run.attempt
                     )
-                    self._hub.handle(ev.RankExited(run=run.id, exit=exit, final=True))
+                    found.append((run.id, exit))
+        return found
+
+    def _end_over(self, connection: Connection, runs: tuple[str, ...]) -> None:
+        """Runs that have ended while their node was out of reach, and may still have ranks there."""
+        for id in runs:
+            run = self._hub.state.runs.get(id)
+            if run and run.state not in LIVE:
+                connection.tell("run.stop", msg.RunStop(run=id, reason=run.reason))
 
     def _report(self, connection: Connection, report: msg.NodeReport) -> None:
         for usage in report.usage:
@@ -104,7 +133,7 @@ class Nodes:
 
     def _run(self, connection: Connection, report: msg.RunReport) -> None:
         known = self._hub.state.runs.get(report.run)
-        if known:
+        if known and connection.context.node in known.nodes:
             self._hub.activity.note(known.lease, time.time())
             self._hub.handle(
                 ev.RunReported(
@@ -117,12 +146,16 @@ class Nodes:
             )
 
     def _exit(self, connection: Connection, report: msg.RankReport) -> None:
-        if report.run in self._hub.state.runs:
-            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
         run = self._hub.state.runs.get(report.run)
-        if run is None or (run.max_restarts and run.state not in LIVE):
-            # It waits for a word that was lost with an earlier connection.
-            connection.tell("run.over", msg.ById(id=report.run))
+        if run and connection.context.node in run.nodes:
+            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+            run = self._hub.state.runs.get(report.run)
+        # It may wait for a word that was lost with an earlier connection.
+        if run is None:
+            lost = msg.RunOver(id=report.run, state=RunState.FAILED, reason="the broker forgot it")
+            connection.tell("run.over", lost)
+        elif run.state not in LIVE:
+            connection.tell("run.over", over(run))
 
     def _met(self, connection: Connection, met: msg.RunMet) -> None:
         run = self._hub.state.runs.get(met.run)

@@ -47,7 +47,8 @@ class BrokerPlugin(SchedulerPlugin):
 
     async def before_close(self, **kwargs: Any) -> None:
         """The scheduler is about to close: stop serving and close the journal."""
-        await self.broker.stop()
+        wanted = _connection_file()
+        await self.broker.stop(for_good=wanted is not None and not wanted.exists())
 
 
 async def dask_setup(scheduler: Scheduler) -> None:
@@ -59,8 +60,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
 
     def stop() -> None:
         # Without its connection file nobody takes the end for a crash and mends it.
-        if "AIOS_BROKER_FILE" in os.environ:
-            connection = Path(os.environ["AIOS_BROKER_FILE"]).with_name("connection.json")
+        if connection := _connection_file():
             connection.unlink(missing_ok=True)
         task = asyncio.ensure_future(scheduler.close(reason="aios: stopped"))
         scheduler.aios_closing = task
@@ -75,6 +75,12 @@ async def dask_setup(scheduler: Scheduler) -> None:
     # A preload runs before the scheduler has bound its own port.
     task = asyncio.ensure_future(_announce(scheduler, broker, f"{host}:{port}"))
     scheduler.aios_announcing = task
+
+
+def _connection_file() -> Path | None:
+    """The file of which the existence says that the cluster is wanted, where there is such a one."""
+    file = os.environ.get("AIOS_BROKER_FILE")
+    return Path(file).with_name("connection.json") if file else None
 
 
 def _exit(error: Exception) -> NoReturn:

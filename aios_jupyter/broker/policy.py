@@ -105,7 +105,7 @@ POLICIES = {
         ),
         Policy(
             "fair",
-            "least recent use of the dominant resource first: of queues, and in one of its users",
+            "least recent use of the dominant resource first, by queue and then by user",
             _arrival,
             by_user=True,
             aging=AGING,

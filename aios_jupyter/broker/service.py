@@ -64,7 +64,7 @@ class Broker:
         """Restore from the journal (`fresh`: without leases) and listen; returns the port."""
         self.hub.restore(fresh=fresh)
         self._people = People(self.hub)
-        self._nodes = Nodes(self.hub)
+        self._nodes = Nodes(self.hub, self._revoked)
         self._watchers = Watchers(self.hub, self._people)
         self._admins = Admins(self.hub, self._people)
         self._handlers: dict[str, Handler] = {
@@ -88,8 +88,14 @@ class Broker:
         ]
         return self.port
 
-    async def stop(self) -> None:
-        """Close everything; the journal keeps what was promised."""
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Close everything; the journal keeps what was promised.
+
+        `for_good`: agents on other machines are told to end too.
+        """
+        if for_good:
+            self.hub.tell_nodes(self.hub.agents, "shutdown", None)
+            await asyncio.sleep(SHUTDOWN_DELAY)
         for task in self._tasks:
             task.cancel()
         self._server.close()
@@ -133,9 +139,13 @@ class Broker:
     def _user_changed(self, connection: Connection, change: msg.UserChange) -> None:
         if connection.role != "admin":
             raise AccessError("Only an admin may say who has access.")
-        self.hub.audit(f"user {change.what}", connection.name, user=change.name, role=change.role)
+        kind = "node" if change.role == "node" else "user"
+        whom = {kind: change.name, "role": change.role}
+        self.hub.audit(f"{kind} {change.what}", connection.name, **whom)
         if change.what == "revoked":
-            self._people.revoked(change.name)
+            if change.role != "node":
+                self._people.revoked(change.name)
+            self._nodes.tell_revoked()
         self._let_go()
 
     def _let_go(self) -> None:

@@ -17,25 +17,23 @@ from ..schema import (
     Node,
     Request,
     RequestState,
-    Run,
-    RunState,
     Scope,
     Slot,
     Want,
 )
 from . import events as ev
-from . import gang, history
-from .checks import check_active, check_owner, check_time
+from . import history
+from .checks import check_owner, check_time
 from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
 from .measures import Measuring
 from .policy import Pool
-from .preemption import Preempting
 from .refusal import refusal
+from .running import Running
 
 
-class State(Measuring, Preempting):
+class State(Measuring, Running):
     """All that the broker knows and decides.
 
     Parameters
@@ -52,8 +50,8 @@ class State(Measuring, Preempting):
         have granted end.
     policy
         What orders the queue until an admin chooses another.
-    min_run, preempt_grace
-        Those of `Preempting`.
+    min_run, preempt_grace, rejoin_grace
+        Those of `Preempting` and `Running`.
     warn_before, end_grace, idle_grace, reserve_limit
         Those of `Timing` and `Bookings`.
     """
@@ -68,6 +66,7 @@ class State(Measuring, Preempting):
         policy: str = "fifo",
         min_run: float = 60.0,
         preempt_grace: float = 30.0,
+        rejoin_grace: float = 10.0,
         warn_before: float = 300.0,
         end_grace: float = 30.0,
         idle_grace: float = 300.0,
@@ -82,6 +81,7 @@ class State(Measuring, Preempting):
             reserve_limit,
             min_run=min_run,
             preempt_grace=preempt_grace,
+            rejoin_grace=rejoin_grace,
             warn_before=warn_before,
             end_grace=end_grace,
             idle_grace=idle_grace,
@@ -284,12 +284,7 @@ class State(Measuring, Preempting):
             if node.id in nodes_of(lease):
                 self._meet(lease, node, lease.id in held)
         self._block_stale(node, held)
-        for run in self._live_runs_on(node.id):
-            ending = run.state in (RunState.STOPPING, RunState.RESTARTING)
-            if ending and run.lease in held:
-                self._out.append(ev.StopRun(run=run, nodes=(node.id,), reason=run.reason))
-            elif run.state is RunState.STARTING and run.attempt and run.nodes[0] == node.id:
-                self._out.append(ev.MeetAgain(run=run, node=node.id))
+        self._note_joined_node(node.id, held)
         if before is None or before.devices != node.devices or len(changed) > 1:
             self._review_queue()
 
@@ -338,6 +333,7 @@ class State(Measuring, Preempting):
         self.fleet.lose(event.node, self._now)
         self._deadlines.arm("node", event.node)
         self._deadlines.arm("forget", event.node)
+        self._note_lost_node(event.node)
 
     def _outside_reported(self, event: ev.OutsideReported) -> None:
         if self.fleet.up(event.node):
@@ -350,94 +346,6 @@ class State(Measuring, Preempting):
         self.fleet.unblock(event.node, event.lease)
         if f"{event.lease}@{event.node}" in self._unconfirmed:
             self._drop("unconfirmed", f"{event.lease}@{event.node}")
-
-    # --- runs
-
-    def _run_created(self, event: ev.RunCreated) -> None:
-        run = event.run
-        known = self.runs.get(run.id)
-        if known:
-            if (known.lease, known.user) != (run.lease, run.user):
-                raise AccessError(f"Run {run.id} belongs to another lease; use a new id.")
-            return
-        lease = self.leases.get(run.lease)
-        if lease is None:
-            raise NotFoundError(f"There is no lease {run.lease!r}; take one with 'aios alloc'.")
-        if lease.user != run.user:
-            raise AccessError(f"Lease {lease.id} belongs to {lease.user}; take one of your own.")
-        check_active(lease)
-        if not 0 < run.world_size <= len(lease.slots):
-            raise UsageError(
-                f"A run on lease {lease.id} has 1 to {len(lease.slots)} ranks, one on each device, "
-                f"not {run.world_size}; lease more devices or ask for fewer ranks."
-            )
-        if not run.nodes or not nodes_of(lease).issuperset(run.nodes):
-            raise UsageError(
-                f"The run names other nodes than those of lease {lease.id}; name "
-                f"{', '.join(sorted(nodes_of(lease)))}."
-            )
-        run = gang.created(run, self._now)
-        if not lease.used:
-            self._put("lease", lease.id, replace(lease, used=True))
-        self._put("run", run.id, run)
-        self._live.setdefault(lease.id, {})[run.id] = None
-        self._audit("run created", run.user, run=run.id, lease=lease.id, name=run.name)
-
-    def _run_reported(self, event: ev.RunReported) -> None:
-        run = self.runs.get(event.run)
-        if run and gang.live(run):
-            changed = gang.reported(run, event)
-            if changed != run:
-                self._put("run", run.id, changed)
-
-    def _rank_exited(self, event: ev.RankExited) -> None:
-        run = self.runs.get(event.run)
-        rank = event.exit.rank
-        if run is None or not gang.live(run) or not 0 <= rank < run.world_size:
-            return
-        if event.exit.attempt != run.attempt or any(exit.rank == rank for exit in run.exits):
-            return
-        changed = gang.exited(run, event.exit, final=event.final)
-        self._put("run", run.id, changed)
-        if gang.is_over(changed) and changed.state is RunState.RESTARTING:
-            self._restart(changed)
-        elif gang.is_over(changed):
-            self._end_run(changed)
-        elif changed.state is not run.state:
-            self._stop_ranks(changed)
-
-    def _restart(self, run: Run) -> None:
-        self._audit(
-            "run restarted", run.user, run=run.id, attempt=run.attempt + 1, reason=run.reason
-        )
-        run = gang.again(run)
-        self._put("run", run.id, run)
-        self._out.append(ev.MeetAgain(run=run, node=run.nodes[0]))
-
-    def _met(self, event: ev.Met) -> None:
-        run = self.runs.get(event.run)
-        if run and run.state is RunState.STARTING and run.attempt == event.attempt:
-            self._out.append(ev.StartAgain(run=run, address=event.address, port=event.port))
-
-    def _stop_requested(self, event: ev.StopRequested) -> None:
-        run = self.runs.get(event.run)
-        if run is None:
-            raise NotFoundError(f"There is no run {event.run!r}; 'aios runs' lists them.")
-        check_owner(f"Run {run.id}", run.user, event)
-        if not gang.live(run):
-            return
-        changed = gang.told_to_stop(run, event.reason)
-        if changed != run:
-            self._put("run", run.id, changed)
-            self._audit("run stopped", event.by, run=run.id, reason=event.reason)
-        self._stop_ranks(changed)
-
-    def _stop_ranks(self, run: Run) -> None:
-        self._out.append(ev.StopRun(run=run, nodes=run.nodes, reason=run.reason))
-
-    def _live_runs_on(self, node: str) -> list[Run]:
-        ids = [id for runs in self._live.values() for id in runs]
-        return [self.runs[id] for id in ids if node in self.runs[id].nodes]
 
 
 def _at(slot: Slot, node: Node) -> Slot:

@@ -77,7 +77,7 @@ def snapshot(
         },
         "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
-        "runs": {run.id: _run(run) for run in state.runs.values()},
+        "runs": {run.id: _run(run, state, usage) for run in state.runs.values()},
     }
 
 
@@ -263,8 +263,15 @@ def _lease(state: State, lease: Lease) -> dict[str, Any]:
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, state: State, usage: Mapping[str, Usage]) -> dict[str, Any]:
     row: dict[str, Any] = msgspec.to_builtins(run)
     for name in ("session", "nodes", "exits"):
         del row[name]
+    lease = state.leases.get(run.lease) if run.state in LIVE else None
+    slots = lease.slots[: run.world_size] if lease else ()
+    samples = [usage[slot.device] for slot in slots if slot.device in usage]
+    busy = [sample.utilization for sample in samples if sample.utilization is not None]
+    memory = [sample.memory_used for sample in samples if sample.memory_used is not None]
+    row["utilization"] = sum(busy) / len(busy) if busy else None
+    row["memory"] = sum(memory) if memory else None
     return row

@@ -7,8 +7,6 @@ has the serial numbers that broker and agents refuse (`tls.Revoked`).
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 from ..errors import AccessError, ConflictError, NoClusterError, NotFoundError, UsageError
 from ..tls import Revoked, facts, issue
 from . import bundle, embedded
+from .processes import read_list, write
 
 ROLES = ("user", "admin", "viewer")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -49,7 +48,7 @@ def add(name: str, role: str, to: Path, *, days: float = 365.0) -> dict[str, Any
         raise UsageError(f"{role!r} is not a role; give one of {', '.join(ROLES)}.")
     if not 0 < days <= LONGEST_DAYS:
         raise UsageError(f"{days:g} is not a number of days up to {LONGEST_DAYS:.0f}.")
-    tls = _tls()
+    tls = tls_directory()
     with embedded.lock(tls / "lock"):
         live = {row["name"] for row in _rows(tls) if row["state"] in ("owner", "active")}
         if name in live:
@@ -68,8 +67,8 @@ def add(name: str, role: str, to: Path, *, days: float = 365.0) -> dict[str, Any
             "added": added,
             "expires": added + days * 86400,
         }
-        _write(to / "connection.json", {"address": facts_of_broker["address"], **row})
-        _write(tls / "users.json", [*_read(tls / "users.json", []), row])
+        write(to / "connection.json", {"address": facts_of_broker["address"], **row})
+        write(tls / "users.json", [*read_list(tls / "users.json"), row])
     return row
 
 
@@ -78,7 +77,7 @@ def rows() -> list[dict[str, Any]]:
 
     State is `owner`, `active`, `expired` or `revoked`.
     """
-    return _rows(_tls())
+    return _rows(tls_directory())
 
 
 def revoke(name: str) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def revoke(name: str) -> dict[str, Any]:
     AccessError
         It is the owner.
     """
-    tls = _tls()
+    tls = tls_directory()
     with embedded.lock(tls / "lock"):
         found = [row for row in _rows(tls) if row["name"] == name]
         if any(row["state"] == "owner" for row in found):
@@ -100,7 +99,7 @@ def revoke(name: str) -> dict[str, Any]:
         if not live:
             raise NotFoundError(f"Nobody called {name!r} has access; 'aios user ls' lists who has.")
         serials = [row["serial"] for row in live]
-        _write(tls / Revoked.FILE, [*_read(tls / Revoked.FILE, []), *serials])
+        write(tls / Revoked.FILE, [*read_list(tls / Revoked.FILE), *serials])
     return {**live[-1], "state": "revoked"}
 
 
@@ -118,7 +117,7 @@ def _rows(tls: Path) -> list[dict[str, Any]]:
             "state": "owner",
         }
     ]
-    for row in _read(tls / "users.json", []):
+    for row in read_list(tls / "users.json"):
         state = "expired" if row["expires"] < time.time() else "active"
         if int(row["serial"], 16) in revoked:
             state = "revoked"
@@ -126,7 +125,16 @@ def _rows(tls: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _tls() -> Path:
+def tls_directory() -> Path:
+    """The TLS directory of this user's own cluster.
+
+    Raises
+    ------
+    AccessError
+        The cluster in use is somebody else's.
+    NoClusterError
+        There is none yet.
+    """
     if bundle.current():
         raise AccessError(
             "AIOS_BUNDLE is set, and the cluster that it names has another owner; ask them, or "
@@ -136,18 +144,3 @@ def _tls() -> Path:
     if not (tls / "user.pem").exists():
         raise NoClusterError("There is no cluster yet; start one with: aios up")
     return tls
-
-
-def _read(path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return default
-
-
-def _write(path: Path, value: Any) -> None:
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(value, file)
-    aside.replace(path)

@@ -4,8 +4,9 @@ base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
 views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
-cluster, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
-models, optimize, endpoints, export    and those of models
+cluster, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
+prepare, sql, kv, vault    and those of tables, shared values and encrypted data
+models, optimize, endpoints, monitor, export    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -24,20 +25,27 @@ from ..errors import AiosError, UsageError
 from .base import VerbGroup, explain
 from .batch import batch
 from .cluster import doctor, down, status, up
-from .data import augment, data
+from .data import augment
 from .endpoints import endpoints, predict, serve
 from .export import export
 from .forecasts import forecast
 from .host import Host
 from .kernels import kernel
+from .kv import kv
 from .leases import alloc, cancel, explain_request, extend, leases, queue, release
 from .models import models, promote, publish, rollback
+from .monitor import monitor
+from .nodes import node
 from .optimize import optimize
 from .policies import policy
+from .prepare import data_clean, data_features, data_split, data_steps
 from .quotas import quota
 from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
+from .sql import sql
+from .storage import data
 from .users import audit, user
+from .vault import decrypt, encrypt, identity
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -64,11 +72,13 @@ for _verb in (
     *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
-    *(data, augment),
-    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, export),
-    *(kernel, user, audit),
+    *(data, augment, sql, kv),
+    *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
+    *(kernel, user, node, audit),
 ):
     aios.add_command(_verb)
+for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, identity)):
+    data.add_command(_verb)
 
 
 def invoke(arguments: Sequence[str], host: Host, prog: str = "aios") -> Any:

@@ -37,16 +37,22 @@ DEVICE_COLUMNS = (
     is_flag=True,
     help="Go on from the last snapshot of a journal that is refused as damaged.",
 )
+@click.option(
+    "--host",
+    "address",
+    metavar="ADDRESS",
+    help="Listen at this address of the machine, for nodes and people elsewhere.",
+)
 @click.pass_obj
-def up(host: Host, simulate_gpus: int | None, from_snapshot: bool) -> None:
+def up(host: Host, simulate_gpus: int | None, from_snapshot: bool, address: str | None) -> None:
     """Start your cluster, or find the one that runs.
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
     """
-    if simulate_gpus is not None or from_snapshot:
+    if simulate_gpus is not None or from_snapshot or address is not None:
         from ..cluster.embedded import ensure
 
-        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot)
+        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=address)
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 

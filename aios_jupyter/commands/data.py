@@ -1,4 +1,4 @@
-"""`data ls|show|add|rm` and `augment`. The catalog needs no cluster; augmenting does."""
+"""`data ls|show|add|tag|rm` and `augment`. The catalog needs no cluster; augmenting does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import click
 
 from ..units import format_duration, format_size
 from .base import VerbGroup, as_json, echo_json
+from .charts import Panel
 from .host import Host
-from .views import Card, Column, Table
+from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
     from ..data.catalog import Entry
@@ -23,7 +24,18 @@ DATASET_COLUMNS = (
     Column("format", "format"),
     Column("size", "size", right=True),
     Column("age", "age", right=True),
+    Column("tags", "tags"),
     Column("url", "where"),
+)
+FIELD_COLUMNS = (
+    Column("name", "column"),
+    Column("kind", "type"),
+    Column("missing", "missing", right=True),
+    Column("least", "min", right=True),
+    Column("mean", "mean", right=True),
+    Column("most", "max", right=True),
+    Column("deviation", "std", right=True),
+    Column("example", "example"),
 )
 
 
@@ -36,13 +48,19 @@ def data() -> None:
 
 
 @data.command("ls")
+@click.option("--tag", metavar="TAG", help="Only those with this tag.")
+@click.option("--owner", metavar="USER", help="Only those of this user.")
 @as_json
 @click.pass_obj
-def data_ls(host: Host, json_: bool) -> Any:
+def data_ls(host: Host, tag: str | None, owner: str | None, json_: bool) -> Any:
     """List datasets."""
     from ..data.catalog import Catalog
 
-    found = Catalog().list()
+    found = [
+        entry
+        for entry in Catalog().list()
+        if (tag is None or tag in entry.tags) and (owner is None or owner == entry.owner)
+    ]
     if json_:
         return echo_json(found)
     return host.show(dataset_table(found, time.time()), found)
@@ -59,39 +77,68 @@ def data_show(host: Host, dataset: str, json_: bool) -> Any:
     """
     from ..data.catalog import Catalog
 
-    entry = Catalog().get(dataset)
+    catalog = Catalog()
+    entry = catalog.get(dataset)
     if json_:
         return echo_json(entry)
-    return host.show(dataset_card(entry, _preview(host, entry)), entry)
+    versions = catalog.versions(entry.name) if entry.name else []
+    return host.show(dataset_panel(entry, _preview(host, entry), versions), entry)
 
 
 @data.command("add")
 @click.argument("name")
 @click.argument("url")
+@click.option("--format", "format_", metavar="FORMAT", help="Where its name does not say it.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A word to find it by.")
+@click.option("--made-from", "made_from", multiple=True, metavar="DATASET", help="Its lineage.")
+@click.option("--how", default="", metavar="TEXT", help="What was done to make it.")
 @click.pass_obj
-def data_add(host: Host, name: str, url: str) -> Any:
+def data_add(
+    host: Host,
+    name: str,
+    url: str,
+    format_: str | None,
+    tags: tuple[str, ...],
+    made_from: tuple[str, ...],
+    how: str,
+) -> Any:
     """Put the data at URL in the catalog as NAME.
 
-    URL is a path to an .npz or Parquet file or to a folder of images, or any URL fsspec knows.
+    URL is a path or any URL that fsspec knows: an .npz, .npy, Parquet, CSV, JSON lines, .wav, .txt
+    or WebDataset .tar file, or a folder of such files or of images. New content is a new version.
     """
     from ..data.catalog import Catalog
 
-    entry = Catalog().add(name, url)
-    return host.show(dataset_card(entry, _preview(host, entry)), entry)
+    entry = Catalog().add(name, url, format_, made_from=made_from, how=how, tags=tags)
+    return host.show(dataset_panel(entry, _preview(host, entry)), entry)
+
+
+@data.command("tag")
+@click.argument("dataset")
+@click.argument("tags", nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Take the tags away.")
+@click.pass_obj
+def data_tag(host: Host, dataset: str, tags: tuple[str, ...], remove: bool) -> Any:
+    """Give DATASET tags to find it by."""
+    from ..data.catalog import Catalog
+
+    add, gone = ((), tags) if remove else (tags, ())
+    entry = Catalog().tag(dataset, add, gone)
+    return host.show(dataset_card(entry), entry)
 
 
 @data.command("rm")
 @click.argument("dataset")
 @click.pass_obj
 def data_rm(host: Host, dataset: str) -> None:
-    """Forget DATASET; its files stay."""
+    """Forget DATASET, or DATASET@VERSION; its files stay."""
     from ..data.catalog import Catalog
 
     Catalog().remove(dataset)
     host.show(Card(f"dataset {dataset}", badge="forgotten"))
 
 
-def dataset_table(found: Sequence[Entry], now: float) -> Table:
+def dataset_table(found: Sequence[Entry], now: float, title: str = "") -> Table:
     """Datasets, one a line."""
     rows = [
         {
@@ -101,11 +148,39 @@ def dataset_table(found: Sequence[Entry], now: float) -> Table:
             "format": entry.format,
             "size": format_size(entry.size),
             "age": format_duration(max(0.0, now - entry.created)) if entry.created else None,
+            "tags": ", ".join(entry.tags),
             "url": entry.url,
         }
         for entry in found
     ]
-    return Table(DATASET_COLUMNS, rows, empty="The catalog is empty; fill it with: data add")
+    empty = "No dataset; put one in the catalog with: data add NAME URL"
+    return Table(DATASET_COLUMNS, rows, empty, title)
+
+
+def dataset_panel(
+    entry: Entry, image: bytes | None = None, versions: Sequence[Entry] = ()
+) -> Panel:
+    """A dataset, its columns, and its versions where it has several."""
+    parts: list[Card | Table] = [dataset_card(entry, image)]
+    if entry.fields:
+        rows = [
+            {
+                "name": field.name,
+                "kind": field.kind,
+                "missing": f"{field.missing:,}" if field.missing else None,
+                "example": field.example,
+            }
+            | {
+                name: None if value is None else number(value)
+                for name in ("least", "mean", "most", "deviation")
+                for value in [getattr(field, name)]
+            }
+            for field in entry.fields
+        ]
+        parts.append(Table(FIELD_COLUMNS, rows, empty=""))
+    if len(versions) > 1:
+        parts.append(dataset_table(versions, time.time(), "versions, the oldest first"))
+    return Panel(parts)
 
 
 def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
@@ -122,10 +197,21 @@ def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
             ("size", f"{format_size(entry.size)} ({entry.format})"),
             ("from", ", ".join(entry.made_from)),
             ("how", entry.how),
+            ("tags", ", ".join(entry.tags)),
+            ("owner", entry.owner),
             ("where", entry.url),
         ),
         image=image,
     )
+
+
+def _list_operations(context: click.Context) -> None:
+    from ..data.policy import OPERATIONS
+
+    rows = [{"usage": kind.usage, "meaning": kind.meaning} for kind in OPERATIONS.values()]
+    columns = (Column("usage", "operation"), Column("meaning", "what it does"))
+    context.obj.show(Table(columns, rows, empty=""), list(OPERATIONS))
+    context.exit()
 
 
 def _preview(host: Host, entry: Entry) -> bytes | None:
@@ -154,6 +240,14 @@ def _preview(host: Host, entry: Entry) -> bytes | None:
     help="Augmented copies of each image, beside the image itself.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S")
+@click.option(
+    "--operations",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, given: _list_operations(context) if given else None,
+    help="List what a policy may consist of.",
+)
 @click.pass_obj
 def augment(host: Host, source: str, output: str, policy: str, copies: int, seed: int) -> Any:
     """Make a larger dataset from SOURCE by varying images.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..units import format_duration
+from ..units import format_duration, format_size
 from .views import number
 
 LOG_LINES = 400
@@ -82,6 +82,9 @@ class Feed:
         Their values over time.
     error
         The event of the first rank that failed, or None.
+    usage
+        By rank: how busy its device is (percent) and how much memory it uses (bytes), None where
+        that cannot be measured.
     restarts
         How often it was started again after a failure.
     """
@@ -98,6 +101,7 @@ class Feed:
         self.progress: dict[str, Any] = {}
         self.metrics: dict[str, float] = {}
         self.series: dict[str, Series] = {}
+        self.usage: dict[int, tuple[float | None, int | None]] = {}
         self.error: dict[str, Any] | None = None
         self.exits: dict[int, dict[str, Any]] = {}
         self.restarts = 0
@@ -118,9 +122,13 @@ class Feed:
                 self.error = self.error or dict(event)
             case "exit":
                 self.exits[rank] = dict(event)
+            case "usage":
+                self.usage[rank] = (event.get("utilization"), event.get("memory"))
             case "restart":
                 self.restarts, self.error = int(event["attempt"]), None
+                self.world_size = int(event.get("world_size") or self.world_size)
                 self.exits.clear()
+                self.usage.clear()
 
     def end(self, state: str, now: float, reason: str = "") -> None:
         """The run has ended."""
@@ -160,13 +168,30 @@ class Feed:
         """`loss 0.031, accuracy 0.97`."""
         return ", ".join(f"{name} {number(value)}" for name, value in self.metrics.items())
 
+    def usage_text(self) -> str:
+        """`93% busy, 2.4 GiB`: the mean and the sum over the ranks; "" before the first sample."""
+        busy = [use for use, _ in self.usage.values() if use is not None]
+        memory = [held for _, held in self.usage.values() if held is not None]
+        parts = [f"{sum(busy) / len(busy):.0f}% busy"] if busy else []
+        return ", ".join([*parts, format_size(sum(memory))] if memory else parts)
+
+    def ranks_text(self) -> list[str]:
+        """`rank 1: 93% busy, 1.2 GiB` of each rank that was sampled."""
+        found = []
+        for rank, (busy, memory) in sorted(self.usage.items()):
+            parts = [f"{busy:.0f}% busy"] if busy is not None else []
+            parts += [format_size(memory)] if memory is not None else []
+            found.append(f"rank {rank}: {', '.join(parts)}")
+        return found
+
     def summary(self, now: float) -> str:
         """One line that says what this run is and how far it is."""
         where = f"{self.world_size} rank" + ("s" if self.world_size != 1 else "")
         parts = [f"{self.run} {self.state}", where, format_duration(self.seconds(now))]
         if self.restarts:
             parts.append(f"{self.restarts} restarts" if self.restarts > 1 else "1 restart")
-        parts += [text for text in (self.progress_text(), self.metrics_text()) if text]
+        usage = self.usage_text() if self.live else ""
+        parts += [text for text in (self.progress_text(), self.metrics_text(), usage) if text]
         return " · ".join(parts)
 
     def text(self, now: float, lines: int = 30) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,21 @@ class Host:
             Its kind is not one that can be read.
         """
         return read_file(name)
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What a verb's text may name: the notebook's variables; a shell has none."""
+        return {}
+
+    def assign(self, name: str, value: Any) -> None:
+        """Make a value a variable of the notebook.
+
+        Raises
+        ------
+        UsageError
+            That is no name of a variable, or there are none here.
+        """
+        raise UsageError(f"A shell has no variable '{name}'; give a file, like {name}.csv.")
 
     def origin(self, value: Any) -> str | None:
         """The run that a value was pulled from, where that is known."""
@@ -191,6 +206,34 @@ class Host:
             return finish(session, handle, feed)
         finally:
             self.say(feed.summary(time.time()))
+
+    def follow_on(
+        self,
+        session: Session,
+        start: Callable[[dict[str, Any]], RunHandle],
+        options: dict[str, Any],
+        *,
+        verbose: bool = False,
+    ) -> RunResult:
+        """Start a run with `options` and show it until it ends.
+
+        One that is preempted, and may be restarted, goes on when it has devices again.
+
+        Raises
+        ------
+        RunError
+            It failed.
+        """
+        while True:
+            with self.waiting(session, "devices") as on_wait:
+                handle = start({**options, "on_wait": on_wait})
+            try:
+                return self.follow(session, handle, verbose=verbose)
+            except RunError as error:
+                if not error.preempted or not options.get("max_restarts"):
+                    raise
+                self.say(f"{error} It goes on from its last checkpoint when it has devices again.")
+                options = session.go_on_after(error, options)
 
     def run_cell(self, options: dict[str, Any], flags: dict[str, Any]) -> Any:
         """Run the cell: `options` go to `Session.start`, `flags` are those of the command line.

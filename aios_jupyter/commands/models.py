@@ -44,6 +44,9 @@ MODEL_COLUMNS = (
 @click.option(
     "--input-example", metavar="X", help="Samples that the model takes, batch first: x_test."
 )
+@click.option(
+    "--profile", metavar="X", help="Training data, to compare an endpoint's traffic with: x_train."
+)
 @click.option("--run", metavar="RUN", help="The run that trained it, with its figures.")
 @click.option("--data", metavar="DATASET", help="The dataset it was trained on.")
 @click.option(
@@ -58,6 +61,7 @@ def publish(
     metrics: tuple[str, ...],
     params: tuple[str, ...],
     input_example: str | None,
+    profile: str | None,
     run: str | None,
     data: str | None,
     allow_pickle: bool,
@@ -74,6 +78,7 @@ def publish(
         metrics=pairs(metrics, "metrics", host.value),
         params=pairs(params, "params", host.value),
         input_example=None if input_example is None else _example(host.value(input_example)),
+        profile=None if profile is None else host.value(profile),
         run=run or host.origin(subject),
         data=data,
         allow_pickle=allow_pickle,

@@ -15,8 +15,8 @@ from .host import Host
 from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
-    from ..models.optimize import Optimized
     from ..models.trial import Row
+    from ..models.variants import Optimized
 
 EVEN = 0.95  # of the baseline's speed, above which a variant is not called slower
 COLUMNS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,13 @@ def grid(entry: Entry) -> bytes | None:
 def _images(entry: Entry) -> list[NDArray[np.uint8]]:
     if entry.format == "folder":
         from ..data.formats import read_image
-        from ..data.storage import list_images
+        from ..data.layout import list_images
 
         names = list_images(entry.url)
         return [_shown(read_image(entry.url, names[i])) for i in _spread(len(names))]
-    if entry.size > MOST_BYTES:
+    if entry.format == "webdataset":
+        return _in_shards(entry.url)
+    if entry.size > MOST_BYTES or not _may_be_images(entry):
         return []
     from ..data.formats import load
 
@@ -59,6 +62,28 @@ def _images(entry: Entry) -> list[NDArray[np.uint8]]:
     if x.dtype != np.uint8 or not _is_image(x.shape[1:]):
         return []
     return [_shown(x[i]) for i in _spread(len(x))]
+
+
+def _may_be_images(entry: Entry) -> bool:
+    if entry.format == "parquet":
+        from ..data.formats import IMAGE_COLUMNS
+
+        return any(name in entry.schema for name in IMAGE_COLUMNS)
+    return entry.format in {"npz", "npy"}
+
+
+def _in_shards(url: str) -> list[NDArray[np.uint8]]:
+    """The first ones: to reach others, all before them have to be read."""
+    from ..data.formats import decode_image
+    from ..data.layout import IMAGE_SUFFIXES
+    from ..data.shards import samples
+
+    found = []
+    for key, sample in itertools.islice(samples(url), COUNT):
+        ending = next((name for name in sample if f".{name}" in IMAGE_SUFFIXES), None)
+        if ending is not None:
+            found.append(_shown(decode_image(sample[ending], f"{key}.{ending} in {url}")))
+    return found
 
 
 def _spread(count: int) -> list[int]:

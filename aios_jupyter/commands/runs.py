@@ -12,7 +12,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..schema import RunKind
-from ..units import format_duration
+from ..units import format_duration, format_size
 from .base import NAMES, as_json, echo_json, labelled
 from .host import Host
 from .leases import devices_wanted, from_queue, gpus_wanted, may_be_preempted
@@ -28,6 +28,8 @@ RUN_COLUMNS = (
     Column("state", "state"),
     Column("world_size", "ranks", right=True),
     Column("progress", "progress", right=True, meter="percent"),
+    Column("use", "use", right=True, meter="utilization"),
+    Column("held", "memory", right=True),
     Column("metrics", "metrics"),
     Column("took", "time", right=True),
     Column("reason", "reason"),
@@ -162,11 +164,16 @@ def _start(
         raise NotFoundError(f"There is no script '{script}'.")
     argv = args[1:] if args[:1] == ("--",) else args
     session = host.session(start=True)
-    with host.waiting(session, "devices") as on_wait:
-        handle = session.start(path, argv=argv, on_wait=on_wait, **options)
     if flags["detach"]:
+        with host.waiting(session, "devices") as on_wait:
+            handle = session.start(path, argv=argv, on_wait=on_wait, **options)
         return _left(host, handle, flags)
-    return host.follow(session, handle, verbose=flags["verbose"])
+    return host.follow_on(
+        session,
+        lambda given: session.start(path, argv=argv, **given),
+        options,
+        verbose=flags["verbose"],
+    )
 
 
 def _left(host: Host, handle: Any, flags: dict[str, Any]) -> Any:
@@ -217,8 +224,11 @@ def _run_row(row: dict[str, Any], now: float) -> dict[str, Any]:
     total = progress.get("total") or 0
     percent = 100 * min(1.0, progress.get("done", 0) / total) if total else None
     metrics = ", ".join(f"{name} {number(value)}" for name, value in row["metrics"].items())
+    use, memory = row.get("utilization"), row.get("memory")
     return {
         **row,
+        "use": None if use is None else f"{use:.0f}%",
+        "held": None if memory is None else format_size(memory),
         "percent": percent,
         "progress": f"{percent:.0f}%" if percent is not None else None,
         "metrics": metrics,

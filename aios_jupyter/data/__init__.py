@@ -1,6 +1,6 @@
-"""Datasets: a catalogue of them, what reads and writes them, and augmentation.
+"""Datasets: a catalogue of them, what reads and writes them, augmentation and preparation.
 
-`Catalog`, `Entry` and `split` are here for users; they are imported when they are first used.
+`Catalog`, `Entry`, `Recipe` and `split` are here for users; they are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .catalog import Catalog, Entry
+    from .recipe import Recipe
     from .splits import split
 
-__all__ = ["Catalog", "Entry", "split"]
+__all__ = ["Catalog", "Entry", "Recipe", "split"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from .splits import split
 
         return split
+    if name == "Recipe":
+        from .recipe import Recipe
+
+        return Recipe
     if name in __all__:
         from . import catalog
 

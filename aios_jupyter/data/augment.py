@@ -9,18 +9,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConflictError, UsageError
-from . import chunks, formats, storage
+from . import arrays, cache, chunks, formats, layout, storage
 from .catalog import Catalog, Entry, check_name, looks_like_path
 from .pipeline import Pipeline, check_images
 from .policy import Policy, parse
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 # Part of the key of finished chunks: raise it when the same policy gives other pixels.
-_PIXELS = 1
+_PIXELS = 2
 _MOST_COPIES = 1000
 _CHUNK_BYTES = 8 * 2**20
 _CHUNKS = 32
@@ -41,6 +41,9 @@ _LEAST_FILES = 8
 _MANIFEST = ".aios-augment.json"
 
 Source = str | Path | Entry | NDArray[Any] | tuple[NDArray[Any], NDArray[Any] | None]
+
+
+_Made = tuple[Entry, tuple[layout.FileCheck, ...]]
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,11 @@ def augment(
     if finished is not None:
         progress(total, total)
         return finished
-    with _locked(job.work):
+    with _locked(job.work), storage.writing():
         make = _make_folder if job.source.format == "folder" else _make_arrays
-        entry = make(job, client, progress)
+        entry, checks = make(job, client, progress)
         shutil.rmtree(job.work)
-    return catalog.put(entry)
+        return catalog.put(entry, checks)
 
 
 def _plan(
@@ -141,6 +144,11 @@ def _plan(
     if not 1 <= copies <= _MOST_COPIES:
         raise UsageError(f"The number of copies must be 1 to {_MOST_COPIES}, but is {copies}.")
     Pipeline(policy, seed)
+    if policy.mixes:
+        raise UsageError(
+            "mixup and cutmix mix the images of a training batch; leave them out here, and use "
+            "aios_jupyter.augment(policy) in the loader."
+        )
     source = _source(src, catalog)
     folder = source.format == "folder"
     name, target, suffix = _destination(dst, folder)
@@ -173,7 +181,7 @@ def _source(src: Source, catalog: Catalog) -> Entry:
     check_images(x)
     if y is not None and len(np.atleast_1d(y)) != len(x):
         raise UsageError(f"There are {len(x)} images but {np.size(y)} labels; each needs one.")
-    description = formats.describe_arrays(x, None if y is None else np.asarray(y))
+    description = arrays.describe_arrays(x, None if y is None else np.asarray(y))
     digest = hashlib.sha256(str(x.shape).encode() + x.data.cast("B"))
     if y is not None:
         digest.update(f"{np.asarray(y).dtype}".encode() + np.ascontiguousarray(y).tobytes())
@@ -223,10 +231,10 @@ def _finished(job: _Job, catalog: Catalog) -> Entry | None:
         return None
     if not storage.exists(entry.url):
         return None
-    return entry if storage.content_hash(entry.url)[0] == entry.version else None
+    return entry if layout.content(entry.url, entry.format).version == entry.version else None
 
 
-def _make_arrays(job: _Job, client: Client | None, progress: chunks.Progress) -> Entry:
+def _make_arrays(job: _Job, client: Client | None, progress: chunks.Progress) -> _Made:
     images, labels = _decoded(
         job.source.version, lambda: formats.load(job.source.url, job.source.format)
     )
@@ -273,32 +281,32 @@ def _in_order(
 
 def _write_arrays(
     job: _Job, shape: tuple[int, ...], blocks: Iterator[NDArray[Any]], y: NDArray[Any] | None
-) -> Entry:
+) -> _Made:
     parquet = job.suffix in {".parquet", ".pq"}
 
     def write(file: Any) -> None:
         if parquet:
             formats.write_parquet(file, blocks, y)
         else:
-            formats.write_npz(file, shape, blocks, y)
+            arrays.write_npz(file, shape, blocks, y)
 
     if job.target:
         with storage.written_aside(job.target) as file:
             write(file)
         url = job.target
-        version, size = storage.content_hash(url)
+        content = layout.content(url, "npz")
     else:
         with storage.scratch(job.name) as aside:
             with aside.open("wb") as file:
                 write(file)
-            path, version, size = storage.adopt(aside, job.name, job.suffix)
+            path, content = layout.adopt(aside, job.name, job.suffix)
         url = str(path)
     form = "parquet" if parquet else "npz"
-    return _entry(job, url, form, version, size, shape[0])
+    return _entry(job, url, form, content)
 
 
-def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) -> Entry:
-    names = storage.list_images(job.source.url)
+def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) -> _Made:
+    names = layout.list_images(job.source.url)
     mark = "-aug"
     while any(mark in name for name in names):
         mark += "aug"
@@ -326,31 +334,34 @@ def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) ->
             Path(task.done).unlink(missing_ok=True)
         aside.mkdir(parents=True)
     chunks.run(chunks.augment_files, tasks, client, progress)
-    rows = len(names) * (job.copies + job.keep_original)
     if job.target:
         (aside / _MANIFEST).write_text(json.dumps({"made_from": job.source.ref, "how": job.how}))
-        version, size = storage.content_hash(str(aside))
+        content = layout.content(str(aside), "folder")
         storage.replace_directory(aside, Path(job.target))
-        return _entry(job, job.target, "folder", version, size, rows)
-    path, version, size = storage.adopt(aside, job.name, "")
-    return _entry(job, str(path), "folder", version, size, rows)
+        return _entry(job, job.target, "folder", content)
+    path, content = layout.adopt(aside, job.name, "")
+    return _entry(job, str(path), "folder", content)
 
 
-def _entry(job: _Job, url: str, form: str, version: str, size: int, rows: int) -> Entry:
+def _entry(
+    job: _Job, url: str, form: str, content: layout.Content
+) -> tuple[Entry, tuple[layout.FileCheck, ...]]:
     description = formats.describe(url, form)
-    return msgspec.structs.replace(
-        job.source,
+    entry = Entry(
         name=job.name,
         url=url,
         format=form,
-        version=version,
-        rows=rows,
-        size=size,
+        version=content.version,
+        rows=description.rows,
+        size=content.size,
         schema=description.schema,
         classes=description.classes,
+        fields=description.fields,
         made_from=(job.source.ref,),
         how=job.how,
+        tags=job.source.tags,
     )
+    return entry, content.files
 
 
 def _step(rows: int, row_bytes: int, least: int) -> int:
@@ -365,15 +376,19 @@ def _decoded(
     """The images and labels of a source as npy files that workers can map; made once."""
     directory = storage.data_dir("cache", version)
     images, labels = directory / "x.npy", directory / "y.npy"
-    if not images.exists():
+    if images.exists():
+        os.utime(directory)
+    else:
         x, y = load()
         check_images(x)
+        # It is made even where it does not fit: without it nothing can be done.
+        cache.make_room(x.nbytes, spare=version)
         # The labels first: the images' file says that all is there.
         if y is not None:
             with storage.written_aside(str(labels)) as file:
                 np.lib.format.write_array(file, np.asarray(y), allow_pickle=False)
         with storage.written_aside(str(images)) as file:
-            formats.write_npy(file, x.shape, (x,))
+            arrays.write_npy(file, x.shape, (x,))
     return images, labels if labels.exists() else None
 
 

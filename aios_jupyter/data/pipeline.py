@@ -1,15 +1,10 @@
-"""A policy, compiled: for each image one warp, one color step, then what cannot be fused.
+"""A policy on images with OpenCV: one warp, one color step, then in place what cannot be fused.
 
 A leaf module: it imports numpy and OpenCV, and is imported only where images are augmented.
-
-What an image draws depends on (seed, its index, the number of the copy) and nothing else: each
-copy has its own key of the counter-based generator Philox, and image `i` reads the counters from
-`i * operations` on. So any division into chunks and workers gives the same bytes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,25 +13,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .policy import COLOR, GEOMETRIC, Operation, Policy, parse
+from . import plan
+from .plan import Floats, Plan, Step
+from .policy import Policy, parse
 
 Image = NDArray[np.uint8]
-_Floats = NDArray[np.float64]
 
-# One step of Philox's counter makes four numbers: as many as an operation may draw.
-_DRAWS = 4
-_LUMINANCE = np.array([0.299, 0.587, 0.114])
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+BORDER = cv2.BORDER_REFLECT_101
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 # warpAffine counts pixels in 16 bits with a sign.
 _MOST_PIXELS = 32766
+# Larger sides lose their odd last line when they are halved, which is many times as fast.
+_LEAST_CUT = 64
+# An axis alone that shrinks more than this is halved, too.
+_MOST_ALONE = 3.0
+# Halving both axes must not leave one that has to be enlarged by more than the inverse of this.
+_LEAST_LEFT = 0.7
+# Bytes of an image: smaller ones are in the cache soon, larger ones never.
+_LEAST_STAGED, _MOST_STAGED = 2**17, 2**22
+_HERE = np.array([0.0, 0.0, 1.0])
+# A blur of less would change nothing.
+_LEAST_SIGMA = 0.05
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 class Pipeline:
     """Augments uint8 images, gray `(h, w)` or `(h, w, 1)`, or RGB `(h, w, 3)`.
 
     What a warp uncovers is filled with the image's mirror image. Resampling is bilinear; an image
-    that shrinks to less than half is first halved by averaging.
+    that shrinks to less than half is first halved by averaging, and so is one of its axes that
+    shrinks to less than a third. Mixing needs labels: `mix` and `aios_jupyter.augment` do it.
 
     Parameters
     ----------
@@ -51,27 +57,32 @@ class Pipeline:
             raise UsageError(f"The seed must not be negative, but is {seed}.")
         self.policy = parse(policy)
         self.seed = seed
-        numbered = list(enumerate(self.policy.operations))
-        self._geometric = [(i, op) for i, op in numbered if op.name in GEOMETRIC]
-        self._color = [(i, op) for i, op in numbered if op.name in COLOR]
-        self._after = [
-            (i, op) for name in ("blur", "noise", "cutout") for i, op in numbered if op.name == name
-        ]
-        self._noise_key = _key(seed, 1)
+        self._slots = plan.slots(self.policy)
+        self._resize = next(
+            (op for op in reversed(self.policy.operations) if op.name == "resize"), None
+        )
+        self._keys: dict[int, plan.Words] = {}
+        self._noise_key = plan.key(seed, 1)
 
     def resize_only(self) -> Pipeline | None:
         """What gives an original the size of its copies; None where that does not change."""
-        last = [op for _, op in self._geometric if op.name == "resize"][-1:]
-        return Pipeline(Policy(tuple(last))) if last else None
+        return Pipeline(Policy((self._resize,))) if self._resize else None
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the result for an image of this shape."""
-        for _, operation in reversed(self._geometric):
-            if operation.name == "resize":
-                return (int(operation.low), int(operation.high), *shape[2:])
-        return tuple(shape)
+        if self._resize is None:
+            return tuple(shape)
+        return (int(self._resize.low), int(self._resize.high), *shape[2:])
 
-    def apply(self, images: NDArray[Any], first: int = 0, copy: int = 1) -> Image:
+    def apply(
+        self,
+        images: NDArray[Any],
+        first: int = 0,
+        copy: int = 1,
+        *,
+        indices: NDArray[Any] | None = None,
+        out: Image | None = None,
+    ) -> Image:
         """Augment images of one size.
 
         Parameters
@@ -82,119 +93,97 @@ class Pipeline:
             Index of the first image in its dataset; the others follow it.
         copy
             Number of the copy; each gives other results.
+        indices
+            The index of each image, where they do not follow each other.
+        out
+            Where the result goes, in place of a new array.
         """
         check_images(images)
         images = np.asarray(images)
-        count, height, width = images.shape[:3]
+        count = len(images)
+        if indices is None:
+            indices = np.arange(first, first + count)
         shape = self.output_shape(images.shape[1:])
+        if out is None:
+            out = np.empty((count, *shape), np.uint8)
         # OpenCV takes a single channel without an axis of its own.
-        planes = images[..., 0] if images.shape[3:] == (1,) else images
-        out = np.empty((count, *shape[:2], *planes.shape[3:]), np.uint8)
-        draws = self._draws(first, count, copy)
-        warps = self._warps(draws, height, width, shape) if self._geometric else None
-        paint = self._paint(draws, gray=planes.ndim == 3)
-        for i in range(count):
-            target = out[i]
-            if warps is None:
-                target[...] = planes[i]
-            else:
-                _warp(planes[i], warps[i], target)
+        gray = images.shape[3:] != (3,)
+        planes = images.reshape(images.shape[:3]) if gray else images
+        targets = out.reshape(count, *shape[:2]) if gray else out
+        drawn = self.plan(indices, copy)
+        warp = self._warper(drawn, planes, shape)
+        paint = painter(drawn.color, gray)
+        for i, (source, target) in enumerate(zip(planes, targets, strict=True)):
+            warp(i, source, target)
             if paint is not None:
                 paint(i, target)
-            if self._after:
-                self._finish(target, draws[i], first + i, copy)
-        return out.reshape(count, *shape)
+        for i, target in enumerate(targets if drawn.after else ()):
+            self._finish(target, drawn.after, i, int(indices[i]), copy)
+        return out
 
-    def _draws(self, first: int, count: int, copy: int) -> _Floats:
-        """Uniform numbers in [0, 1), `(count, operations, 4)`."""
-        operations = len(self.policy.operations)
-        bits = np.random.Philox(key=_key(self.seed, 0, copy))
-        bits.advance(first * operations)
-        return np.random.Generator(bits).random((count, operations, _DRAWS))
+    def plan(self, indices: NDArray[Any], copy: int) -> Plan:
+        """What the images of these indices draw."""
+        if copy not in self._keys:
+            if len(self._keys) > 1000:
+                self._keys.clear()
+            self._keys[copy] = plan.key(self.seed, 0, copy)
+        words = np.asarray(indices).astype(np.uint64)
+        return plan.plan(self.policy, plan.draw(self._keys[copy], self._slots, words))
 
-    def _warps(self, draws: _Floats, height: int, width: int, shape: Sequence[int]) -> _Floats:
-        """For each image the matrix `(2, 3)` from pixels of the result to those of the source."""
-        count = len(draws)
-        out_height, out_width = shape[:2]
-        linear = np.zeros((count, 2, 2))
-        linear[:, 0, 0] = width / out_width
-        linear[:, 1, 1] = height / out_height
-        move = np.zeros((count, 2, 1))
-        # From the result back to the source: the last operation is undone first.
-        for position, operation in reversed(self._geometric):
-            undo, offset = _undo(operation, draws[:, position], height, width)
-            linear = undo @ linear
-            move = undo @ move + offset[:, :, None]
-        # The operations act about the center of the image, and centers of pixels are whole.
-        center_in = np.array([[(width - 1) / 2], [(height - 1) / 2]])
-        center_out = np.array([[(out_width - 1) / 2], [(out_height - 1) / 2]])
-        return np.concatenate([linear, center_in + move - linear @ center_out], axis=2)
+    def warps(self, drawn: Plan, count: int, height: int, width: int) -> Floats:
+        """For each image the matrix `(3, 3)` from pixels of the result to those of the source."""
+        out = self.output_shape((height, width))
+        return plan.warps(drawn.geometry, count, height, width, (out[0], out[1]))
 
-    def _paint(self, draws: _Floats, gray: bool) -> Callable[[int, Image], None] | None:
-        """What changes the colors of image `i` in place, or None."""
-        if not self._color:
-            return None
-        if gray or all(op.name in {"brightness", "contrast"} for _, op in self._color):
-            tables = self._tables(draws)
+    def _warper(
+        self, drawn: Plan, planes: Image, shape: Sequence[int]
+    ) -> Callable[[int, Image, Image], object]:
+        """What warps image `i`, a source, into a target."""
+        count, height, width = planes.shape[:3]
+        if not drawn.geometry and tuple(shape[:2]) == (height, width):
+            return lambda i, source, target: np.copyto(target, source)
+        warps = self.warps(drawn, count, height, width)
+        affine = not warps[:, 2, :2].any()
+        times = halvings(plan.shrinks(warps, height, width))
+        size = (shape[1], shape[0])
+        function = cv2.warpAffine if affine else cv2.warpPerspective
+        matrices = np.ascontiguousarray(warps[:, :2]) if affine else warps
+        # A warp reads across the rows of its source: from memory that costs twice what it costs
+        # from the processor's cache, into which copying the source brings it.
+        staged = count > 1 and _LEAST_STAGED < planes[0].nbytes < _MOST_STAGED
+        stage = np.empty_like(planes[0]) if staged else None
 
-            def look_up(i: int, image: Image) -> None:
-                cv2.LUT(image, tables[i], dst=image)
+        def warp(i: int, source: Image, target: Image) -> None:
+            function(source, matrices[i], size, target, _WARP, BORDER)
 
-            return look_up
-        matrices = self._matrices(draws)
+        def warp_large(i: int, source: Image, target: Image) -> None:
+            matrix = matrices[i]
+            if times is not None and times[i].any():
+                source, matrix = _halve(source, matrix, *times[i].tolist())
+            elif stage is not None:
+                np.copyto(stage, source)
+                source = stage
+            function(source, matrix, size, target, _WARP, BORDER)
 
-        def transform(i: int, image: Image) -> None:
-            cv2.transform(image, matrices[i], dst=image)
+        return warp if times is None and stage is None else warp_large
 
-        return transform
-
-    def _tables(self, draws: _Floats) -> Image:
-        """Brightness and contrast as look-up tables `(n, 256)`."""
-        values = np.tile(np.arange(256, dtype=np.float64), (len(draws), 1))
-        for position, operation in self._color:
-            drawn = _between(operation, draws[:, position, 0])[:, None]
-            if operation.name == "brightness":
-                values += 255 * drawn
-            elif operation.name == "contrast":
-                values = 127.5 + drawn * (values - 127.5)
-        return np.rint(values).clip(0, 255).astype(np.uint8)
-
-    def _matrices(self, draws: _Floats) -> _Floats:
-        """All color operations as matrices `(n, 3, 4)` on RGB."""
-        count = len(draws)
-        linear = np.tile(np.eye(3), (count, 1, 1))
-        offset = np.zeros((count, 3, 1))
-        for position, operation in self._color:
-            drawn = _between(operation, draws[:, position, 0])[:, None, None]
-            step, plus = np.eye(3)[None], np.zeros((1, 1, 1))
-            match operation.name:
-                case "brightness":
-                    plus = 255 * drawn
-                case "contrast":
-                    step, plus = drawn * np.eye(3), 127.5 * (1 - drawn)
-                case "saturation":
-                    step = drawn * np.eye(3) + (1 - drawn) * _LUMINANCE
-                case "hue":
-                    step = _hue(2 * math.pi * drawn[:, 0, 0])
-            linear, offset = step @ linear, step @ offset + plus
-        return np.concatenate([linear, offset], axis=2)
-
-    def _finish(self, image: Image, draws: _Floats, index: int, copy: int) -> None:
+    def _finish(self, image: Image, steps: Sequence[Step], i: int, index: int, copy: int) -> None:
         random: np.random.Generator | None = None
-        for position, operation in self._after:
-            if operation.name == "blur":
-                sigma = operation.high * draws[position, 0]
-                if sigma > 0.05:
-                    image[...] = cv2.GaussianBlur(image, (0, 0), sigma)
-            elif operation.name == "noise":
+        for step in steps:
+            value = float(step.values[i, 0])
+            if step.name == "noise":
+                if value == 0:
+                    continue
                 if random is None:
                     bits = np.random.Philox(key=self._noise_key, counter=[0, 0, index, copy])
                     random = np.random.Generator(bits)
                 grain = random.standard_normal(image.shape, dtype=np.float32)
-                grain *= np.float32(255 * operation.high)
+                grain *= np.float32(255 * value)
                 cv2.add(image, np.rint(grain).astype(np.int16), dst=image, dtype=cv2.CV_8U)
+            elif step.name == "cutout":
+                _cut_out(image, *step.values[i].tolist())
             else:
-                _cut_out(image, operation.high, draws[position])
+                _AFTER[step.name](image, value)
 
 
 def check_images(images: NDArray[Any]) -> None:
@@ -215,84 +204,121 @@ def check_images(images: NDArray[Any]) -> None:
         )
 
 
-def _key(*words: int) -> NDArray[np.uint64]:
-    return np.random.SeedSequence(words).generate_state(2, np.uint64).astype(np.uint64)
+def painter(steps: Sequence[Step], gray: bool) -> Callable[[int, Image], None] | None:
+    """What changes the colors of image `i` in place, or None."""
+    if gray:
+        steps = [step for step in steps if step.name not in {"saturation", "hue"}]
+    if not steps:
+        return None
+    if gray:
+        tables = plan.tables(steps)
+
+        def look_up(i: int, image: Image) -> None:
+            cv2.LUT(image, tables[i], image)
+
+        return look_up
+    matrices = plan.matrices(steps).astype(np.float32)
+
+    def transform(i: int, image: Image) -> None:
+        cv2.transform(image, matrices[i], image)
+
+    return transform
 
 
-def _between(operation: Operation, draws: _Floats) -> _Floats:
-    return operation.low + (operation.high - operation.low) * draws
+def halvings(shrinks: Floats) -> NDArray[np.int64] | None:
+    """How often x and y of each image are halved before the warp; None where none is."""
+    mean, least = np.sqrt(shrinks.prod(axis=1)), shrinks.min(axis=1)
+    both = np.log2(np.minimum(mean, least / _LEAST_LEFT).clip(1)).astype(int)[:, None]
+    alone = np.ceil(np.log2((shrinks / 2.0**both / _MOST_ALONE).clip(1))).astype(int)
+    times: NDArray[np.int64] = both + alone
+    return times if times.any() else None
 
 
-def _undo(operation: Operation, draws: _Floats, height: int, width: int) -> tuple[_Floats, _Floats]:
-    """The inverse of one operation for each image: `(n, 2, 2)` and an offset `(n, 2)` in pixels.
-
-    Coordinates are (x to the right, y down) from the center of the image.
-    """
-    count = len(draws)
-    linear = np.tile(np.eye(2), (count, 1, 1))
-    offset = np.zeros((count, 2))
-    value = _between(operation, draws[:, 0])
-    size = np.array([width, height])
-    match operation.name:
-        case "rotate":
-            angle = np.deg2rad(value)
-            linear[:, 0, 0] = linear[:, 1, 1] = np.cos(angle)
-            linear[:, 1, 0] = np.sin(angle)
-            linear[:, 0, 1] = -linear[:, 1, 0]
-        case "shift":
-            offset = -_between(operation, draws[:, :2]) * size
-        case "scale":
-            linear /= value[:, None, None]
-        case "shear":
-            linear[:, 0, 1] = -np.tan(np.deg2rad(value))
-        case "hflip":
-            linear[:, 0, 0] = np.where(draws[:, 0] < operation.high, -1, 1)
-        case "vflip":
-            linear[:, 1, 1] = np.where(draws[:, 0] < operation.high, -1, 1)
-        case "crop":
-            side = operation.low + (1 - operation.low) * draws[:, 0]
-            linear *= side[:, None, None]
-            offset = (1 - side)[:, None] * (draws[:, 1:3] - 0.5) * size
-    return linear, offset
+def _halve(source: Image, matrix: Floats, x_times: int, y_times: int) -> tuple[Image, Floats]:
+    """Average pairs of columns and of rows so often, and let the matrix point there."""
+    moved = matrix.copy()
+    while x_times > 0 or y_times > 0:
+        source, ratio = _halved(source, x_times > 0, y_times > 0)
+        for row in (0, 1):
+            moved[row] *= ratio[row]
+            # Whole coordinates are the centers of pixels.
+            moved[row] += (ratio[row] - 1) / 2 * (moved[2] if len(moved) == 3 else _HERE)
+        x_times, y_times = x_times - 1, y_times - 1
+    return source, moved
 
 
-def _warp(source: Image, matrix: _Floats, target: Image) -> None:
-    # The root of the determinant is how many times the image shrinks.
-    shrinks = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
-    if shrinks >= 2:
-        source, matrix = _reduce(source, matrix, 2 ** int(math.log2(shrinks)))
-    cv2.warpAffine(
-        source,
-        matrix,
-        (target.shape[1], target.shape[0]),
-        dst=target,
-        flags=_WARP,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-
-
-def _reduce(source: Image, matrix: _Floats, times: int) -> tuple[Image, _Floats]:
+def _halved(source: Image, along_x: bool, along_y: bool) -> tuple[Image, tuple[float, float]]:
     height, width = source.shape[:2]
-    small = (max(1, round(width / times)), max(1, round(height / times)))
-    ratio = np.array([[small[0] / width], [small[1] / height]])
-    moved = matrix * ratio
-    moved[:, 2:] += (ratio - 1) / 2
-    return cv2.resize(source, small, interpolation=cv2.INTER_AREA), moved
+    if along_x and width >= _LEAST_CUT:
+        width -= width % 2
+    if along_y and height >= _LEAST_CUT:
+        height -= height % 2
+    source = source[:height, :width]
+    small = (max(1, width // 2) if along_x else width, max(1, height // 2) if along_y else height)
+    # Bilinear at exactly one half is the average, too, and faster on one axis alone.
+    alone = along_x != along_y and small[0] * (1 + along_x) == width
+    alone = alone and small[1] * (1 + along_y) == height
+    how = cv2.INTER_LINEAR if alone else cv2.INTER_AREA
+    ratio = (small[0] / width, small[1] / height)
+    return cv2.resize(source, small, interpolation=how), ratio
 
 
-def _hue(angles: _Floats) -> _Floats:
-    """Rotations of the color plane of YIQ, as matrices `(n, 3, 3)` on RGB."""
-    turn = np.tile(np.eye(3), (len(angles), 1, 1))
-    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angles)
-    turn[:, 2, 1] = np.sin(angles)
-    turn[:, 1, 2] = -turn[:, 2, 1]
-    turned: _Floats = np.linalg.inv(_YIQ) @ turn @ _YIQ
-    return turned
+def _solarize(image: Image, threshold: float) -> None:
+    if threshold <= 1:
+        levels = np.arange(256)
+        inverted = np.where(levels >= threshold * 255, 255 - levels, levels).astype(np.uint8)
+        cv2.LUT(image, inverted, dst=image)
 
 
-def _cut_out(image: Image, part: float, draws: _Floats) -> None:
+def _posterize(image: Image, bits: float) -> None:
+    if bits < 8:
+        image &= np.uint8(0xFF << (8 - int(bits)) & 0xFF)
+
+
+def _autocontrast(image: Image, happens: float) -> None:
+    if not happens:
+        return
+    for plane in _planes(image):
+        low, high = int(plane.min()), int(plane.max())
+        if low < high:
+            stretched = (np.arange(256) - low) * (255 / (high - low))
+            plane[...] = cv2.LUT(plane, np.rint(stretched).clip(0, 255).astype(np.uint8))
+
+
+def _equalize(image: Image, happens: float) -> None:
+    if happens:
+        for plane in _planes(image):
+            plane[...] = cv2.equalizeHist(plane)
+
+
+def _planes(image: Image) -> list[Image]:
+    return [image] if image.ndim == 2 else [image[..., k] for k in range(image.shape[2])]
+
+
+def _sharpen(image: Image, factor: float) -> None:
+    if factor != 1:
+        smooth = cv2.filter2D(image, -1, _SMOOTH, borderType=BORDER)
+        cv2.addWeighted(image, factor, smooth, 1 - factor, 0, dst=image)
+
+
+def _blur(image: Image, sigma: float) -> None:
+    if sigma > _LEAST_SIGMA:
+        image[...] = cv2.GaussianBlur(image, (0, 0), sigma, borderType=BORDER)
+
+
+def _cut_out(image: Image, part: float, down: float, right: float) -> None:
     height, width = image.shape[:2]
     side = round(part * min(height, width))
-    top = int(draws[0] * (height - side + 1))
-    left = int(draws[1] * (width - side + 1))
+    top = int(down * (height - side + 1))
+    left = int(right * (width - side + 1))
     image[top : top + side, left : left + side] = 0
+
+
+_AFTER: dict[str, Callable[[Image, float], None]] = {
+    "solarize": _solarize,
+    "posterize": _posterize,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "sharpness": _sharpen,
+    "blur": _blur,
+}

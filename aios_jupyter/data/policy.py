@@ -1,8 +1,9 @@
-"""The language of augmentation policies: `rotate(15), shift(0.1), hflip`.
+"""The language of augmentation policies: `rotate(15), shift(0.1), hflip, blur(1, p=0.3)`.
 
-A policy is a list of operations, each with numbers in brackets. `OPERATIONS` has them all.
-Geometric operations act in the order written; then come color, blur, noise and cutout, in this
-order, wherever they are written. Each image draws its own values, uniformly from the ranges.
+A policy is a list of operations, each with numbers in brackets and, if it shall not always happen,
+a probability `p`. `OPERATIONS` has them all. Geometric operations act in the order written; then
+come color, and then what cannot be fused, in the order of `AFTER`, wherever they are written. Each
+image draws its own values, uniformly from the ranges.
 """
 
 from __future__ import annotations
@@ -30,61 +31,106 @@ class Kind:
         Each number must be within these.
     neutral
         With one number `a` the range is `neutral - a … neutral + a`; with two it is as written.
-        None: the number is used as it is and there is only one.
+        None: numbers are used as they are.
+    numbers
+        How many it takes at most.
     default
-        The number when there are no brackets; None where one must be given.
+        The numbers where none are given; None where one must be given.
     whole
-        Only whole numbers make sense, and two are two values rather than a range.
+        Only whole numbers make sense.
     """
 
     usage: str
     meaning: str
-    least: float
-    most: float
+    least: float = 0
+    most: float = 1
     neutral: float | None = None
-    default: float | None = None
+    numbers: int = 1
+    default: tuple[float, ...] | None = None
     whole: bool = False
 
-    @property
-    def most_numbers(self) -> int:
-        return 2 if self.neutral is not None or self.whole else 1
+
+_HALF = (0.5,)
+
+
+def _range(usage: str, meaning: str, least: float, most: float, neutral: float) -> Kind:
+    return Kind(usage, meaning, least, most, neutral, numbers=2)
+
+
+def _chance(usage: str, meaning: str) -> Kind:
+    return Kind(usage, f"{meaning}, with this probability", default=_HALF)
 
 
 OPERATIONS: dict[str, Kind] = {
-    "rotate": Kind("rotate(15)", "turn by up to so many degrees", -180, 180, neutral=0),
-    "shift": Kind("shift(0.1)", "move by up to this part of width and height", -1, 1, neutral=0),
-    "scale": Kind("scale(0.9, 1.1)", "enlarge or shrink", 0.05, 20, neutral=1),
-    "shear": Kind("shear(5)", "slant by up to so many degrees", -60, 60, neutral=0),
-    "hflip": Kind("hflip", "mirror left and right, with this probability", 0, 1, default=0.5),
-    "vflip": Kind("vflip", "mirror top and bottom, with this probability", 0, 1, default=0.5),
+    "rotate": _range("rotate(15)", "turn by up to so many degrees", -180, 180, 0),
+    "shift": _range("shift(0.1)", "move by up to this part of width and height", -1, 1, 0),
+    "scale": _range("scale(0.9, 1.1)", "enlarge or shrink", 0.05, 20, 1),
+    "shear": _range("shear(5)", "slant by up to so many degrees", -60, 60, 0),
+    "perspective": Kind("perspective(0.2)", "move corners in by up to this part", 0, 0.9),
+    "hflip": _chance("hflip", "mirror left and right"),
+    "vflip": _chance("vflip", "mirror top and bottom"),
     "crop": Kind("crop(0.8)", "a random window of at least this part of each side", 0.05, 1),
     "resize": Kind(
-        "resize(224)", "size of the result: side, or height and width", 1, 16384, whole=True
+        "resize(224)",
+        "size of the result: side, or height and width",
+        *(1, 16384),
+        numbers=2,
+        whole=True,
     ),
-    "brightness": Kind("brightness(0.2)", "add up to this part of white", -1, 1, neutral=0),
-    "contrast": Kind("contrast(0.2)", "multiply the distance to mid-gray", 0, 4, neutral=1),
-    "saturation": Kind("saturation(0.2)", "multiply the distance to gray", 0, 4, neutral=1),
-    "hue": Kind("hue(0.05)", "turn the color circle by up to this part", -0.5, 0.5, neutral=0),
+    "brightness": _range("brightness(0.2)", "add up to this part of white", -1, 1, 0),
+    "contrast": _range("contrast(0.2)", "multiply the distance to mid-gray", 0, 4, 1),
+    "saturation": _range("saturation(0.2)", "multiply the distance to gray", 0, 4, 1),
+    "hue": _range("hue(0.05)", "turn the color circle by up to this part", -0.5, 0.5, 0),
+    "solarize": Kind("solarize(0.7)", "invert what is brighter than this part of white"),
+    "posterize": Kind("posterize(4)", "keep so many bits of each color", 1, 8, whole=True),
+    "autocontrast": _chance("autocontrast", "stretch each color to black and white"),
+    "equalize": _chance("equalize", "make all levels of each color as frequent"),
+    "sharpness": _range("sharpness(0.5)", "multiply the distance to the smoothed", 0, 4, 1),
     "blur": Kind("blur(1)", "Gaussian blur with a sigma of up to so many pixels", 0, 50),
-    "noise": Kind("noise(0.05)", "Gaussian noise with this part of white as its sigma", 0, 1),
-    "cutout": Kind("cutout(0.2)", "blacken a square of this part of the shorter side", 0, 1),
+    "noise": Kind("noise(0.05)", "Gaussian noise with this part of white as its sigma"),
+    "cutout": Kind("cutout(0.2)", "blacken a square of this part of the shorter side"),
+    "mixup": Kind("mixup(0.2)", "blend with another image of the batch; Beta(a, a)", 0.01, 100),
+    "cutmix": Kind("cutmix(1)", "paste a window of another image; Beta(a, a)", 0.01, 100),
+    "randaugment": Kind(
+        "randaugment(2, 9)",
+        "so many of 14 operations, of this magnitude of 30",
+        *(0, 30),
+        numbers=2,
+        default=(2, 9),
+        whole=True,
+    ),
+    "trivialaugment": Kind(
+        "trivialaugment", "one of 14 operations, of any magnitude", numbers=0, default=()
+    ),
 }
 
-GEOMETRIC = frozenset({"rotate", "shift", "scale", "shear", "hflip", "vflip", "crop", "resize"})
 COLOR = frozenset({"brightness", "contrast", "saturation", "hue"})
+AFTER = (
+    *("solarize", "posterize", "autocontrast", "equalize"),
+    *("sharpness", "blur", "noise", "cutout"),
+)
+MIX = frozenset({"mixup", "cutmix"})
+# Of all the operations of RandAugment, so many are as many as anybody asked for.
+_MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation with the range that its values are drawn from (`low == high`: no range)."""
+    """One operation with the range that its values are drawn from (`low == high`: no range).
+
+    It happens to an image with the probability `p`.
+    """
 
     name: str
     low: float
     high: float
+    p: float = 1.0
 
     def __str__(self) -> str:
-        two = OPERATIONS[self.name].most_numbers == 2
-        return f"{self.name}({self.low:.12g}{f', {self.high:.12g}' if two else ''})"
+        numbers = [f"{x:.12g}" for x in (self.low, self.high)[: OPERATIONS[self.name].numbers]]
+        if self.p != 1:
+            numbers.append(f"p={self.p:.12g}")
+        return f"{self.name}({', '.join(numbers)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +141,11 @@ class Policy:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.operations))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others of their batch."""
+        return any(operation.name in MIX for operation in self.operations)
 
 
 def parse(text: str | Policy) -> Policy:
@@ -110,6 +161,8 @@ def parse(text: str | Policy) -> Policy:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?(?=[\s,)]|$)")
+_PROBABILITY = re.compile(r"p\s*=\s*", re.IGNORECASE)
+_P = Kind("blur(1, p=0.3)", "probability")
 _WORD = re.compile(r"[^\s,()]+")
 
 
@@ -146,24 +199,35 @@ class _Parser:
         name = name.lower()
         self.at = match.end()
         self._skip_space()
-        numbers = self._numbers(name, kind) if self._take("(") else []
+        numbers, p = self._brackets(name, kind) if self._take("(") else ([], None)
+        if name == "resize" and p is not None:
+            self._fail("resize gives all images one size, so that it takes no probability", start)
         if not numbers:
             if kind.default is None:
                 self._fail(f"{name} needs a number, as in '{kind.usage}'", start)
-            numbers = [(kind.default, start)]
-        return self._build(name, kind, numbers)
+            numbers = [(value, start) for value in kind.default]
+            if kind.default == _HALF and p is not None:
+                numbers, p = [(p, start)], None
+        return self._build(name, kind, numbers, 1.0 if p is None else p)
 
-    def _numbers(self, name: str, kind: Kind) -> list[tuple[float, int]]:
+    def _brackets(self, name: str, kind: Kind) -> tuple[list[tuple[float, int]], float | None]:
+        """The numbers, each with its place, and the probability where it is given."""
         numbers: list[tuple[float, int]] = []
         if self._take(")"):
-            return numbers
+            return numbers, None
         while True:
-            if len(numbers) == kind.most_numbers:
-                count = "one number" if kind.most_numbers == 1 else "two numbers at most"
+            if (match := _PROBABILITY.match(self.text, self.at)) is not None:
+                self.at = match.end()
+                p, _ = self._number("p", _P)
+                if not self._take(")"):
+                    self._fail(f"expected ')' after the probability, not {self._found()}")
+                return numbers, p
+            if len(numbers) == kind.numbers:
+                count = ("no numbers", "one number", "two numbers at most")[kind.numbers]
                 self._fail(f"{name} takes {count}, as in '{kind.usage}'")
             numbers.append(self._number(name, kind))
             if self._take(")"):
-                return numbers
+                return numbers, None
             if not self._take(","):
                 self._fail(f"expected ',' or ')' to go on with {name}, not {self._found()}")
 
@@ -181,8 +245,14 @@ class _Parser:
         self._skip_space()
         return value, start
 
-    def _build(self, name: str, kind: Kind, numbers: list[tuple[float, int]]) -> Operation:
+    def _build(
+        self, name: str, kind: Kind, numbers: list[tuple[float, int]], p: float
+    ) -> Operation:
+        if kind.numbers == 0:
+            return Operation(name, 0, 0, p)
         first, place = numbers[0]
+        if name == "randaugment" and not 1 <= first <= _MOST_ROUNDS:
+            self._fail(f"randaugment takes 1 to {_MOST_ROUNDS} operations, not {first:g}", place)
         if len(numbers) == 2:
             second, second_place = numbers[1]
             if second < first and not kind.whole:
@@ -190,9 +260,10 @@ class _Parser:
                     f"the range of {name} must rise, but {second:g} is less than {first:g}",
                     second_place,
                 )
-            return Operation(name, first, second)
+            return Operation(name, first, second, p)
         if kind.neutral is None:
-            return Operation(name, first, first)
+            second = kind.default[1] if kind.default and kind.numbers == 2 else first
+            return Operation(name, first, second, p)
         low, high = kind.neutral - abs(first), kind.neutral + abs(first)
         if low < kind.least or high > kind.most:
             limit = math.floor(100 * min(kind.neutral - kind.least, kind.most - kind.neutral)) / 100
@@ -201,7 +272,7 @@ class _Parser:
                 f"write a range as in '{name}({kind.neutral:g}, {first:g})'",
                 place,
             )
-        return Operation(name, low, high)
+        return Operation(name, low, high, p)
 
     def _take(self, character: str) -> bool:
         if self.text[self.at : self.at + 1] != character:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import formats, storage
+from . import formats, layout
 from .catalog import Catalog, Entry
 from .pipeline import Image, Pipeline, check_images
 from .policy import Policy
@@ -77,7 +77,7 @@ def _pick(
     if not isinstance(data, np.ndarray):
         entry = catalog.get(data)
         if entry.format == "folder":
-            names = storage.list_images(entry.url)
+            names = layout.list_images(entry.url)
             places = _spaced(len(names), count)
             return [(place, formats.read_image(entry.url, names[place])) for place in places]
         data, _ = formats.load(entry.url, entry.format)

@@ -6,21 +6,48 @@ A leaf module: it imports fsspec, and is imported only where data is read or wri
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import fcntl
+import importlib.util
+import random
 import re
 import shutil
+import tarfile
+import time
 import uuid
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from ..config import settings
-from ..errors import AiosError, NotFoundError, UsageError
+from ..errors import (
+    AccessError,
+    AiosError,
+    ConflictError,
+    MissingExtraError,
+    NotFoundError,
+    UsageError,
+)
+from . import credentials
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+ATTEMPTS = 5
+FIRST_PAUSE = 0.2
+_CHECKSUMS = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+_Found = TypeVar("_Found")
+# They have errors of their own, which are no `OSError`.
+_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore", "hdfs_native", "requests", "urllib3"})
+# What libraries raise for files that are cut off, damaged, or something else.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, tarfile.TarError, NotImplementedError),
+    *(ValueError, EOFError, OSError, KeyError),
+)
 
 
 def data_dir(*parts: str) -> Path:
@@ -28,6 +55,42 @@ def data_dir(*parts: str) -> Path:
     path = settings().state_dir.joinpath("data", *parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def writing(*, alone: bool = False) -> Iterator[None]:
+    """Held while data of the catalogue's own is written that no entry refers to yet.
+
+    Parameters
+    ----------
+    alone
+        For who removes such data: nobody else may write now.
+
+    Raises
+    ------
+    ConflictError
+        Somebody writes, and this one would be alone.
+    """
+    with (data_dir() / ".writing.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise ConflictError(
+                "Data is being written just now; collect garbage when that is done."
+            ) from None
+        yield
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of a file, or of all files of a directory; what vanishes meanwhile counts nothing."""
+    if not path.is_dir() or path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            return path.lstat().st_size
+        return 0
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        total = sum(tree_size(inner) for inner in path.iterdir())
+    return total
 
 
 def absolute(url: str) -> str:
@@ -42,8 +105,8 @@ def absolute(url: str) -> str:
         return str(Path(url.removeprefix("file://")).expanduser().resolve())
     if urlsplit(url).password is not None:
         raise UsageError(
-            "The URL has a password in it; leave it out and set it in the environment or the "
-            "storage system's own configuration file."
+            "The URL has a password in it; leave it out, store it with 'aios data keys add NAME', "
+            "and write NAME@ before the host."
         )
     return url
 
@@ -54,21 +117,67 @@ def is_remote(url: str) -> bool:
 
 
 def locate(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path within it."""
+    """The fsspec file system of a URL, with its credentials, and the path within it.
+
+    Raises
+    ------
+    UsageError, MissingExtraError
+        There is no such system, or what reads it is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if scheme in {"s3", "s3a"}:
+        _need("s3fs", "s3")
+    elif scheme == "hdfs":
+        # Fsspec's own wants a library of Hadoop's that no package has.
+        _need("hdfs_native", "hdfs")
+        fsspec.register_implementation("hdfs", "hdfs_native.fsspec.HdfsFileSystem", clobber=True)
+    bare, options = credentials.resolve(url) if is_remote(url) else (url, {})
+    if scheme in {"s3", "s3a"}:
+        # Servers other than Amazon's answer a range with the checksum of the whole, or know none.
+        options = {**options, "config_kwargs": _CHECKSUMS | options.get("config_kwargs", {})}
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(bare, **options)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url!r} is not a place that can be read: {error}.") from None
     return fs, path
 
 
+def _need(module: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(module.replace("_", "-"), extra)
+
+
+def retrying(work: Callable[[], _Found], attempts: int = ATTEMPTS) -> _Found:
+    """Do something that a storage system may fail at once or twice, with growing pauses.
+
+    What is missing, forbidden or senseless is not tried again.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:
+            if attempt == attempts or not (isinstance(error, OSError) or _is_foreign(error)):
+                raise
+            # Half of the pause is random, so that many clients do not come back at once.
+            pause = FIRST_PAUSE * 2 ** (attempt - 1)
+            time.sleep(pause * (1 + random.random()) / 2)  # noqa: S311
+    raise AssertionError("an attempt returns or raises")
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a storage library raised it, of a class of its own."""
+    return type(error).__module__.split(".")[0] in _LIBRARIES
+
+
 def read_file(url: str, name: str) -> bytes:
     """The bytes of one file of a folder."""
     fs, path = locate(url)
-    try:
-        return bytes(fs.cat_file(f"{path.rstrip('/')}/{name}"))
-    except OSError as error:
-        raise unreadable(f"{url}/{name}", error) from None
+    whole = f"{path.rstrip('/')}/{name}"
+    with reading(f"{url}/{name}"):
+        # A local disk that fails once fails again.
+        return bytes(retrying(lambda: fs.cat_file(whole), ATTEMPTS if is_remote(url) else 1))
 
 
 def exists(url: str) -> bool:
@@ -77,84 +186,17 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
-def detect_format(url: str) -> str:
-    """`npz`, `parquet` or `folder`, by suffix or by what is there.
-
-    Raises
-    ------
-    NotFoundError
-        There is nothing.
-    UsageError
-        It is something else.
-    """
-    suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
-    fs, path = locate(url)
-    if not fs.exists(path):
-        raise NotFoundError(f"There is nothing at {url}; check the path or URL.")
-    if fs.isdir(path):
-        return "folder"
-    if suffix == ".npz":
-        return "npz"
-    if suffix in {".parquet", ".pq"}:
-        return "parquet"
-    raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz files with x and y, Parquet "
-        "files with an image and a label column, folders with a subfolder of images per class."
-    )
-
-
-def content_hash(url: str) -> tuple[str, int]:
-    """A short SHA-256 of a file, or of a folder's names and files; and the size in bytes."""
-    fs, path = locate(url)
-    if not fs.isdir(path):
-        digest, size = _hash_file(fs, path)
-        return digest.hexdigest()[:12], size
-    whole, total = hashlib.sha256(), 0
-    for name in list_images(url):
-        digest, size = _hash_file(fs, f"{path}/{name}")
-        whole.update(f"{name}\0{digest.hexdigest()}\n".encode())
-        total += size
-    return whole.hexdigest()[:12], total
-
-
-def _hash_file(fs: Any, path: str) -> tuple[Any, int]:
-    digest, size = hashlib.sha256(), 0
-    with fs.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return digest, size
-
-
-def list_images(url: str) -> list[str]:
-    """The images of a folder in order, as paths `class/…/file` relative to it.
-
-    Raises
-    ------
-    UsageError
-        It has no images in subfolders.
-    """
-    fs, path = locate(url)
-    root = path.rstrip("/") + "/"
-    names = [
-        name
-        for found in fs.find(path)
-        if not (name := found.removeprefix(root)).startswith(".")
-        and "/" in name
-        and "/." not in name
-        and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not names:
-        raise UsageError(
-            f"{url} has no images in subfolders; a folder dataset has one subfolder per class with "
-            f"files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}."
-        )
-    return sorted(names)
-
-
-def folder_classes(names: Iterable[str]) -> list[str]:
-    """The classes of a folder's images: its subfolders, in alphabetical order."""
-    return sorted({name.split("/")[0] for name in names})
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turns what a damaged or missing file raises into one sentence that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise unreadable(url, error) from None
+    except Exception as error:
+        if not _is_foreign(error):
+            raise
+        raise unreadable(url, error) from None
 
 
 @contextlib.contextmanager
@@ -191,23 +233,6 @@ def scratch(name: str) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def adopt(aside: Path, name: str, suffix: str) -> tuple[Path, str, int]:
-    """Move a finished file or folder to where the data of `name` is kept, named by its hash.
-
-    Returns
-    -------
-    path, version, size
-        Where it is now, the hash, and bytes.
-    """
-    version, size = content_hash(str(aside))
-    path = data_dir(name) / f"{version}{suffix}"
-    if aside.is_dir():
-        replace_directory(aside, path)
-    else:
-        aside.replace(path)
-    return path, version, size
-
-
 def replace_directory(aside: Path, target: Path) -> None:
     """Move a finished local directory into place; what was there goes first."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +257,14 @@ def unreadable(url: str, error: Exception) -> AiosError:
     """The sentence for a file that is missing, not permitted, or damaged."""
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"There is nothing at {url}; check the path or URL.")
-    if isinstance(error, PermissionError):
-        return AiosError(f"{url} may not be read by this user; ask its owner for permission.")
+    if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
+        return AccessError(
+            f"{url} may not be read with these credentials; ask its owner for permission, or name "
+            "others in the URL, as in s3://NAME@bucket."
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or _is_foreign(error):
+        return AiosError(
+            f"The storage of {url} does not answer ({type(error).__name__}); check the address and "
+            "try again."
+        )
     return UsageError(f"{url} is damaged or not what its name says ({error}); get it again.")

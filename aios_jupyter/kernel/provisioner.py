@@ -173,7 +173,7 @@ class AiosProvisioner(LocalProvisioner):
         """
         ran, self._ran = self._ran, False
         kernel = self._server_kernel
-        return ran or kernel is None or kernel.execution_state == "busy"
+        return ran or kernel is None or kernel.execution_state in {"starting", "busy"}
 
     def _ended(self, lease: Lease) -> None:
         self._taken = f"lease {lease.id} has ended ({lease.reason})"

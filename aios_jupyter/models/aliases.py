@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, NotFoundError, UsageError
-from .registry import ModelVersion, aliases_of, check_alias, resolve
+from .names import check_alias
+from .registry import ModelVersion, aliases_of, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

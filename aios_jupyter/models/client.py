@@ -40,6 +40,10 @@ class _Server(msgspec.Struct):
     model: Signature
 
 
+class _Window(msgspec.Struct):
+    features: dict[str, list[float]]
+
+
 class EndpointClient:
     """One kept connection to an endpoint. Not for several threads at once.
 
@@ -124,6 +128,14 @@ class EndpointClient:
     def metrics(self) -> str:
         """The endpoint's metrics in Prometheus's text format."""
         return self._request("GET", "/metrics")[0].decode()
+
+    def window(self) -> dict[str, list[float]]:
+        """Features of the samples that it answered last (`profile.features`)."""
+        content = self._request("GET", "/monitor")[0]
+        try:
+            return msgspec.json.decode(content, type=_Window).features
+        except msgspec.DecodeError as error:
+            raise ClusterError(f"{self.url} answered as no endpoint does: {error}") from None
 
     def _once(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]

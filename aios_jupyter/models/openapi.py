@@ -39,6 +39,7 @@ def document(name: str, version: str, signature: Signature, software: str) -> di
             "/predict": {"post": plain},
             "/invocations": {"post": mlflow},
             "/metrics": {"get": _get("Prometheus metrics", "text/plain")},
+            "/monitor": {"get": _get("Features of the samples answered last")},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},

@@ -19,9 +19,20 @@ import numpy as np
 
 from ..errors import UsageError
 from .onnx_files import save_and_open, save_example
-from .optimize import Optimized
-from .predictor import ONNX_MODEL, PICKLED_MODEL, first_line, named_inputs, plain, signature_of
+from .predictor import (
+    ONNX_MODEL,
+    PICKLED_MODEL,
+    OnnxPredictor,
+    first_line,
+    named_inputs,
+    plain,
+    signature_of,
+)
 from .signature import Signature
+from .variants import Optimized
+
+PROFILE_ROWS = 10_000
+"""Samples of the training data that a profile is made of at most."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +126,28 @@ def _build_pickle(model: Any, extras: Path, input_example: Any) -> Built:
     save_example({"input": example}, extras)
     framework = "sklearn" if type(model).__module__.startswith("sklearn.") else "python"
     return Built(framework, PICKLED_MODEL, signature, model)
+
+
+def save_profile(built: Built, extras: Path, samples: Any) -> None:
+    """Keep how the training data and the model's answers to it are distributed.
+
+    Raises
+    ------
+    UsageError
+        They are not what the model takes, or too few.
+    """
+    from .profile import FILE, profile
+    from .trial import batches
+
+    inputs = named_inputs(built.signature, samples)
+    rows = len(next(iter(inputs.values())))
+    step = -(-rows // PROFILE_ROWS)
+    some = {name: array[::step] for name, array in inputs.items()}
+    if built.main == ONNX_MODEL:
+        predictor = OnnxPredictor(os.fspath(extras / ONNX_MODEL))
+        parts = [predictor.run(part) for part in batches(some)]
+    else:
+        name = built.signature.outputs[0].name
+        parts = [{name: np.asarray(built.model.predict(next(iter(some.values()))))}]
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    (extras / FILE).write_bytes(msgspec.json.encode(profile(some, outputs)))

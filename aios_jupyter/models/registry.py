@@ -10,8 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, UsageError
 from ..schema import Struct
+from .names import NAME, check_alias, check_metrics, check_name, parse_ref
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from .package import Built
     from .predictor import Package, Predictor
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
-_REF = re.compile(r"(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
 _TAG = "aios."
 _OWN_TAGS = ("files", "main", "framework", "signature", "metrics", "params")
 
@@ -78,6 +74,7 @@ def publish(
     params: Mapping[str, Any] | None = None,
     input_example: Any = None,
     lineage: Mapping[str, Any] | None = None,
+    profile: Any = None,
     allow_pickle: bool = False,
 ) -> ModelVersion:
     """Store `model` as the next version of `name`.
@@ -100,6 +97,9 @@ def publish(
         are a tuple or a dict.
     lineage
         Where it comes from, by name: lease, run, notebook, data.
+    profile
+        Samples of the training data (50 or more), which `monitor` compares an endpoint's traffic
+        with; only their distributions are kept.
     allow_pickle
         Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
 
@@ -110,25 +110,28 @@ def publish(
     ClusterError
         The registry does not answer.
     """
-    _check_name(name)
+    check_name(name)
     if alias is not None:
         check_alias(alias)
-    from .optimize import Optimized
-    from .package import build
+    from .package import build, save_profile
+    from .variants import Optimized
 
     origin: dict[str, Any] = dict(lineage or {})
     if isinstance(model, Optimized):
         metrics = {**model.metrics, **(metrics or {})}
         origin |= model.lineage
-    numbers = _numbers(metrics or {})
+    numbers = check_metrics(metrics or {})
     texts = {str(key): str(value) for key, value in (params or {}).items()}
 
     with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
         built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        if profile is not None:
+            save_profile(built, extras, profile)
         tags = _tags(built, numbers, texts, origin)
-        version = _store(built, name, Path(scratch), numbers, texts, tags)
+        source = str(origin.get("run", ""))
+        version = _store(built, name, Path(scratch), numbers, texts, tags, source)
     if alias is not None:
         from .aliases import set_alias
 
@@ -143,16 +146,28 @@ def _store(
     metrics: Mapping[str, float],
     params: Mapping[str, str],
     tags: dict[str, str],
+    source: str,
 ) -> int:
-    """Write the files, then the version: it appears complete or not at all."""
+    """Write the files, then the version: it appears complete or not at all.
+
+    It belongs to the run of ours that is its `source`, where there is one, else to one of its own.
+    """
     from .predictor import file_hashes
-    from .store import ensure_registered, experiment_id, registry
+    from .store import creating, ensure_registered, experiment_id, registry
+    from .tracking import RUN_TAG, find_run
 
     with registry() as client:
         from .mlflow_files import write_files
 
         experiment = experiment_id(client)
-        run = client.create_run(experiment, run_name=name).info.run_id
+        with creating():
+            tracked = find_run(client, experiment, source) if source else None
+            run = (
+                tracked
+                or client.create_run(
+                    experiment, run_name=name, tags={RUN_TAG: source} if source else None
+                ).info.run_id
+            )
         logged = client.create_logged_model(experiment, name=name, source_run_id=run)
         done = False
         try:
@@ -170,7 +185,8 @@ def _store(
         finally:
             if not done:
                 client.finalize_logged_model(logged.model_id, "FAILED")
-            client.set_terminated(run, "FINISHED" if done else "FAILED")
+            if not tracked:
+                client.set_terminated(run, "FINISHED" if done else "FAILED")
     return int(version)
 
 
@@ -180,10 +196,11 @@ def _log(
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
+    known = client.get_run(run).data.params
     client.log_batch(
         run,
         metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-        params=[Param(key, value) for key, value in params.items()],
+        params=[Param(key, value) for key, value in params.items() if key not in known],
     )
 
 
@@ -203,7 +220,7 @@ def _tags(
         "params": json.dumps(dict(params)),
     }
     for key, value in lineage.items():
-        if key in _OWN_TAGS or not _NAME.fullmatch(str(key)):
+        if key in _OWN_TAGS or not NAME.fullmatch(str(key)):
             raise UsageError(f"The lineage cannot have an entry {key!r}; use another word.")
         if value not in (None, ""):
             tags[str(key)] = str(value)
@@ -223,7 +240,7 @@ def resolve(ref: str) -> ModelVersion:
     NotFoundError
         There is no such model, version or alias; the sentence names what there is.
     """
-    name, version, alias = _parse(ref)
+    name, version, alias = parse_ref(ref)
     from .store import missing, registry
 
     with registry() as client:
@@ -260,7 +277,7 @@ def versions(name: str | None = None) -> list[dict[str, Any]]:
 
     with registry() as client:
         if name is not None:
-            _check_name(name)
+            check_name(name)
             models = {name: aliases_of(client, name)}
         else:
             models = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
@@ -334,13 +351,6 @@ def load(ref: str, *, threads: int | None = None, allow_pickle: bool = False) ->
     return open_package(fetch(ref), threads=threads, allow_pickle=allow_pickle)
 
 
-def _parse(ref: str) -> tuple[str, int | None, str | None]:
-    match = _REF.fullmatch(ref.strip())
-    if match is None or not _NAME.fullmatch(match["name"]):
-        raise UsageError(f"{ref!r} is no model; write NAME, NAME/VERSION or NAME@ALIAS.")
-    return match["name"], int(match["version"]) if match["version"] else None, match["alias"]
-
-
 def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     """Version by alias: asked of the model, for a search of versions leaves aliases out."""
     from mlflow.exceptions import MlflowException
@@ -399,31 +409,3 @@ def _version(found: MlflowVersion, aliases: Mapping[str, int]) -> ModelVersion:
         framework=own.get("framework", ""),
         lineage={key: value for key, value in own.items() if key not in _OWN_TAGS},
     )
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be a model's name; use letters, digits, dots, dashes and underscores."
-        )
-
-
-def check_alias(alias: str) -> None:
-    """Refuse what cannot be an alias."""
-    if not _ALIAS.fullmatch(alias) or alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
-        raise UsageError(
-            f"{alias!r} cannot be an alias; use a word such as champion (not latest, not v1)."
-        )
-
-
-def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    numbers = {}
-    for key, value in metrics.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"Metric {key!r} is {value!r}; give a number.") from None
-        if not math.isfinite(number):
-            raise UsageError(f"Metric {key!r} is {number}; leave out what is not finite.")
-        numbers[str(key)] = number
-    return numbers

@@ -5,7 +5,7 @@
     POST /v2/models/NAME[/versions/V]/infer            v2, JSON or binary tensors
     POST /predict                                      {"inputs": …} (or a v2 binary body)
     POST /invocations                                  as MLflow's clients send it
-    GET  /metrics, /openapi.json
+    GET  /metrics, /monitor, /openapi.json
 
 Every route but health needs `Authorization: Bearer TOKEN`. Whatever is refused is a status with
 `{"error": sentence}`. A leaf module: it imports starlette and numpy, never torch or MLflow.
@@ -33,6 +33,7 @@ from .batching import Batcher, OverloadedError
 from .gate import JSON, Gate, Rate, RefusedError, Reply, http_error
 from .openapi import document
 from .predictor import Predictor
+from .profile import Window
 from .protocol_v2 import HEADER, decode_request, dump, encode_response, json_ready
 from .signature import Signature, Tensor, as_input
 from .supervisor import MAX_BODY
@@ -73,6 +74,7 @@ class Deployed:
         self.signature: Signature = predictor.signature
         self.version = version
         self.counted = telemetry.version(version)
+        self.window = Window()
         self.batcher = Batcher(
             predictor.run,
             batched=self.signature.batched and limits.max_rows > 1,
@@ -188,6 +190,7 @@ class Service:
             route("/invocations", "POST", self._invocations, counted=True),
             route("/v2", "GET", self._server),
             route("/metrics", "GET", self._metrics),
+            route("/monitor", "GET", self._monitor),
             route("/openapi.json", "GET", self._document),
         ]
 
@@ -199,7 +202,7 @@ class Service:
                 503, "The endpoint is stopping; ask again in a moment.", connection="close"
             )
         try:
-            return await model.batcher.submit(inputs)
+            outputs = await model.batcher.submit(inputs)
         except OverloadedError:
             raise RefusedError(
                 503,
@@ -214,6 +217,8 @@ class Service:
             raise RefusedError(
                 422, f"The model failed on this input ({line[0] if line else error!r})."
             ) from error
+        model.window.add(inputs, outputs)
+        return outputs
 
     # --- handlers ---------------------------------------------------------------------------------
 
@@ -292,6 +297,10 @@ class Service:
     async def _metrics(self, scope: Scope, body: bytes) -> Reply:
         content, kind = self.telemetry.text()
         return Reply(content, content_type=kind)
+
+    async def _monitor(self, scope: Scope, body: bytes) -> Reply:
+        main = self._main
+        return Reply(dump({"version": main.version, "features": main.window.values()}))
 
     async def _document(self, scope: Scope, body: bytes) -> Reply:
         return Reply(dump(document(self.name, self.version, self.signature, __version__)))

@@ -96,6 +96,16 @@ def _client(uri: str) -> MlflowClient:
 
 
 @contextlib.contextmanager
+def creating() -> Iterator[None]:
+    """While something is looked for and made where it is not there: one process at a time.
+
+    For the embedded store alone: servers elsewhere have no such lock.
+    """
+    with _first_use(registry_uri()):
+        yield
+
+
+@contextlib.contextmanager
 def _first_use(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:") or os.name != "posix":
         yield

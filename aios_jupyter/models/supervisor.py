@@ -356,7 +356,12 @@ async def _packages(refs: list[str]) -> list[dict[str, Any]]:
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ},
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # the endpoint ends meanwhile
+            process.kill()
+            await process.wait()
     try:
         if process.returncode == 0:
             return [msgspec.json.decode(line) for line in output.splitlines()]

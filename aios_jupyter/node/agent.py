@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from ..broker import messages as msg
 from ..broker.protocol import VERSION, Connection, connect
 from ..config import settings
 from ..devices import probe
-from ..errors import AiosError, ClusterError
+from ..errors import AccessError, AiosError, ClusterError, ConflictError, ProtocolError
 from ..process import process_start
+from ..runs.messages import StartRun
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
 from . import kernels, memory, reaper
-from .door import Door
-from .hosting import HostedRuns
+from .copies import fetch
+from .door import GRANT_TIMEOUT, Door
+from .restarts import HostedRuns
 from .telemetry import Sampler, outside
+from .tracking import Tracker
 from .worker import DaskWorker
 from .zygotes import Zygotes
 
@@ -48,12 +52,22 @@ class Agent:
         Has the TLS material and the broker's file; the agent's own file goes there.
     state
         Runs and their logs are kept there.
+    host
+        The address at which it listens, and where ranks on other nodes find those here.
+    name
+        The node's, by its certificate; "" on the machine that the cluster was started on, whose
+        name it then has.
     """
 
-    def __init__(self, runtime: Path, state: Path, host: str, simulate_gpus: int) -> None:
+    def __init__(
+        self, runtime: Path, state: Path, host: str, simulate_gpus: int, name: str = ""
+    ) -> None:
         self.runtime = runtime
         self.host = host
-        self.name = socket.gethostname()
+        self.machine = socket.gethostname()
+        self.name = name or self.machine
+        self.refused: AiosError | None = None
+        self._joined = bool(name)
         self.devices = probe.devices(self.name, simulate_gpus)
         self.stopping = asyncio.Event()
         self._bundle = Bundle.of(runtime / "tls", "node")
@@ -64,12 +78,16 @@ class Agent:
         self._zygotes = Zygotes(
             state / "zygotes", settings().zygote_idle, settings().zygote_memory * 1e9
         )
-        self.runs = HostedRuns(state / "runs", host, self._report, self._zygotes)
+        self.runs = HostedRuns(state / "runs", self.name, host, self._report, self._zygotes)
+        self._tracker = Tracker(state / "tracking")
+        self.runs.fetch = self._fetch
+        self.runs.begun = self._tracker.begin
+        self._revoked = Revoked(runtime / "tls")
         self._door = Door(
             self.runs,
             self._grants,
             self.name,
-            Revoked(runtime / "tls"),
+            self._revoked,
             lambda refused: self._report("node.refused", refused, True),
         )
         self._worker = DaskWorker(
@@ -93,7 +111,7 @@ class Agent:
         address = await self._door.open(self.host, self._bundle.server_context())
         self._node = Node(
             id=self.name,
-            host=self.name,
+            host=self.machine,
             address=address,
             pid=os.getpid(),
             devices=self.devices,
@@ -102,6 +120,7 @@ class Agent:
             version=__version__,
         )
         await self._look()
+        self._tracker.start()
         for framework in filter(None, settings().zygote_ahead.split(",")):
             self._zygotes.ahead(framework.strip(), len(self.devices))
         self._tasks = [
@@ -114,9 +133,12 @@ class Agent:
             task.cancel()
         await self._door.close()
         await asyncio.gather(
-            self.runs.stop_all("the node was stopped"), self._zygotes.close(), self._worker.stop()
+            self.runs.stop_all(f"node {self.name} was stopped"),
+            self._zygotes.close(),
+            self._worker.stop(),
         )
         self._sampler.close()
+        self._tracker.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
 
     # --- the broker
@@ -125,6 +147,15 @@ class Agent:
         while True:
             try:
                 await self._connect()
+            except (AccessError, ConflictError, ProtocolError) as error:
+                if self._joined:
+                    # Nothing that this machine does would change that.
+                    self.refused = error
+                    self.stopping.set()
+                    return
+                log.info("not let in: %s", error)
+                await asyncio.sleep(0.2)
+                continue
             except AiosError as error:
                 log.info("no broker yet: %s", error)
                 await asyncio.sleep(0.2)
@@ -151,7 +182,8 @@ class Agent:
             ),
             "run.stop": (msg.RunStop, self._stop_run),
             "run.again": (msg.RunAgain, lambda _, again: self.runs.again(again)),
-            "run.over": (msg.ById, lambda _, body: self.runs.over(body.id)),
+            "run.over": (msg.RunOver, lambda _, over: self._run_over(over)),
+            "revoked": (msg.Serials, lambda _, body: self._revoked.keep(body.serials)),
             "shutdown": (Any, lambda _, body: self.stopping.set()),
         }
         connection = await connect(facts["address"], self._bundle.client_context(), handlers)
@@ -164,6 +196,7 @@ class Agent:
         )
         welcome = await connection.call("node.hello", hello, msg.NodeWelcome, timeout=10)
         self._broker = connection
+        self._revoked.keep(welcome.revoked)
         active = {grant.lease.id for grant in welcome.grants}
         for lease in [lease for lease in self._grants if lease not in active]:
             del self._grants[lease]
@@ -173,7 +206,8 @@ class Agent:
             connection.tell(topic, body)
         self._unsent.clear()
         self.runs.repeat()
-        self._worker.follow(welcome.dask or facts.get("dask", ""))
+        if Bundle.dask(self.runtime / "tls").key.exists():
+            self._worker.follow(welcome.dask or facts.get("dask", ""))
         self._write_file()
 
     def _broker_facts(self) -> dict[str, Any]:
@@ -210,12 +244,27 @@ class Agent:
         else:
             await self.runs.stop(stop.run, stop.reason, stop.attempt)
 
+    def _run_over(self, over: msg.RunOver) -> None:
+        self.runs.over(over.id)
+        self._tracker.over(over)
+
+    async def _fetch(self, address: str, again: msg.RunAgain, payload: Path) -> StartRun:
+        # The broker's word on the run may come before that on the lease, in its welcome.
+        deadline = asyncio.get_running_loop().time() + GRANT_TIMEOUT
+        while (grant := self._grants.get(again.run.lease)) is None:
+            if asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.01)
+                continue
+            raise AccessError(f"Node {self.name} has no part of lease {again.run.lease}.")
+        context = self._bundle.client_context()
+        return await fetch(address, context, again.run.id, grant.token, payload)
+
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         grant = self._grants.pop(end.lease, None)
         grace = settings().stop_grace if end.grace is None else end.grace
         await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
         if grant is not None:
-            await kernels.vacate(grant, self.name, self._usage, grace)
+            await kernels.vacate(grant, self.name, self.machine, self._usage, grace)
         if end.confirm:
             self._report("node.gone", msg.ById(id=end.lease), durable=True)
 
@@ -230,6 +279,7 @@ class Agent:
                     usage=usage, outside=self._outside, warm=self._zygotes.use()
                 )
                 self._report("node.report", report, durable=False)
+                self.runs.sampled(usage)
                 await self._enforce()
                 self._door.let_go()
             except Exception:
@@ -253,7 +303,7 @@ class Agent:
         owners = {
             grant.owner.pid
             for grant in self._grants.values()
-            if grant.owner and grant.owner.host == self.name
+            if grant.owner and grant.owner.host == self.machine
         }
         return self.runs.pids() | owners
 
@@ -277,11 +327,20 @@ def _now() -> float:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    agent = Agent(arguments.runtime, arguments.state, arguments.host, arguments.simulate_gpus)
+    agent = Agent(
+        arguments.runtime,
+        arguments.state,
+        arguments.host,
+        arguments.simulate_gpus,
+        arguments.name,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stopping.set)
     await agent.run()
+    if agent.refused:
+        # The last line of the log: whoever waits for this process shows it.
+        sys.exit(str(agent.refused))
 
 
 def main() -> None:
@@ -291,6 +350,9 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="runs and logs")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--simulate-gpus", type=int, default=0)
+    parser.add_argument("--name", default="", help="the node's, when it is not the first one")
+    # It is for this process's log. Ranks would write each word by itself.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     asyncio.run(_serve(parser.parse_args()))
 

@@ -13,11 +13,11 @@ import hmac
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..broker.messages import ById, Grant, Refused
 from ..broker.protocol import Connection, serve
-from ..errors import AccessError, ConflictError
+from ..errors import AccessError, ConflictError, NotFoundError
 from ..runs import messages as msg
 from ..runs.packed import Shared
 from ..runs.spec import RankSpec, Rendezvous
@@ -25,12 +25,19 @@ from ..schema import Slot
 from ..tls import Revoked
 from . import stacks
 from .hosted import Hosted
-from .hosting import HostedRuns
 from .memory import PAYLOAD_FILE
+from .restarts import HostedRuns
 
 GRANT_TIMEOUT = 5.0
 LONGEST = 200
 MAX_READ = 8 * 1024 * 1024
+
+
+class Copy(NamedTuple):
+    """A run here that another node may have, with what it was started by."""
+
+    hosted: Hosted
+    order: msg.StartRun
 
 
 class Door:
@@ -91,6 +98,8 @@ class Door:
             "run.follow": (msg.Follow, self._follow),
             "run.read": (msg.ReadFile, self._read),
             "run.stacks": (msg.Inspect, self._stacks),
+            "run.copy": (msg.CopyRun, self._copy),
+            "run.pushed": (msg.CopyPushed, self._pushed),
         }
         handlers: dict[str, Any] = {
             "agent.hello": (msg.AgentHello, lambda connection, hello: self._node),
@@ -189,7 +198,9 @@ class Door:
         async for batch, end in self._runs.follow(body.run, body.seq, wait=body.wait):
             connection.tell(
                 "events",
-                msg.Events(run=body.run, node=self._node, events=tuple(batch), end=end),
+                msg.Events(
+                    run=body.run, node=self._node, events=tuple(batch), end=end, tag=body.tag
+                ),
             )
             await connection.drain()
 
@@ -199,6 +210,27 @@ class Door:
         return await asyncio.to_thread(
             _part, path, max(0, body.offset), max(0, min(body.size, MAX_READ))
         )
+
+    async def _copy(self, connection: Connection, body: msg.CopyRun) -> msg.StartRun:
+        return self._of_this_lease(connection, body).order
+
+    async def _pushed(self, connection: Connection, body: msg.CopyPushed) -> msg.FilePart:
+        values = self._of_this_lease(connection, body).hosted.values
+        return await asyncio.to_thread(values.part, max(0, body.offset), min(body.size, MAX_READ))
+
+    def _of_this_lease(self, connection: Connection, body: msg.CopyRun) -> Copy:
+        """For another agent that has devices of the run's lease, as the token proves."""
+        hosted = self._runs.hosted(body.run)
+        grant = self._grants.get(hosted.run.lease)
+        if (
+            connection.role != "node"
+            or grant is None
+            or not hmac.compare_digest(grant.token, body.token)
+        ):
+            raise AccessError(f"Run {body.run} is not one for that node.")
+        if hosted.order is None:
+            raise NotFoundError(f"Node {self._node} no longer has the code of run {body.run}.")
+        return Copy(hosted, hosted.order)
 
     async def _stacks(
         self, connection: Connection, body: msg.Inspect

@@ -38,6 +38,7 @@ class Hosted:
         self.devices: dict[int, str] = {}
         self.summary: dict[str, Any] = {}
         self.reporting = False
+        self.sampled = 0.0
 
     @property
     def live(self) -> bool:

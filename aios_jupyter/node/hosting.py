@@ -11,8 +11,8 @@ import asyncio
 import json
 import logging
 import re
-import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..config import settings
 from ..errors import AccessError, ClusterError, ConflictError, NotFoundError
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
-from ..schema import Progress, RankExit, Run, RunState
+from ..schema import Origin, Progress, RankExit, Run, RunState, Usage
 from .hosted import Hosted
 from .member import RankProcess
 from .memory import Values
@@ -35,30 +35,46 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 ANNOUNCE_TIMEOUT = 10.0
 REPORT_INTERVAL = 0.2
+USAGE_INTERVAL = 4.5
 BATCH_BYTES = 1024 * 1024
 
 Report = Callable[[str, Any, bool], None]
 
 
-class HostedRuns:
-    """All runs of this node.
+class Hosting:
+    """All runs of this node, with one attempt each; `restarts.HostedRuns` starts them again.
 
     Parameters
     ----------
     directory
         One subdirectory a run.
+    node
+        This node's name.
     host
         The address at which ranks of other nodes find rank 0.
     report
         `report(topic, body, durable)` tells the broker.
     zygotes
         Where ranks can be forked from.
+
+    Attributes
+    ----------
+    begun
+        Called when the ranks of a run have been started here.
     """
 
+    begun: Callable[[Hosted, StartRun], None] | None = None
+
     def __init__(
-        self, directory: Path, host: str, report: Report, zygotes: Zygotes | None = None
+        self,
+        directory: Path,
+        node: str,
+        host: str,
+        report: Report,
+        zygotes: Zygotes | None = None,
     ) -> None:
         self.directory = directory
+        self.node = node
         self.host = host
         self._report = report
         self._zygotes = zygotes
@@ -96,6 +112,24 @@ class HostedRuns:
             for pid in hosted.gang.pids.values()
         }
 
+    def sampled(self, usage: Iterable[Usage]) -> None:
+        """The devices were sampled: now and then that is noted among the events of their runs."""
+        now = time.monotonic()
+        samples = {sample.device: sample for sample in usage}
+        for hosted in self._runs.values():
+            if not hosted.live or hosted.gang is None or now - hosted.sampled < USAGE_INTERVAL:
+                continue
+            hosted.sampled = now
+            for rank in hosted.gang.at_work:
+                sample = samples.get(rank.spec.device)
+                if sample is None:
+                    continue
+                memory = sample.memory_used
+                if rank.spec.share:
+                    pid = rank.process.pid
+                    memory = sum(p.memory for p in sample.processes if p.pid == pid)
+                hosted.gang.note_usage(rank.number, sample.utilization, memory)
+
     async def announced(self, run: Run, ranks: tuple[int, ...]) -> None:
         """The broker knows of this run: these ranks of it may be started here."""
         directory = self.directory / run.id
@@ -107,13 +141,16 @@ class HostedRuns:
             # The files of a run that is long over still belong to whoever it was.
             log.warning("run %r cannot have a directory of that name here", run.id)
             if run.id not in self._runs:
-                self._refuse(run, ranks, f"node {socket.gethostname()} has files of a run {run.id}")
+                self._refuse(run, ranks, f"node {self.node} has files of a run {run.id}")
             return
-        facts = {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
-        (directory / "run.json").write_text(json.dumps(facts))
+        (directory / "run.json").write_text(json.dumps(self._facts(run)))
         async with self._announcement:
             self._runs[run.id] = Hosted(run, ranks, directory)
             self._announcement.notify_all()
+
+    def _facts(self, run: Run) -> dict[str, str]:
+        """What says whose a run is, once it is over."""
+        return {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
 
     async def expect(self, run: str) -> Hosted:
         """The run, once the broker has announced it.
@@ -162,7 +199,10 @@ class HostedRuns:
         await asyncio.gather(*(self.stop(run, reason, grace=grace) for run in runs))
 
     async def stop_all(self, reason: str) -> None:
-        """End every run."""
+        """End every run, which says this of its ranks."""
+        for hosted in self._runs.values():
+            if hosted.live and hosted.gang:
+                hosted.gang.told = reason
         await asyncio.gather(*(self.stop(run, reason) for run in list(self._runs)))
         await asyncio.gather(*(hosted.values.settled() for hosted in self._runs.values()))
 
@@ -194,9 +234,9 @@ class HostedRuns:
             raise ConflictError(f"The ranks could not be started: {error}.") from error
 
     async def _begin(
-        self, hosted: Hosted, order: StartRun, before: tuple[LocalGang, str] | None = None
+        self, hosted: Hosted, order: StartRun, before: tuple[int, str, int] | None = None
     ) -> None:
-        """Start an attempt."""
+        """Start an attempt; `before` is as for `LocalGang`."""
         hosted.attempt = order.rendezvous.attempt
         hosted.resting = False
         hosted.gang = LocalGang(
@@ -210,15 +250,18 @@ class HostedRuns:
             zygotes=self._zygotes,
             before=before,
             pulled=hosted.values.expect_pulled(order),
+            host=self.host,
         )
         try:
             await hosted.gang.start()
         finally:
-            if hosted.attempt >= order.spec.max_restarts:
+            if not order.spec.max_restarts:
                 hosted.values.drop_pushed()
             if hosted.listener:
                 hosted.listener.close()
                 hosted.listener = None
+        if self.begun:
+            self.begun(hosted, order)
         report = msg.RunReport(run=hosted.run.id, state=RunState.RUNNING)
         self._report("node.run", report, True)
         self._spawn(self._attend(hosted, hosted.gang))
@@ -235,61 +278,15 @@ class HostedRuns:
             hosted.values.close()
             hosted.ended.set()
         await self._notify(hosted)
-        if hosted.called and hosted.resting:
-            await self.again(hosted.called)
+        if hosted.resting:
+            await self._rested(hosted)
 
     def _report_exits(self, hosted: Hosted) -> None:
         for exit in hosted.exits:
             self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
 
-    # --- restarts, which the broker orders
-
-    def repeat(self) -> None:
-        """Say again how the ranks of resting runs ended: the broker's answer may have been lost."""
-        for hosted in self._runs.values():
-            if hosted.resting and not hosted.ended.is_set():
-                self._report_exits(hosted)
-
-    async def again(self, again: msg.RunAgain) -> None:
-        """Start the next attempt of a run; without a port, open one and tell.
-
-        The broker knows how ranks ended before their last processes are gone: then this waits.
-        """
-        hosted = self._runs.get(again.run)
-        if hosted is None or hosted.ended.is_set() or again.attempt <= hosted.attempt:
-            return
-        hosted.called = again
-        if not hosted.resting:
-            return
-        if again.port:
-            await self._begin_again(hosted, again)
-        else:
-            self._meet(hosted, again)
-
-    def _meet(self, hosted: Hosted, again: msg.RunAgain) -> None:
-        if hosted.listener is None:
-            hosted.listener, _ = bind_port(self.host)
-        port = hosted.listener.getsockname()[1]
-        met = msg.RunMet(run=again.run, attempt=again.attempt, address=self.host, port=port)
-        self._report("node.met", met, True)
-
-    async def _begin_again(self, hosted: Hosted, again: msg.RunAgain) -> None:
-        assert hosted.order is not None
-        assert hosted.gang is not None
-        hosted.called = None
-        meet = Rendezvous(address=again.address, port=again.port, attempt=again.attempt)
-        order = hosted.order.__replace__(rendezvous=meet)
-        try:
-            await self._begin(hosted, order, (hosted.gang, again.reason))
-        except OSError as error:
-            self._never_started(hosted, f"its ranks could not be started again: {error}")
-
-    def over(self, run: str) -> None:
-        """The broker says that a run has ended: there is no next attempt."""
-        hosted = self._runs.get(run)
-        if hosted and hosted.resting:
-            self._close(hosted)
-            self._spawn(self._notify(hosted))
+    async def _rested(self, hosted: Hosted) -> None:
+        """All ranks of an attempt are gone that may not be the last one."""
 
     def _close(self, hosted: Hosted) -> None:
         hosted.ended.set()
@@ -309,7 +306,7 @@ class HostedRuns:
 
     def _refuse(self, run: Run, ranks: tuple[int, ...], reason: str, attempt: int = 0) -> None:
         for rank in ranks:
-            exit = RankExit(rank=rank, code=-15, time=_now(), reason=reason, attempt=attempt)
+            exit = RankExit(rank=rank, code=-15, time=time.time(), reason=reason, attempt=attempt)
             self._report("node.exit", msg.RankReport(run=run.id, exit=exit), True)
 
     # --- events
@@ -338,6 +335,7 @@ class HostedRuns:
                         reason=event.get("reason", ""),
                         traceback=event.get("traceback", ""),
                         attempt=hosted.attempt,
+                        origin=Origin(event["origin"]),
                     )
                     self._report("node.exit", msg.RankReport(run=hosted.run.id, exit=exit), True)
         if hosted.summary and not hosted.reporting:
@@ -392,7 +390,7 @@ class HostedRuns:
         """
         path = self.directory / run / "run.json"
         if not ID.fullmatch(run) or not path.exists():
-            raise NotFoundError(f"Node {socket.gethostname()} has no run {run!r}.")
+            raise NotFoundError(f"Node {self.node} has no run {run!r}.")
         return str(json.loads(path.read_text())["user"])
 
     def values(self, run: str) -> Values | None:
@@ -404,6 +402,18 @@ class HostedRuns:
         """The ranks of a run that work here now."""
         hosted = self._runs.get(run)
         return hosted.gang.at_work if hosted and hosted.live and hosted.gang else []
+
+    def hosted(self, run: str) -> Hosted:
+        """A run of this life of the agent.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of that id.
+        """
+        if run not in self._runs:
+            raise NotFoundError(f"Node {self.node} has no run {run!r}.")
+        return self._runs[run]
 
     def file(self, run: str, name: str) -> Path:
         """A file in the run's directory.
@@ -434,9 +444,3 @@ class HostedRuns:
             log.error("hosting a run failed", exc_info=error)
             if isinstance(error, ClusterError):
                 raise error
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

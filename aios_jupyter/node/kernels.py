@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from ..broker.messages import Grant
 from ..process import alive, process_start
@@ -24,24 +25,28 @@ LOOK_INTERVAL = 0.1
 
 
 async def vacate(
-    grant: Grant, node: str, sample: Callable[[], Awaitable[list[Usage]]], grace: float
+    grant: Grant,
+    node: str,
+    machine: str,
+    sample: Callable[[], Awaitable[list[Usage]]],
+    grace: float,
 ) -> None:
     """End the kernel of a lease that is over when it or what it has started is on a device of it.
 
     Parameters
     ----------
-    node
-        This one; kernels and devices elsewhere are others' business.
+    node, machine
+        This one, and what its machine is called; kernels and devices elsewhere are others' business.
     sample
         Who is on which device now.
     grace
         Seconds between SIGTERM and SIGKILL.
     """
     owner = grant.owner
-    if owner is None or not owner.kernel or owner.host != node:
+    if owner is None or not owner.kernel or owner.host != machine:
         return
     devices = {slot.device for slot in grant.lease.slots if slot.node == node}
-    if not alive(owner.pid, owner.pid_start):
+    if not (alive(owner.pid, owner.pid_start) and _is_of(owner.pid, grant.lease.id)):
         return
     usage = await sample()
     family = set(descendants([owner.pid], processes()))
@@ -64,6 +69,16 @@ async def vacate(
     _signal(left, signal.SIGKILL)
     while _living(left):  # noqa: ASYNC110  # the kernel's memory is free only then
         await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _is_of(pid: int, lease: str) -> bool:
+    """Whether a process was started with that lease: its owner's word is not enough to end it."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        # It is gone, or of another account, or this system does not tell.
+        return False
+    return f"AIOS_LEASE={lease}".encode() in environment.split(b"\0")
 
 
 def _living(pids: dict[int, int]) -> bool:

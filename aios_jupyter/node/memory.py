@@ -11,7 +11,7 @@ import logging
 import os
 from pathlib import Path
 
-from ..runs.messages import StartRun
+from ..runs.messages import FilePart, StartRun
 from ..runs.packed import Shared, new_memory, offer
 from ..runs.rank import PULLED_FILE
 
@@ -55,6 +55,13 @@ class Values:
         if order.payload and self.pushed < 0:
             self.pushed = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         path.unlink(missing_ok=True)
+
+    def part(self, offset: int, size: int) -> FilePart:
+        """A part of what was pushed, for another node."""
+        if self.pushed < 0:
+            return FilePart(data=b"", total=0)
+        total = os.fstat(self.pushed).st_size
+        return FilePart(data=os.pread(self.pushed, size, offset), total=total)
 
     def expect_pulled(self, order: StartRun) -> int:
         """A place for what the next attempt gives back."""

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +24,10 @@ from ..runs.events import ErrorRaised, EventLog, EventReader, Said
 from ..runs.lifeline import STOPPED
 from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
-from ..schema import RankExit
+from ..schema import Origin, RankExit
 from . import reaper, starting
 from .member import KEEP_MEMORY, RankProcess, read_fault, threads_for
+from .network import bind_port, interface_of
 from .output import Outputs
 from .spares import ZygoteError
 from .verdict import Sign, first_cause, reason_of
@@ -57,19 +57,6 @@ async def _from_zygote(
         raise
 
 
-def bind_port(host: str) -> tuple[socket.socket, int]:
-    """Listen on a free port of `host`; rank 0 inherits the socket, so nobody else can take it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.bind((host, 0))
-        listener.listen(1024)
-    except OSError:
-        listener.close()
-        raise
-    return listener, int(listener.getsockname()[1])
-
-
 class LocalGang:
     """The ranks of one run on this machine. Use it in one event loop, from the main thread.
 
@@ -94,9 +81,17 @@ class LocalGang:
     zygotes
         Where ranks can be forked from; without them each is started anew.
     before
-        The gang of the attempt before this one, and why it has failed.
+        The number of the last event of the attempt before this one, why that has failed, and how
+        many ranks it had.
     pulled
         A file in memory for what rank 0 gives back, -1: it goes to the disk. It is the caller's.
+    host
+        This node's address for ranks on others.
+
+    Attributes
+    ----------
+    told
+        What is said of ranks that end as they were told to.
     """
 
     def __init__(
@@ -110,9 +105,12 @@ class LocalGang:
         listen_fd: int | None = None,
         env: dict[str, str] | None = None,
         zygotes: Zygotes | None = None,
-        before: tuple[LocalGang, str] | None = None,
+        before: tuple[int, str, int] | None = None,
         pulled: int = -1,
+        host: str = "127.0.0.1",
     ) -> None:
+        self.told = "stopped"
+        self._host = host
         self._before = before
         self._spec = spec
         self._specs = tuple(sorted(ranks, key=lambda rank: rank.rank))
@@ -142,6 +140,11 @@ class LocalGang:
         """The ranks that run."""
         return [rank for rank in self._ranks if rank.code is None]
 
+    def note_usage(self, rank: int, utilization: float | None, memory: int | None) -> None:
+        """How busy a rank's device is (percent), and how much memory it uses (bytes)."""
+        said = {"utilization": utilization, "memory": memory}
+        self._outputs.event(rank, {"type": "usage", "time": time.time(), **said})
+
     @property
     def last_event(self) -> int:
         """The number of the last event, 0 before the first."""
@@ -160,11 +163,10 @@ class LocalGang:
         self._loop = asyncio.get_running_loop()
         # The kernel ties a rank to the thread that starts it.
         assert threading.current_thread() is threading.main_thread()
-        last = self._before[0].last_event if self._before else 0
+        last = self._before[0] if self._before else 0
         self._outputs = Outputs(EventLog(self._directory), self._on_events, last)
         if self._before and self._specs[0].rank == 0:
-            self._announce_restart(self._before[1])
-        self._before = None
+            self._announce_restart(*self._before[1:])
         async with self._starting:
             await self._launch_all()
         for rank in self._ranks:
@@ -172,12 +174,21 @@ class LocalGang:
         if any(rank.failed for rank in self._ranks):
             self._suspect()
 
-    def _announce_restart(self, reason: str) -> None:
+    def _announce_restart(self, reason: str, ranks: int) -> None:
         attempt, most = self._rendezvous.attempt, self._spec.max_restarts
         self._outputs.event(
-            0, {"type": "restart", "time": time.time(), "attempt": attempt, "reason": reason}
+            0,
+            {
+                "type": "restart",
+                "time": time.time(),
+                "attempt": attempt,
+                "reason": reason,
+                "world_size": self._spec.world_size,
+            },
         )
-        text = f"--- restart {attempt} of at most {most}, as {reason} ---\n"
+        now = self._spec.world_size
+        changed = f", with {now} rank{'s' if now > 1 else ''} for {ranks}" if now != ranks else ""
+        text = f"--- restart {attempt} of at most {most}{changed}, as {reason} ---\n"
         self._outputs.text(0, "stderr", text)
 
     async def _launch_all(self) -> None:
@@ -227,6 +238,7 @@ class LocalGang:
             # Another node's agent holds the listening socket when rank 0 is not here.
             agent_store=self._listen_fd is not None or self._specs[0].rank != 0,
             threads=threads_for(spec),
+            interface=interface_of(self._host),
         )
         what = (orders, self._env, run.cwd or str(self._directory), run.python)
         started = None
@@ -389,9 +401,10 @@ class LocalGang:
 
     def _conclude(self, rank: RankProcess, sign: Sign | None = None) -> None:
         """Say how a rank ended: of itself (`sign`), well, or because it was told to."""
-        traceback = ""
+        traceback, origin = "", Origin.TOLD
         if sign is not None:
             code, reason, at = sign.code, reason_of(sign), sign.time
+            origin = Origin.PEER if sign.lost_peer else Origin.OWN
             traceback = sign.error.traceback if sign.error else rank.fault_text
         else:
             assert rank.code is not None
@@ -399,7 +412,7 @@ class LocalGang:
             if code == STOPPED:
                 code = -signal.SIGTERM
             if code != 0:
-                reason = "stopped"
+                reason = self.told
                 if self._cause is not None:
                     reason = f"stopped because rank {self._cause.number} failed"
                 elif rank.killed:
@@ -411,8 +424,16 @@ class LocalGang:
             reason=reason,
             traceback=traceback,
             attempt=self._rendezvous.attempt,
+            origin=origin,
         )
         self._outputs.event(
             rank.number,
-            {"type": "exit", "time": at, "code": code, "reason": reason, "traceback": traceback},
+            {
+                "type": "exit",
+                "time": at,
+                "code": code,
+                "reason": reason,
+                "traceback": traceback,
+                "origin": origin.value,
+            },
         )

@@ -19,7 +19,7 @@ from ..errors import AiosError
 if TYPE_CHECKING:
     from ..session import Session
 
-CELL_VERBS = ("train", "run")
+CELL_VERBS = ("train", "run", "sql")
 
 
 def complete(text: str, variables: Mapping[str, Any], session: Session | None) -> list[str]:

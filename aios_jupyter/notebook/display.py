@@ -14,7 +14,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,18 @@ class NotebookHost(Host):
         meant = f"; did you mean '{near[0]}'?" if near else "."
         raise NotFoundError(f"The notebook has no variable '{name}'{meant}")
 
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The notebook's variables."""
+        variables: dict[str, Any] = self.shell.user_ns
+        return variables
+
+    def assign(self, name: str, value: Any) -> None:
+        """Make a value a variable of the notebook."""
+        if not name.isidentifier():
+            raise UsageError(f"'{name}' is not a variable's name; write one like df.")
+        self.shell.user_ns[name] = value
+
     def begin(self, cell: str | None) -> None:
         """A verb begins: `cell` is the cell below it, None for a line magic."""
         self.cell = cell
@@ -102,20 +114,23 @@ class NotebookHost(Host):
         count = self.shell.displayhook.prompt_count
         options["name"] = options["name"] or f"cell {count}"
         session = self.session()
-        with self.waiting(session, "devices") as on_wait:
-            handle = session.start(
-                self.cell,
+        source = self.cell
+
+        def start(given: dict[str, Any]) -> RunHandle:
+            return session.start(
+                source,
                 cell=True,
                 filename=f"cell-{count}.py",
                 push=pushed,
                 explicit=named,
                 pull=flags["pull"] or (),
-                on_wait=on_wait,
-                **options,
+                **given,
             )
+
         if options.get("detach"):
-            return handle
-        result = self.follow(session, handle, verbose=flags["verbose"])
+            with self.waiting(session, "devices") as on_wait:
+                return start({**options, "on_wait": on_wait})
+        result = self.follow_on(session, start, options, verbose=flags["verbose"])
         self.take(result)
         return result
 

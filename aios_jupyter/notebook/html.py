@@ -14,6 +14,8 @@ from ..commands.feed import Feed
 from ..commands.views import Card, Table, cell, number
 from ..units import format_duration
 
+# Of so many ranks each is told.
+MOST_RANKS = 8
 STYLE = """<style>
 .aios{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;
 color:var(--jp-ui-font-color1,inherit);max-width:56rem}
@@ -186,6 +188,14 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str
     return f'<div class="aios-curves">{"".join(parts)}</div>'
 
 
+def run_usage(feed: Feed) -> str:
+    """How busy each rank's device is, and its memory; of many ranks the mean and the sum."""
+    texts = feed.ranks_text()
+    if len(texts) > MOST_RANKS:
+        texts = [f"{len(texts)} ranks: {feed.usage_text()}"]
+    return f'<div class="aios-dim">{_text(" · ".join(texts))}</div>' if texts else ""
+
+
 def log(lines: Sequence[str]) -> str:
     """The end of a log."""
     if not lines:
@@ -200,7 +210,7 @@ def scrolled(inside: str) -> str:
 
 def run_static(feed: Feed, now: float, lines: int = 200) -> str:
     """A run as a saved notebook keeps it: every rank's last lines within `details`."""
-    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed)]
+    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed), run_usage(feed)]
     for rank in sorted(feed.logs):
         tail = feed.tail(rank, lines)
         if tail:

@@ -1,4 +1,4 @@
-"""`%aios VERB …` and `%%aios train`, `%%aios run`.
+"""`%aios VERB …` and `%%aios train`, `%%aios run`, `%%aios sql`.
 
 `load` is what `%load_ext aios_jupyter` calls. It imports neither click nor a session: they come
 with the first verb.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .display import NotebookHost
 
-CELL_VERBS = ("train", "run")
+CELL_VERBS = ("train", "run", "sql")
 
 
 class Interrupted(KeyboardInterrupt):

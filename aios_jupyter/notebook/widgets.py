@@ -409,7 +409,10 @@ class RunCard(Live):
         note = html.note(self._note) if self._note else ""
         with self._feed_lock:
             head = html.part(html.run_head(feed, _whole(feed)), note)
-            progress, metrics = html.run_progress(feed), html.run_metrics(feed)
+            progress, metrics = (
+                html.run_progress(feed),
+                html.run_metrics(feed) + html.run_usage(feed),
+            )
             tail = feed.tail(self._rank.value or 0, LOG_LINES)
         _set(self._head, head)
         _set(self._progress, html.part(progress))

@@ -37,6 +37,7 @@ _TORCH = frozenset({
     "ignite", "fastai", "kornia", "opacus",
 })  # fmt: skip
 _TENSORFLOW = frozenset({"tensorflow", "tf_keras", "keras"})
+_FRAMEWORKS = _TORCH | _TENSORFLOW | {"horovod"}
 
 FUNCTION = "__aios_function__"
 ARGUMENTS = "__aios_args__"
@@ -114,6 +115,8 @@ def _roots(value: Any) -> set[str]:
         used = [value.__globals__[name] for name in names if name in value.__globals__]
         modules = {thing.__name__ for thing in used if isinstance(thing, types.ModuleType)}
         modules |= {base.__module__ for c in used if isinstance(c, type) for base in c.__mro__}
+        # What is imported within it is no global, but its name is there.
+        modules |= {name for name in names if name.split(".")[0] in _FRAMEWORKS}
         return {name.split(".")[0] for name in modules | {value.__module__ or ""}}
     kind = value if isinstance(value, type) else type(value)
     return {str(base.__module__).split(".")[0] for base in kind.__mro__}

@@ -180,10 +180,20 @@ def _told(what: str) -> Iterator[None]:
         raise UsageError(f"{what}: {error}; give another place with --checkpoints.") from error
     except dcp.CheckpointException as error:
         causes = [failure[0] for failure in error.failures.values()]
-        if not any(isinstance(cause, OSError) for cause in causes):
+        why = next((why for cause in causes if (why := _refusal_of_disk(cause))), "")
+        if not why:
             raise
-        first = next(cause for cause in causes if isinstance(cause, OSError))
-        raise UsageError(f"{what}: {first}; give another place with --checkpoints.") from error
+        raise UsageError(f"{what}: {why}; give another place with --checkpoints.") from error
+
+
+def _refusal_of_disk(error: BaseException) -> str:
+    """What a disk or bucket has said; "" for what is not its fault."""
+    if isinstance(error, OSError):
+        return str(error)
+    # torch's writer finds at its end that less was written than it gave, and says that alone.
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+        return "only a part of it could be written, as on a full disk"
+    return ""
 
 
 @contextlib.contextmanager

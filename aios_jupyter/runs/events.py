@@ -105,7 +105,11 @@ class Channel:
     Attributes
     ----------
     counts_steps
-        Whether optimizer steps are reported as progress: until the user's code reports its own.
+        Whether optimizer steps are reported as progress: until something better is.
+    own_progress, own_loss
+        Whether the user's code reports them.
+    steps
+        Optimizer steps so far.
     """
 
     INTERVAL = 0.01
@@ -126,6 +130,8 @@ class Channel:
         self._thread: threading.Thread | None = None
         self._open = True
         self.counts_steps = True
+        self.own_progress = self.own_loss = False
+        self.steps = 0
 
     @property
     def mine(self) -> bool:
@@ -356,6 +362,14 @@ class EventReader:
             self._position += _BATCH.size + length
         return events
 
+    def skip(self) -> int:
+        """Go to the end; the `seq` of the last event, 0 where there is none."""
+        last = 0
+        while header := self._next():
+            length, last = header
+            self._position += _BATCH.size + length
+        return last
+
     def more(self) -> bool:
         """Whether `read` would find something."""
         return self._next() is not None
@@ -386,3 +400,12 @@ class EventReader:
         if size < self._position + _BATCH.size + length:
             return None
         return length, last
+
+
+def last_number(directory: Path) -> int:
+    """The `seq` of the last event of a run; 0 where there is none."""
+    reader = EventReader(directory)
+    try:
+        return reader.skip()
+    finally:
+        reader.close()

@@ -113,11 +113,18 @@ def _tensorflow_cluster() -> Any:
     return None if tensorflow is None else tensorflow.cluster
 
 
+def _attach_tqdm(_: Orders) -> None:
+    from . import bars
+
+    bars.attach(sys.modules["tqdm.std"])
+
+
 _ATTACHED = {
     "torch": _attach_torch,
     "tensorflow": _attach_tensorflow,
     "keras": _attach_keras,
     "tf_keras": _attach_tf_keras,
+    "tqdm.std": _attach_tqdm,
 }
 
 

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import mmap
 import queue
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,14 +20,13 @@ import msgspec
 from ..broker.client import AsyncClient
 from ..broker.messages import ById
 from ..broker.protocol import VERSION, Connection, connect
-from ..errors import AiosError, ClusterError, RunError
+from ..errors import AiosError, ClusterError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
 from .carrying import pulled, push
-from .cells import RESULT
-from .packed import SHARE_FROM, Packed, load
-from .spec import RankSpec, Rendezvous, RunSpec
+from .packed import SHARE_FROM, Packed
+from .spec import Rendezvous, RunSpec, ranks_on
 
 RECONNECT_INTERVAL = 0.3
 SETTLE_TIMEOUT = 5.0
@@ -40,7 +40,7 @@ class Launcher:
         self._bundle = bundle
         self._agents: dict[str, Connection] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self.following: dict[tuple[str, str], Callable[[msg.Events], None]] = {}
+        self.following: dict[str, Callable[[msg.Events], None]] = {}
 
     async def agent(self, address: str) -> Connection:
         """The connection to the agent at `address`."""
@@ -50,14 +50,13 @@ class Launcher:
                 return known
             handlers: dict[str, Any] = {"events": (msg.Events, self._events)}
             connection = await connect(address, self._bundle.client_context(), handlers)
-            connection.context = address
             hello = msg.AgentHello(version=VERSION)
             await connection.call("agent.hello", hello, timeout=10)
             self._agents[address] = connection
             return connection
 
     def _events(self, connection: Connection, batch: msg.Events) -> None:
-        follower = self.following.get((batch.run, connection.context))
+        follower = self.following.get(batch.tag)
         if follower:
             follower(batch)
 
@@ -134,7 +133,7 @@ class Launcher:
         shared = await push(agent, spec.id, payload, pulls=bool(spec.pull))
         order = msg.StartRun(
             spec=spec,
-            ranks=ranks_on(address, slots),
+            ranks=ranks_on(next(s.node for s in slots if s.address == address), slots),
             rendezvous=rendezvous,
             token=token,
             payload=payload is not None,
@@ -149,27 +148,6 @@ class Launcher:
             with contextlib.suppress(AiosError):
                 agent = await self.agent(address)
                 await agent.call("run.abandon", ById(id=run.id, reason=reason), timeout=15)
-
-
-def ranks_on(address: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
-    """Ranks of the node at `address`; ranks are numbered in the order of the lease's slots."""
-    nodes = list(dict.fromkeys(slot.address for slot in slots))
-    here = [(rank, slot) for rank, slot in enumerate(slots) if slot.address == address]
-    return tuple(
-        RankSpec(
-            rank=rank,
-            local_rank=local,
-            local_world_size=len(here),
-            node_rank=nodes.index(address),
-            nnodes=len(nodes),
-            device=slot.device,
-            kind=slot.kind,
-            index=slot.index,
-            share=slot.share,
-            devices=tuple(other.device for _, other in here),
-        )
-        for local, (rank, slot) in enumerate(here)
-    )
 
 
 class LiveRun:
@@ -197,6 +175,9 @@ class LiveRun:
         self._addresses = addresses
         self._exits: list[dict[str, Any]] = []
         self._task: asyncio.Task[None] | None = None
+        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._lost: AiosError | None = None
+        self._pulled_at = addresses[0] if addresses else ""
 
     async def follow(self) -> LiveRun:
         """Begin to receive events."""
@@ -205,7 +186,11 @@ class LiveRun:
 
     async def _follow_all(self) -> None:
         try:
-            await asyncio.gather(*(self._follow(address) for address in self._addresses))
+            self._follow_at(self._addresses)
+            while running := [task for task in self._followers.values() if not task.done()]:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if self._lost is not None:
+                raise self._lost
             self.done.set_result(await self._verdict() if self._wait else self.run)
         except AiosError as error:
             reason = f"{error}"
@@ -215,6 +200,25 @@ class LiveRun:
             self.done.set_result(ended)
         finally:
             self.events.put(None)
+
+    def _follow_at(self, addresses: list[str]) -> None:
+        for address in addresses:
+            if address not in self._followers:
+                self._followers[address] = asyncio.create_task(self._follow_one(address))
+
+    async def _follow_one(self, address: str) -> None:
+        try:
+            await self._follow(address)
+        except AiosError as error:
+            self._lost = self._lost or error
+
+    async def _follow_others(self) -> None:
+        """After a restart there may be ranks on other nodes than before."""
+        client = self._launcher.client
+        with contextlib.suppress(AiosError):
+            run: Run = await client.call("run.get", ById(id=self.run.id), Run, timeout=5)
+            nodes = (await client.call("status", timeout=5))["nodes"]
+            self._follow_at([nodes[node]["address"] for node in run.nodes if node in nodes])
 
     async def _follow(self, address: str) -> None:
         """Follow one node to its end, over as many connections as it takes."""
@@ -226,30 +230,31 @@ class LiveRun:
             for event in batch.events:
                 if event["seq"] > seen:
                     seen = event["seq"]
-                    self._take(event)
+                    self._take(event, address)
             if batch.end:
                 over.set()
 
-        key = (self.run.id, address)
-        self._launcher.following[key] = receive
+        # A session may follow a run more than once.
+        tag = secrets.token_hex(8)
+        self._launcher.following[tag] = receive
         try:
             while not over.is_set():
                 try:
                     agent = await self._launcher.agent(address)
-                    await self._watch(agent, over, seen)
+                    await self._watch(agent, over, seen, tag)
                 except ClusterError:
                     if await self._ended_at_broker():
                         return
                     await self._launcher.client.mend()
                     await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
-            del self._launcher.following[key]
+            del self._launcher.following[tag]
 
-    async def _watch(self, agent: Connection, over: asyncio.Event, seen: int) -> None:
+    async def _watch(self, agent: Connection, over: asyncio.Event, seen: int, tag: str) -> None:
         call = asyncio.create_task(
             agent.call(
                 "run.follow",
-                msg.Follow(run=self.run.id, seq=seen, wait=self._wait),
+                msg.Follow(run=self.run.id, seq=seen, wait=self._wait, tag=tag),
                 timeout=None,
             )
         )
@@ -269,15 +274,20 @@ class LiveRun:
         self.run = run
         return run.state not in LIVE
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _take(self, event: dict[str, Any], address: str) -> None:
         match event["type"]:
             case "exit":
                 self._exits.append(event)
             case "pulled":
                 self.pulled, self._pulled_size = event["path"], event["size"]
+                self._pulled_at = address
             case "restart":
                 self._exits.clear()
                 self.pulled = ""
+                if self._wait:
+                    # Held by the dictionary of followers, so that its end is waited for.
+                    looking = asyncio.create_task(self._follow_others())
+                    self._followers[f"restart {event['attempt']}"] = looking
         self.events.put(event)
 
     async def _verdict(self) -> Run:
@@ -304,11 +314,15 @@ class LiveRun:
             state, reason = RunState.FAILED, first.get("reason", "")
         return msgspec.structs.replace(self.run, state=state, reason=reason, ended=time.time())
 
-    def failure(self) -> dict[str, Any] | None:
-        """The exit event of the rank that failed first."""
+    def failure(self, run: Run) -> dict[str, Any] | None:
+        """The exit event of the rank that failed first, by the broker's word where it has one."""
+        if "failed_node" in run.detail:
+            return None  # what the ranks said then is what came of it
+        named = run.detail.get("failed_rank")
         failures = [exit for exit in self._exits if exit["code"] != 0]
         own = [exit for exit in failures if exit.get("traceback")]
-        return min(own or failures, key=lambda exit: exit["time"], default=None)
+        known = [exit for exit in failures if exit["rank"] == named]
+        return min(known or own or failures, key=lambda exit: exit["time"], default=None)
 
     async def stop(self, reason: str) -> None:
         """End the run: through the broker, and at the agents where the broker is away."""
@@ -317,126 +331,18 @@ class LiveRun:
             body = ById(id=self.run.id, reason=reason)
             await self._launcher.client.call("run.stop", body, timeout=3)
         except ClusterError:
-            for address in self._addresses:
+            for address in [address for address in self._followers if ":" in address]:
                 agent = await self._launcher.agent(address)
                 await agent.call("run.abandon", ById(id=self.run.id, reason=reason), timeout=15)
 
     async def fetch_pulled(self) -> bytearray | mmap.mmap:
         """What rank 0 gives back: its memory itself where this process can see it, else a copy."""
         if self._pulled_size >= SHARE_FROM:
-            agent = await self._launcher.agent(self._addresses[0])
+            agent = await self._launcher.agent(self._pulled_at)
             if (seen := await pulled(agent, self.run.id)) is not None:
                 return seen
-        return await self.read(self.pulled.rsplit("/", 1)[-1])
+        return await self.read(self.pulled.rsplit("/", 1)[-1], self._pulled_at)
 
-    async def read(self, name: str, address: str | None = None) -> bytearray:
-        """A whole file from the run's directory on a node (default: rank 0's)."""
-        return await self._launcher.read(address or self._addresses[0], self.run.id, name)
-
-
-class RunResult(msgspec.Struct, frozen=True):
-    """How a run ended, and what came back.
-
-    `pulled` has the pulled names of rank 0, `value` what a function returned there; `seconds` is
-    from start to end.
-    """
-
-    id: str
-    state: str
-    world_size: int
-    seconds: float
-    metrics: dict[str, float]
-    pulled: dict[str, Any]
-    value: Any = None
-
-
-class RunHandle:
-    """A run in the hands of a notebook's own thread.
-
-    `run_in` runs a coroutine in the client's loop and waits for it. `ours`: we started it, so that
-    an interrupt stops it; one that we only look at goes on.
-    """
-
-    def __init__(self, live: LiveRun, run_in: Callable[[Any], Any], *, ours: bool = True) -> None:
-        self.ours = ours
-        self._live = live
-        self._run_in = run_in
-        self._result: RunResult | None = None
-
-    @property
-    def id(self) -> str:
-        """The run's id."""
-        return self._live.run.id
-
-    @property
-    def run(self) -> dict[str, Any]:
-        """The run's facts as they were when it was started."""
-        facts: dict[str, Any] = msgspec.to_builtins(self._live.run)
-        return facts
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self._live.run.world_size
-
-    @property
-    def done(self) -> bool:
-        """Whether all ranks have ended."""
-        return self._live.done.done()
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Events of all ranks as they come, until the run has ended. To be read once."""
-        while True:
-            try:
-                event = self.next_event(0.2)
-            except queue.Empty:
-                continue
-            if event is None:
-                return
-            yield event
-
-    def next_event(self, timeout: float) -> dict[str, Any] | None:
-        """The next event, None when the run has ended; raises `queue.Empty` after `timeout`."""
-        return self._live.events.get(timeout=timeout)
-
-    def stop(self, reason: str = "stopped by the notebook") -> None:
-        """End all ranks: SIGTERM, then SIGKILL after the grace."""
-        if not self.done:
-            self._run_in(self._live.stop(reason))
-
-    def wait(self) -> RunResult:
-        """Wait for the end and fetch what was pulled.
-
-        Raises
-        ------
-        RunError
-            A rank failed, or the run was stopped; has the failing rank's own traceback.
-        """
-        if self._result is None:
-            # Unpickled in the caller's thread: it may import torch, and heartbeats must go on.
-            run, data = self._run_in(self._finish())
-            pulled = load(data) if data else {}
-            self._result = RunResult(
-                id=run.id,
-                state=run.state.value,
-                world_size=run.world_size,
-                seconds=(run.ended or time.time()) - run.started,
-                metrics=dict(run.metrics),
-                value=pulled.pop(RESULT, None),
-                pulled=pulled,
-            )
-        return self._result
-
-    async def _finish(self) -> tuple[Run, bytearray | mmap.mmap | None]:
-        run = await self._live.done
-        if run.state is not RunState.SUCCEEDED:
-            failure = self._live.failure() or {}
-            stopped = run.state is RunState.STOPPED
-            verb = "was stopped" if stopped else "failed"
-            raise RunError(
-                f"Run {run.id} {verb}: {run.reason or failure.get('reason') or 'no reason given'}",
-                traceback="" if stopped else failure.get("traceback", ""),
-                rank=failure.get("rank"),
-                run=run.id,
-            )
-        return run, await self._live.fetch_pulled() if self._live.pulled else None
+    async def read(self, name: str, address: str) -> bytearray:
+        """A whole file from the run's directory on a node."""
+        return await self._launcher.read(address, self.run.id, name)

@@ -45,8 +45,22 @@ class StartRun(Struct, frozen=True, kw_only=True):
     shared: bool = False
 
 
+class CopyRun(Struct, frozen=True, kw_only=True):
+    """From the agent of another node that is to have ranks of the run: ask for its `StartRun`."""
+
+    run: str
+    token: str
+
+
+class CopyPushed(CopyRun, frozen=True, kw_only=True):
+    """The same for a part of the pushed values."""
+
+    offset: int = 0
+    size: int = 4 * 1024 * 1024
+
+
 class Follow(Struct, frozen=True, kw_only=True):
-    """Ask for a run's events of this node after `seq`; they come as `events`.
+    """Ask for a run's events of this node after `seq`; they come as `events` with the same `tag`.
 
     With `wait` they go on until the run has ended; without, the end is what there is now.
     """
@@ -54,6 +68,7 @@ class Follow(Struct, frozen=True, kw_only=True):
     run: str
     seq: int = 0
     wait: bool = True
+    tag: str = ""
 
 
 class Events(Struct, frozen=True, kw_only=True):
@@ -63,6 +78,7 @@ class Events(Struct, frozen=True, kw_only=True):
     node: str
     events: tuple[dict[str, Any], ...]
     end: bool = False
+    tag: str = ""
 
 
 class ReadFile(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,11 @@ _SECRET = re.compile(
 _HIDDEN = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 
+def sounds_secret(name: str) -> bool:
+    """Whether a variable's name says that its value is nobody's business."""
+    return bool(_SECRET.search(name))
+
+
 def file_of(rank: int | str) -> str:
     """The name of the file in the run's directory."""
     return f"failure-{rank}.txt"
@@ -134,7 +139,7 @@ def _variables(values: dict[str, Any], deadline: float) -> Iterator[str]:
 
 
 def _shown(name: str, value: Any, deadline: float) -> str:
-    if _SECRET.search(name):
+    if sounds_secret(name):
         return "(not shown, as its name sounds like a secret)"
     if time.monotonic() > deadline:
         return f"({type(value).__name__}; there was no time to show it)"
@@ -172,7 +177,7 @@ class _Short(reprlib.Repr):
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         hidden = {
-            key: _HIDDEN_VALUE if isinstance(key, str) and _SECRET.search(key) else value
+            key: _HIDDEN_VALUE if isinstance(key, str) and sounds_secret(key) else value
             for key, value in list(x.items())[: self.maxdict + 1]
         }
         return super().repr_dict(hidden, level)

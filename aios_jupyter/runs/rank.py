@@ -54,6 +54,8 @@ class Orders(Struct):
         Whether rank 0 serves torch's store on `listen_fd`, so that every rank is a client of it.
     threads
         What OMP_NUM_THREADS is set to, unless the user has set it.
+    interface
+        Network interface of this node at which ranks of other nodes find it; "" where unknown.
     """
 
     spec: RunSpec
@@ -70,6 +72,7 @@ class Orders(Struct):
     listen_fd: int = -1
     agent_store: bool = False
     threads: int = 1
+    interface: str = ""
 
 
 def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
@@ -116,9 +119,10 @@ def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
     if not on_gpu:
         # Else Accelerate has every rank train alone.
         defaults["ACCELERATE_USE_CPU"] = "true"
-    if meet.address.startswith("127."):
-        # Else gloo looks up this machine's name, which need not resolve.
-        defaults["GLOO_SOCKET_IFNAME"] = "lo" if IS_LINUX else "lo0"
+    if orders.interface:
+        # Else gloo looks up this machine's name, which need not resolve, or not to an address that
+        # other nodes reach.
+        defaults["GLOO_SOCKET_IFNAME"] = orders.interface
     result = {name: value for name, value in defaults.items() if name not in inherited}
     if inherited.get("MPLBACKEND", "").startswith("module://"):
         # A notebook's backend, which draws where a rank has nothing.

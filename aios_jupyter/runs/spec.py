@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ..schema import DeviceKind, RunKind, Struct
+from ..schema import DeviceKind, RunKind, Slot, Struct
 
 
 class Entry(StrEnum):
@@ -23,6 +23,19 @@ class Entry(StrEnum):
 
 # How gradients can be sent as less than they are: torch's communication hooks.
 COMPRESSIONS = ("fp16", "bf16", "powersgd")
+
+
+class Tracking(Struct, frozen=True, kw_only=True):
+    """What the tracking server is told of a run, besides what the node sees.
+
+    `uri` is the server's, `state` the user's state directory. `params` are what the code was given,
+    `tags` where it comes from.
+    """
+
+    uri: str
+    state: str
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
 
 
 class RunSpec(Struct, frozen=True, kw_only=True):
@@ -52,6 +65,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     checkpoints: str = ""
     resume: str = ""
     profile: str = ""
+    tracking: Tracking | None = None
     compress: str = ""
 
 
@@ -85,3 +99,24 @@ class Rendezvous(Struct, frozen=True, kw_only=True):
     port: int
     peers: tuple[str, ...] = ()
     attempt: int = 0
+
+
+def ranks_on(node: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:
+    """The ranks of a node; ranks are numbered in the order of the lease's slots."""
+    nodes = list(dict.fromkeys(slot.node for slot in slots))
+    here = [(rank, slot) for rank, slot in enumerate(slots) if slot.node == node]
+    return tuple(
+        RankSpec(
+            rank=rank,
+            local_rank=local,
+            local_world_size=len(here),
+            node_rank=nodes.index(node),
+            nnodes=len(nodes),
+            device=slot.device,
+            kind=slot.kind,
+            index=slot.index,
+            share=slot.share,
+            devices=tuple(other.device for _, other in here),
+        )
+        for local, (rank, slot) in enumerate(here)
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from . import events
+from . import events, losses
 
 if TYPE_CHECKING:
     from .compress import Compressor
@@ -62,7 +62,7 @@ def attach(orders: Orders) -> None:
     if channel is not None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        _steps = StepCounter(channel)
+        _steps = StepCounter(channel, seen=losses.watch())
         if _compressor is not None:
             _steps.more = _compressor.metrics
         if orders.spec.profile == "all" or (orders.spec.profile and orders.rank.rank == 0):
@@ -141,9 +141,13 @@ class StepCounter:
     REST = 5.0
 
     def __init__(
-        self, channel: events.Channel, clock: Callable[[], float] = time.monotonic
+        self,
+        channel: events.Channel,
+        clock: Callable[[], float] = time.monotonic,
+        seen: losses.Seen | None = None,
     ) -> None:
         self._channel = channel
+        self._seen = seen
         self._clock = clock
         self._counted: weakref.ref[Any] | None = None
         self._steps = 0
@@ -162,6 +166,7 @@ class StepCounter:
                 return
             self._counted = weakref.ref(optimizer)
         self._steps += 1
+        self._channel.steps = self._steps
         self._last_step = now
         if self.after is not None:
             self.after()
@@ -175,8 +180,20 @@ class StepCounter:
 
     def _report(self, now: float) -> None:
         if self._last_report is not None and now > self._last_report:
-            rate = (self._steps - self._reported) / (now - self._last_report)
-            self._channel.metrics({"steps_per_second": rate, **self.more()}, self._steps)
+            took = now - self._last_report
+            rates = {"steps_per_second": (self._steps - self._reported) / took, **self.more()}
+            if self._seen is not None:
+                rates |= self._seen_in(took)
+            self._channel.metrics(rates, self._steps)
         if self._channel.counts_steps:
             self._channel.progress(self._steps, unit="step")
         self._reported, self._last_report = self._steps, now
+
+    def _seen_in(self, seconds: float) -> dict[str, float]:
+        """The loss, unless the code tells it, and samples a second of all ranks."""
+        assert self._seen is not None
+        loss, samples = self._seen.take()
+        found = {} if loss is None or self._channel.own_loss else {"loss": loss}
+        if samples:
+            found["samples_per_second"] = samples * int(os.environ.get("WORLD_SIZE", "1")) / seconds
+        return found

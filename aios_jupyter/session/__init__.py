@@ -10,26 +10,33 @@ queues    who may have how much
 runs      code on leased devices
 batch     notebooks for many parameters
 assets    datasets
-models    models and endpoints
+tables    SQL over datasets, preparation, small shared values
+models    models
+endpoints models being served
 forecasts how many devices keep waits short
 users     who has access, and who did what
+nodes     which machines belong to it
 """
 
 from __future__ import annotations
 
 from ..cluster import bundle, embedded
 from ..errors import AccessError
-from ..runs.launcher import RunHandle, RunResult
+from ..runs.handle import RunHandle, RunResult
 from ..schema import Lease
 from .batch import BatchResult, BatchVerbs
+from .endpoints import Endpoint, EndpointVerbs
 from .forecasts import ForecastVerbs
 from .link import observe
-from .models import Endpoint, ModelVerbs
+from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
+from .tables import TableVerbs
 from .users import UserVerbs
 
 
-class Session(ModelVerbs, QueueVerbs, UserVerbs, ForecastVerbs, BatchVerbs):
+class Session(
+    EndpointVerbs, TableVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs
+):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 
@@ -87,5 +94,7 @@ __all__ = [
     "Session",
     "connect",
     "down",
+    "join_node",
+    "leave_node",
     "observe",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +85,30 @@ class AssetVerbs(RunVerbs):
 
         return list(Catalog().list())
 
-    def data_add(self, name: str, url: str | Path) -> Dataset:
-        """Put data that lies at `url` into the catalogue."""
+    def data_add(
+        self,
+        name: str,
+        url: str | Path,
+        format: str | None = None,  # noqa: A002
+        *,
+        tags: Iterable[str] = (),
+    ) -> Dataset:
+        """Put data that lies at `url` into the catalogue; `Catalog.add` has the details."""
         from ..data.catalog import Catalog
 
-        return Catalog().add(name, str(url))
+        return Catalog().add(name, str(url), format, tags=tags)
+
+    def data_copy(
+        self,
+        ref: str | Path,
+        target: str | Path,
+        bandwidth: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Dataset:
+        """Copy a dataset to a name, path or URL and verify it; `Catalog.copy` has the details."""
+        from ..data.catalog import Catalog
+
+        return Catalog().copy(ref, target, bandwidth=bandwidth, on_progress=on_progress)
 
     def data_show(self, name: str) -> Dataset:
         """A dataset by name, `name@version`, path or URL."""

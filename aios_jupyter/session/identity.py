@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..config import settings
 from ..process import alive, process_start
+from ..schema import Keep
 
 
 def shell_secret(pid: int, directory: Path | None) -> str:
@@ -35,15 +36,15 @@ def kernel_secret(pid: int, directory: Path | None) -> str:
         return ""
 
 
-def is_kernel(pid: int) -> bool:
-    """Whether the process is a kernel that was started with devices."""
-    return (_files("kernels") / _name(pid)).exists()
-
-
 def keep_kernel_secret(pid: int, secret: str) -> None:
     """Let the kernel with that pid find its session."""
     with contextlib.suppress(FileExistsError):
         _write(_files("kernels") / _name(pid), secret)
+
+
+def kernel_keep(directory: Path | None) -> Keep:
+    """What keeps a kernel's leases: its process, where the broker can see that."""
+    return Keep.PROCESS if directory is None else Keep.CONNECTION
 
 
 def secret_for(secret: str, directory: Path | None) -> str:

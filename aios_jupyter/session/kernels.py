@@ -23,7 +23,7 @@ from ..errors import AllocationError, ClusterError, ConflictError, NotFoundError
 from ..process import alive, process_start
 from ..schema import Keep, Lease, LeaseState, Request, Scope
 from .asking import not_granted
-from .identity import keep_kernel_secret, secret_for
+from .identity import keep_kernel_secret, kernel_keep, secret_for
 from .link import locate_broker
 
 T = TypeVar("T")
@@ -183,9 +183,7 @@ class Tenancy:
         assert self._client is not None
         self._pid, self._start = pid, process_start(pid)
         keep_kernel_secret(pid, self._secret)
-        # Of a kernel on another machine than the broker's only this connection tells anything.
-        keep = Keep.PROCESS if self._bundle is None else Keep.CONNECTION
-        await self._client.stand_for(pid, keep, kernel=True)
+        await self._client.stand_for(pid, kernel_keep(self._bundle), kernel=True)
         if self._watch is None:
             self._watch = asyncio.create_task(self._look_after())
 

@@ -233,6 +233,30 @@ class LeaseVerbs(Link):
         extended: Lease = self._call("extend", body, Lease)
         return extended
 
+    def again(self, lease: Lease, *, wait: str | float | None = None) -> Lease:
+        """The lease that a preempted one's request holds now; waits until there is one.
+
+        Raises
+        ------
+        AllocationError
+            There was none in the time given, or the request has ended.
+        """
+        limit = FOREVER if wait is None else parse_duration(wait)
+        deadline = clock.monotonic() + limit
+        while True:
+            found = self.explain(lease.request)
+            if found["state"] == "ended":
+                raise AllocationError(f"Request {lease.request} has ended: {found['reason']}.")
+            for held in self.leases() if found["state"] == "granted" else ():
+                if held.id == found["lease"] and held.state is LeaseState.ACTIVE:
+                    return held
+            if clock.monotonic() >= deadline:
+                raise AllocationError(
+                    f"Request {lease.request} has no lease again after {limit:g} s; wait longer, "
+                    "or see 'aios queue'."
+                )
+            clock.sleep(WATCH_INTERVAL)
+
     def queue(self) -> list[dict[str, Any]]:
         """Waiting requests in order, with position and reason."""
         return sorted(self.status()["queue"].values(), key=lambda row: row["position"])

@@ -13,9 +13,9 @@ from ..broker.client import AsyncClient, Loop
 from ..cluster import bundle, embedded
 from ..errors import ClusterError, UsageError
 from ..runs.launcher import Launcher
-from ..schema import Keep
+from ..schema import Keep, Lease
 from ..tls import Bundle
-from .identity import kernel_secret, shell_secret
+from .identity import kernel_keep, kernel_secret, shell_secret
 
 
 class Link:
@@ -28,6 +28,8 @@ class Link:
     on_notice
         Called with a sentence that the user should see, from another thread: a lease that is about
         to end, or a reservation that has begun.
+    preempted
+        Leases of this session that were taken for others.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Link:
     ) -> None:
         self.label = label
         self.on_notice: Callable[[str], None] | None = None
+        self.preempted: dict[str, Lease] = {}
         self._start = start
         self._simulate = simulate_gpus
         self._shell = shell
@@ -101,7 +104,11 @@ class Link:
                     "secret": shell_secret(pid, self._bundle),
                 }
             elif self._kernel:
-                options |= {"keep": Keep.PROCESS, "secret": self._kernel, "kernel": True}
+                options |= {
+                    "keep": kernel_keep(self._bundle),
+                    "secret": self._kernel,
+                    "kernel": True,
+                }
             return await AsyncClient(locate, **options).open()
 
         self._client = self._loop.run(connect_())
@@ -113,7 +120,9 @@ class Link:
     def _told(self, topic: str, body: Any) -> None:
         if topic == "notice" and self.on_notice:
             self.on_notice(body.text)
-        elif topic == "lease.ended" and self._kernel and body.id == os.environ.get("AIOS_LEASE"):
+        if topic == "lease.ended" and body.preempted:
+            self.preempted[body.id] = body
+        if topic == "lease.ended" and self._kernel and body.id == os.environ.get("AIOS_LEASE"):
             # What has not looked for GPUs yet finds none.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
             if self.on_notice:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Sequence
 from typing import Any
 
 from ..broker.messages import ById, QuotaChange
-from ..errors import AllocationError
-from ..schema import Lease, LeaseState
-from ..units import parse_duration
-from .asking import FOREVER
-from .leases import WATCH_INTERVAL, LeaseVerbs
+from .leases import LeaseVerbs
 
 
 class QueueVerbs(LeaseVerbs):
@@ -76,27 +71,3 @@ class QueueVerbs(LeaseVerbs):
             members=None if members is None else tuple(members),
         )
         return list(self._call("quota.set", change))
-
-    def again(self, lease: Lease, *, wait: str | float | None = None) -> Lease:
-        """The lease that a preempted one's request holds now; waits until there is one.
-
-        Raises
-        ------
-        AllocationError
-            There was none in the time given, or the request has ended.
-        """
-        limit = FOREVER if wait is None else parse_duration(wait)
-        deadline = clock.monotonic() + limit
-        while True:
-            found = self.explain(lease.request)
-            if found["state"] == "ended":
-                raise AllocationError(f"Request {lease.request} has ended: {found['reason']}.")
-            for held in self.leases() if found["state"] == "granted" else ():
-                if held.id == found["lease"] and held.state is LeaseState.ACTIVE:
-                    return held
-            if clock.monotonic() >= deadline:
-                raise AllocationError(
-                    f"Request {lease.request} has no lease again after {limit:g} s; wait longer, "
-                    "or see 'aios queue'."
-                )
-            clock.sleep(WATCH_INTERVAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import sys
@@ -12,18 +13,22 @@ from typing import Any, Literal
 
 from ..broker.messages import ById
 from ..config import settings
-from ..errors import AiosError, NotFoundError, UsageError
-from ..runs.launcher import RunHandle, RunResult
+from ..errors import AiosError, NotFoundError, RunError, UsageError
+from ..runs.handle import RunHandle, RunResult
 from ..runs.messages import Inspect, RankStacks
 from ..runs.packed import Packed
-from ..runs.spec import COMPRESSIONS, Entry, RunSpec
+from ..runs.postmortem import sounds_secret
+from ..runs.spec import COMPRESSIONS, Entry, RunSpec, Tracking
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
 from .leases import LeaseVerbs
 
+LONGEST_PARAM = 250
 Looked = tuple[RankStacks, ...]
 # What belongs to the asking process alone and must not reach its ranks.
 PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
+# What its ranks share with it all the same.
+SHARED_ENVIRONMENT = ("AIOS_KV",)
 
 
 class RunVerbs(LeaseVerbs):
@@ -105,7 +110,8 @@ class RunVerbs(LeaseVerbs):
         entry, source = _entry(target, cell, module)
         text = source if entry is Entry.CELL else _text(entry, source)
         if framework == "auto":
-            framework = cells.detect_framework(text, dict(push or {}))
+            used = {"function": target} if entry is Entry.FUNCTION else dict(push or {})
+            framework = cells.detect_framework(text, used)
         if framework == "horovod":
             # Before anybody waits for devices.
             horovod.check()
@@ -150,6 +156,7 @@ class RunVerbs(LeaseVerbs):
             checkpoints=_place(checkpoints),
             resume=resume,
             profile=profile,
+            tracking=self._tracking(kind, text, argv, {**(push or {}), **(kwargs or {})}),
             compress="" if compress == "none" else compress,
         )
         try:
@@ -164,6 +171,30 @@ class RunVerbs(LeaseVerbs):
                     self.release(held.id)
             raise
 
+    def _tracking(
+        self, kind: RunKind, text: str, argv: Sequence[str], given: dict[str, Any]
+    ) -> Tracking | None:
+        """What is recorded of a run: plain values that it was given, and where it comes from."""
+        if settings().tracking != "on" or kind is RunKind.ENDPOINT:
+            return None
+        from ..models.store import registry_uri
+
+        plain = {
+            name: str(value)
+            for name, value in given.items()
+            if isinstance(value, bool | int | float | str) and not sounds_secret(name)
+        }
+        params = {name: value for name, value in plain.items() if len(value) <= LONGEST_PARAM}
+        if argv and not any(map(sounds_secret, argv)):
+            params["args"] = " ".join(argv)[:LONGEST_PARAM]
+        digest = hashlib.sha256(text.encode()).hexdigest() if text else ""
+        return Tracking(
+            uri=registry_uri(),
+            state=str(settings().state_dir),
+            params=params,
+            tags={"notebook": self.label, "source": digest},
+        )
+
     def _launch(self, lease: Lease, spec: RunSpec, payload: Packed | None) -> RunHandle:
         run = Run(
             id=spec.id,
@@ -177,6 +208,7 @@ class RunVerbs(LeaseVerbs):
             label=self.label,
             framework=spec.framework,
             max_restarts=spec.max_restarts,
+            checkpoints=spec.checkpoints,
         )
 
         client, launcher = self.client, self._launcher
@@ -191,17 +223,46 @@ class RunVerbs(LeaseVerbs):
     def train(self, target: Any, *args: Any, **options: Any) -> RunResult:
         """`start` and wait; an interrupt stops the run.
 
+        One with `max_restarts` whose lease is preempted waits for devices again and goes on from its
+        last checkpoint.
+
         Raises
         ------
         RunError
             A rank failed; carries its traceback.
         """
-        handle = self.start(target, *args, **options)
-        try:
-            return handle.wait()
-        except KeyboardInterrupt:
-            handle.stop()
-            raise
+        while True:
+            handle = self.start(target, *args, **options)
+            try:
+                return handle.wait()
+            except KeyboardInterrupt:
+                handle.stop()
+                raise
+            except RunError as error:
+                options = self.go_on_after(error, options)
+
+    def go_on_after(self, error: RunError, options: dict[str, Any]) -> dict[str, Any]:
+        """What `start` is given so that a run goes on that was preempted, once it can.
+
+        Waits for the devices where the lease was the session's, whose request waits again; of other
+        leases `start` takes a new one. `options` are what the run was started with.
+
+        Raises
+        ------
+        RunError
+            The same one: the run was not preempted, or was not to be restarted.
+        AllocationError
+            The request has ended meanwhile.
+        """
+        if not error.preempted or not options.get("max_restarts"):
+            raise error
+        options = dict(options)
+        if not options.get("checkpoints"):
+            options["resume"] = options.get("resume") or error.run
+        before = self.preempted.get(error.preempted)
+        if before is not None and before.scope is Scope.SESSION:
+            options["lease"] = self.again(before).id
+        return options
 
     def attach(self, run: str, *, wait: bool = True) -> RunHandle:
         """Follow a run of this user that another kernel or shell has started.
@@ -332,5 +393,9 @@ def _place(checkpoints: str) -> str:
 
 
 def _environment(extra: dict[str, str]) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_ENVIRONMENT)}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name in SHARED_ENVIRONMENT or not name.startswith(PRIVATE_ENVIRONMENT)
+    }
     return {**own, **extra}

@@ -1,8 +1,9 @@
-"""Other ways to get a GPU, measured beside ours where they are installed.
+"""Other ways to do what we do, measured beside ours where they are installed.
 
 Each peer is a program of its own, so that it may live in another environment: it prints `ready
-VERSION`, and for each line on its standard input takes one GPU, prints how many seconds that took,
-and gives it back. It ends with the end of its input.
+VERSION`, and for each line on its standard input does its work once and prints a number: how many
+seconds it took to get a GPU, or how many images it augmented in one. It ends with the end of its
+input.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Peer:
         self._errors.close()
 
     def take(self) -> float:
-        """Take a GPU, and give it back; the seconds until it was there."""
+        """Have it do its work once; its number."""
         assert self._process.stdin
         self._process.stdin.write("take\n")
         self._process.stdin.flush()

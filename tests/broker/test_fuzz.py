@@ -23,12 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aios_jupyter import tls
+from aios_jupyter.broker import events as ev
 from aios_jupyter.broker import messages as msg
 from aios_jupyter.broker.client import Loop
 from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect, split_address
 from aios_jupyter.broker.service import Broker
 from aios_jupyter.config import Settings
-from aios_jupyter.node import hosting
+from aios_jupyter.node import hosting, restarts
 from aios_jupyter.node.door import Door
 from aios_jupyter.runs import messages as agent_msg
 from aios_jupyter.schema import (
@@ -86,10 +87,11 @@ class World:
 
     async def _open(self) -> None:
         bundle = tls.Bundle.of(self.tls, "broker")
-        times = Settings(suspect_after=3600)
+        # What was sent before goes away by itself after the grace: not while something is looked at.
+        times = Settings(suspect_after=3600, owner_grace=3600)
         self.broker = Broker(self._state, bundle, times, on_end=self._end)
         self.address = f"127.0.0.1:{await self.broker.start('127.0.0.1', 0)}"
-        runs = hosting.HostedRuns(self.runs_dir, "127.0.0.1", lambda *_: None)
+        runs = restarts.HostedRuns(self.runs_dir, "node", "127.0.0.1", lambda *_: None)
         grants: dict[str, msg.Grant] = {}
         node = tls.Bundle.of(self.tls, "node")
         revoked = tls.Revoked(self.tls)
@@ -115,6 +117,8 @@ class World:
         grants[self.lease.id] = msg.Grant(lease=self.lease, token=answer.token)
         self.token = answer.token
         (self.runs_dir / "r-alice" / "rank-0.log").write_text("hush")
+        # What is counted is kept once a second: now, and not while something is looked at.
+        self.broker.hub.handle(ev.Tick())
 
     async def _client(self, name: str) -> Connection:
         context = tls.Bundle.of(self.tls, name).client_context()

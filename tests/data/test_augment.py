@@ -330,6 +330,7 @@ def test_a_folder_of_somebody_else_is_not_touched(photos, tmp_path):
     ("change", "error", "words"),
     [
         ({"policy": "rotat(5)"}, UsageError, "did you mean 'rotate'"),
+        ({"policy": "hflip, mixup(0.2)"}, UsageError, "aios_jupyter.augment(policy)"),
         ({"copies": 0}, UsageError, "copies must be 1 to 1000"),
         ({"seed": -1}, UsageError, "seed must not be negative"),
         ({"src": "mnits"}, NotFoundError, "did you mean 'mnist'"),

@@ -207,10 +207,10 @@ def test_arrays_of_other_names_or_lengths_are_usage_errors(catalog, tmp_path):
 
 
 def test_what_is_no_dataset_is_a_usage_or_not_found_error(catalog, tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.doc").write_text("hello")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UsageError, match="not a dataset that can be read"):
-        catalog.get(tmp_path / "notes.txt")
+        catalog.get(tmp_path / "notes.doc")
     with pytest.raises(UsageError, match="no images in subfolders"):
         catalog.get(tmp_path / "nothing")
     with pytest.raises(NotFoundError, match="nothing at"):
@@ -250,7 +250,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 
 
 def test_the_same_arrays_give_the_same_npz_that_numpy_reads(digits):
-    from aios_jupyter.data.formats import write_npz
+    from aios_jupyter.data.arrays import write_npz
 
     x, y = digits
     blobs = []

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from aios_jupyter.data import plan
 from aios_jupyter.data.pipeline import Pipeline
 from aios_jupyter.errors import UsageError
 
@@ -139,10 +140,9 @@ def test_tables_and_matrices_agree_with_arithmetic(colors, policy):
     values = colors.astype(float)
     expected = values + 51 if policy.startswith("b") else 127.5 + 1.5 * (values - 127.5)
     expected = expected.clip(0, 255)
-    by_table = Pipeline(policy).apply(colors)
-    assert np.abs(by_table - expected).max() <= 0.5
-    # A saturation of one changes nothing but makes it a matrix.
-    by_matrix = Pipeline(f"{policy}, saturation(1, 1)").apply(colors)
+    by_table = Pipeline(policy).apply(colors[..., 0])
+    assert np.abs(by_table - expected[..., 0]).max() <= 0.5
+    by_matrix = Pipeline(policy).apply(colors)
     assert np.abs(by_matrix - expected).max() <= 1
 
 
@@ -226,8 +226,71 @@ def test_a_negative_seed_is_a_usage_error():
         Pipeline("hflip", seed=-1)
 
 
-def test_draws_are_uniform():
-    draws = Pipeline("rotate(10), hflip", seed=1)._draws(0, 5000, 1)
+def test_draws_are_uniform_and_those_of_an_index_do_not_depend_on_the_others():
+    key, indices = plan.key(1, 0, 1), np.arange(5000, dtype=np.uint64)
+    draws = plan.draw(key, 2, indices)
     assert draws.shape == (5000, 2, 4)
     assert draws.mean() == pytest.approx(0.5, abs=0.01)
     assert draws.std() == pytest.approx(math.sqrt(1 / 12), abs=0.01)
+    flat = draws.reshape(5000, 8)
+    between = np.corrcoef(flat.T) - np.eye(8)
+    assert np.abs(between).max() < 0.06
+    assert abs(np.corrcoef(flat[1:, 0], flat[:-1, 0])[0, 1]) < 0.06
+    some = np.array([4000, 3, 77], np.uint64)
+    assert np.array_equal(plan.draw(key, 2, some), draws[[4000, 3, 77]])
+    assert not np.array_equal(plan.draw(plan.key(1, 0, 2), 2, some), draws[[4000, 3, 77]])
+
+
+def test_a_probability_is_that_of_each_image(digits):
+    x = np.repeat(digits[0][:1], 1000, axis=0)
+    for policy in ("blur(3, p=0.2)", "rotate(30, 30, p=0.2)", "contrast(0.3, 0.3, p=0.2)"):
+        changed = (Pipeline(policy).apply(x) != x).any(axis=(1, 2)).sum()
+        assert 140 < changed < 260
+    assert np.array_equal(Pipeline("rotate(30, p=0), noise(0.5, p=0)").apply(x), x)
+
+
+def test_randaugment_chooses_evenly_and_by_its_magnitude():
+    drawn = Pipeline("randaugment(1, 15)").plan(np.arange(14_000), 1)
+    steps = {step.name: step.values for step in (*drawn.geometry, *drawn.color, *drawn.after)}
+    assert set(steps) >= {"rotate", "exposure", "posterize", "equalize", "shear_y"}
+    turns = steps["rotate"][:, 0]
+    assert set(np.unique(turns)) == {-15, 0, 15}
+    assert 900 < (turns != 0).sum() < 1100
+    assert set(np.unique(steps["posterize"])) == {6, 8}
+    assert set(np.unique(steps["solarize"])) == {0.5, 2}
+
+
+def test_more_rounds_and_magnitude_change_more_and_zero_nothing(colors):
+    many = np.tile(colors, (20, 1, 1, 1))
+
+    def change(policy: str) -> float:
+        return float(np.abs(Pipeline(policy).apply(many).astype(int) - many).mean())
+
+    assert change("randaugment(1, 5)") < change("randaugment(2, 10)") < change("randaugment(4, 25)")
+    assert change("trivialaugment") > 5
+
+
+def test_autocontrast_and_equalize_fill_the_range():
+    dull = np.tile(np.arange(100, 140, dtype=np.uint8), (2, 40, 1))
+    stretched = Pipeline("autocontrast(1)").apply(dull)
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    assert np.ptp(Pipeline("equalize(1)").apply(np.stack([dull] * 3, axis=-1))) == 255
+    flat = np.full((1, 8, 8), 77, np.uint8)
+    assert np.array_equal(Pipeline("autocontrast(1), equalize(1)").apply(flat), flat)
+
+
+def test_perspective_shows_nothing_from_beyond_the_border():
+    ramp = np.tile(np.arange(0, 200, 2, dtype=np.uint8), (20, 100, 1))
+    out = Pipeline("perspective(0.5)").apply(ramp).astype(int)
+    assert (np.diff(out, axis=2) >= 0).all()
+    slopes = np.diff(out[:, [0, -1]][:, :, [0, -1]], axis=2)
+    assert np.ptp(slopes) > 40
+
+
+def test_a_result_goes_where_it_is_asked_to_and_indices_may_be_any(colors):
+    pipeline = Pipeline(FULL, seed=1)
+    out = np.empty_like(colors)
+    assert pipeline.apply(colors, out=out) is out
+    assert np.array_equal(out, pipeline.apply(colors))
+    some = pipeline.apply(colors[[4, 1]], indices=np.array([4, 1]))
+    assert np.array_equal(some, out[[4, 1]])

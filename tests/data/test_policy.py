@@ -9,7 +9,9 @@ from aios_jupyter.errors import UsageError
 
 EVERYTHING = (
     "rotate(15), shift(0.1), scale(0.9, 1.1), shear(5), hflip, vflip, crop(0.8), brightness(0.2), "
-    "contrast(0.2), noise(0.05), blur(1), cutout(0.2), resize(32, 48), saturation(.5), hue(1e-1)"
+    "contrast(0.2), noise(0.05), blur(1), cutout(0.2), resize(32, 48), saturation(.5), hue(1e-1), "
+    "perspective(0.2), solarize(0.7), posterize(4), autocontrast, equalize, sharpness(0.5), "
+    "mixup(0.2), cutmix(1), randaugment(2, 9), trivialaugment"
 )
 
 
@@ -31,6 +33,11 @@ def test_every_operation_parses():
         ("noise(5e-2)", 0.05, 0.05),
         ("resize(32)", 32, 32),
         ("resize(64, 32)", 64, 32),
+        ("hflip(p=0.25)", 0.25, 0.25),
+        ("posterize(3)", 3, 3),
+        ("randaugment", 2, 9),
+        ("randaugment(3)", 3, 9),
+        ("randaugment(1, 30)", 1, 30),
     ],
 )
 def test_one_number_is_a_range_about_the_neutral_one_and_two_are_as_written(text, low, high):
@@ -50,8 +57,26 @@ def test_how_it_is_written_does_not_matter():
 
 
 @pytest.mark.parametrize(
+    ("text", "p"),
+    [("blur(1)", 1), ("blur(1, p=0.3)", 0.3), ("rotate(-5, 5, P = .5)", 0.5), ("hflip(p=0.3)", 1)],
+)
+def test_a_probability_comes_last_and_is_what_a_flip_takes_anyway(text, p):
+    (operation,) = parse(text).operations
+    assert operation.p == p
+    assert parse(str(operation)).operations == (operation,)
+
+
+@pytest.mark.parametrize(
     ("text", "column", "words"),
     [
+        ("blur(1, p=2)", 11, "p takes 0 to 1, not 2"),
+        ("blur(1, p=)", 11, "p takes numbers"),
+        ("blur(1, p=0.3, 2)", 14, "expected ')' after the probability"),
+        ("blur(p=0.3)", 1, "needs a number"),
+        ("resize(32, p=0.5)", 1, "takes no probability"),
+        ("trivialaugment(3)", 16, "takes no numbers"),
+        ("randaugment(9, 9)", 13, "1 to 8 operations, not 9"),
+        ("randaugment(2, 31)", 16, "0 to 30, not 31"),
         ("", 1, "empty"),
         ("rotate(15), shft(0.1)", 13, "did you mean 'shift'?"),
         ("rotate(15), xyzzy", 13, "there are rotate"),
@@ -85,7 +110,7 @@ def test_an_error_is_a_sentence_that_points_at_the_place(text, column, words):
     assert caret.index("^") == 4 + column - 1
 
 
-@given(st.text(alphabet="rotaeshiflpcu(),. -+015xe\t\n", max_size=40))
+@given(st.text(alphabet="rotaeshiflpcu(),. -+015xe=\t\n", max_size=40))
 def test_any_text_parses_or_is_a_usage_error(text):
     try:
         policy = parse(text)
@@ -97,7 +122,7 @@ def test_any_text_parses_or_is_a_usage_error(text):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([n for n, k in OPERATIONS.items() if k.most_numbers == 2]),
+            st.sampled_from([n for n, k in OPERATIONS.items() if k.numbers == 2]),
             st.floats(0, 1),
             st.floats(0, 1),
         ),
@@ -111,7 +136,9 @@ def test_the_canonical_text_of_a_policy_parses_to_itself(drawn):
         kind = OPERATIONS[name]
         values = sorted(round(kind.least + t * (kind.most - kind.least), 6) for t in (a, b))
         if kind.whole:
-            values = [round(v) for v in values]
+            values = [max(1, round(v)) for v in values]
+        if name == "randaugment":
+            values[0] = min(values[0], 8)
         operations.append(Operation(name, *map(float, values)))
     text = ", ".join(map(str, operations))
     assert parse(text).operations == tuple(operations)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from clusters import free, session_of, until
 
 from aios_jupyter.errors import AccessError, AllocationError, RunError
-from aios_jupyter.runs.launcher import RunHandle
+from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.session import Session, connect
 
 # It takes longer to save its checkpoint than a run that is stopped may take.
@@ -116,6 +117,57 @@ def test_a_cell_that_was_preempted_says_what_to_do(
     with pytest.raises(RunError, match=r"preempted by .*; run it again to wait for devices anew"):
         handle.wait()
     assert alice.queue() == []
+
+
+GOES_ON = """
+import pathlib, time
+import torch
+from aios_jupyter import train
+model = train.prepare(torch.nn.Linear(1, 1))
+state = {"model": model, "seen": 0}
+first = train.restore(state)
+for step in range(first, 1000):
+    state["seen"] += 1
+    if first:
+        break
+    time.sleep(0.02)
+    if train.should_stop():
+        train.checkpoint(state, step + 1)
+        break
+    if step == 3:
+        # From the first question on, a stop is left to the code.
+        pathlib.Path(PATH).with_suffix(".up").touch()
+result = (first, state["seen"])
+"""
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a lease of its own", "the session's lease"])
+def test_a_run_that_was_preempted_goes_on_when_it_has_devices_again(
+    alice: Session, bob: Session, tmp_path: Path, own: bool
+) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "begun"
+    options: dict[str, object] = {"preemptible": True, "gpus": 3}
+    if not own:
+        options = {"lease": alice.alloc(gpus=3, preemptible=True).id}
+
+    def train() -> object:
+        code = GOES_ON.replace("PATH", repr(str(path)))
+        return alice.train(code, cell=True, max_restarts=1, pull=["result"], **options).pulled
+
+    with ThreadPoolExecutor(1) as background:
+        done = background.submit(train)
+        until(path.with_suffix(".up").exists, "it has begun", 60)
+        taken = bob.alloc(gpus=2, wait="60s")
+        until(lambda: alice.queue(), "it waits for devices")
+        bob.release(taken.id)
+        first, seen = done.result(60)["result"]  # type: ignore[index]
+    assert first > 0
+    assert seen == first + 1
+    assert [row["state"] for row in alice.runs()[:2]] == ["succeeded", "stopped"]
+    for lease in alice.leases():
+        alice.release(lease.id)
+    until(lambda: len(free(alice)) == 4, "the devices are free")
 
 
 def test_what_is_beyond_a_quota_waits_for_it_and_says_so(bob: Session, alice: Session) -> None:

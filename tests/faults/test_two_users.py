@@ -36,8 +36,8 @@ from aios_jupyter.errors import (
 )
 from aios_jupyter.process import alive
 from aios_jupyter.runs import messages as agent_msg
-from aios_jupyter.runs.launcher import RunHandle, ranks_on
-from aios_jupyter.runs.spec import Entry, Rendezvous, RunSpec
+from aios_jupyter.runs.handle import RunHandle
+from aios_jupyter.runs.spec import Entry, Rendezvous, RunSpec, ranks_on
 from aios_jupyter.schema import Lease, Node, Owner, Request, Run, RunKind, Want
 from aios_jupyter.session import Session, connect, down
 
@@ -222,6 +222,7 @@ def test_the_broker_refuses_every_call_about_anothers_things(
         await refused(broker, "extend", msg.ExtendBy(id=lease, time=None))
         await refused(broker, "lease.get", msg.ById(id=lease))
         await refused(broker, "lease.token", msg.ById(id=lease))
+        await refused(broker, "lease.active", msg.ById(id=lease))
         await refused(broker, "run.get", msg.ById(id=run))
         await refused(broker, "run.stop", msg.ById(id=run))
         await refused(broker, "run.create", stolen)
@@ -333,6 +334,9 @@ def test_the_agent_refuses_every_call_about_anothers_run(
             opening = agent_msg.OpenRun(run=run, lease=lease.id, token=token)
             await refused(agent, "run.open", opening)
             await refused(agent, "run.start", _order(run, lease, token))
+            # Other nodes may have its code and values, no person.
+            await refused(agent, "run.copy", agent_msg.CopyRun(run=run, token=token))
+            await refused(agent, "run.pushed", agent_msg.CopyPushed(run=run, token=token))
         await refused(agent, "run.payload", agent_msg.Blob(run=run, data=b"x"))
         await refused(agent, "run.abandon", msg.ById(id=run))
         await refused(agent, "run.follow", agent_msg.Follow(run=run))
@@ -450,7 +454,7 @@ def _order(run: str, lease: Lease, token: str) -> agent_msg.StartRun:
                    source="print(1)", world_size=len(lease.slots))  # fmt: skip
     return agent_msg.StartRun(
         spec=spec,
-        ranks=ranks_on(lease.slots[0].address, lease.slots),
+        ranks=ranks_on(lease.slots[0].node, lease.slots),
         rendezvous=Rendezvous(address="127.0.0.1", port=1),
         token=token,
     )

@@ -13,7 +13,7 @@ import papermill
 import pytest
 from clusters import until
 
-from aios_jupyter.errors import UsageError
+from aios_jupyter.errors import AllocationError, UsageError
 from aios_jupyter.kernel.engine import wanted
 from aios_jupyter.session import Session
 
@@ -64,11 +64,10 @@ def test_a_cell_that_fails_ends_the_command_with_an_error_and_the_lease(
     assert session.status()["leases"] == {}
 
 
-def test_a_refusal_ends_the_command_with_an_error(session: Session, tmp_path: Path) -> None:
+def test_a_refusal_is_raised_with_its_sentence(session: Session, tmp_path: Path) -> None:
     path = write(tmp_path / "in.ipynb", "1", aios={"gpus": 99})
-    status, said = outcome(command(path, tmp_path / "out.ipynb"))
-    assert status != 0
-    assert "99 GPUs can never be granted here" in said
+    with pytest.raises(AllocationError, match="99 GPUs can never be granted here"):
+        papermill.execute_notebook(path, None, engine_name="aios", progress_bar=False)
 
 
 def test_a_command_that_is_told_to_end_while_it_waits_leaves_the_queue(
@@ -76,12 +75,12 @@ def test_a_command_that_is_told_to_end_while_it_waits_leaves_the_queue(
 ) -> None:
     session.alloc(devices=4)
     process = command(write(tmp_path / "in.ipynb", "1"), tmp_path / "out.ipynb")
-    (row,) = until(session.queue, "it waits", 60)
-    assert row["label"] == "in.ipynb"
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "in.ipynb is waiting" in line)
+    assert "position 1 in the queue" in said
+    assert [row["label"] for row in session.queue()] == ["in.ipynb"]
     process.terminate()
-    status, said = outcome(process)
-    assert status != 0
-    assert "waiting for its devices: position 1" in said
+    assert outcome(process)[0] != 0
     until(lambda: not session.queue(), "its request has gone")
 
 

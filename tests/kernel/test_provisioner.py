@@ -34,7 +34,7 @@ def held(session: Session) -> list[dict[str, Any]]:
 
 
 def none_held(session: Session) -> None:
-    until(lambda: not held(session), "the devices are free again")
+    until(lambda: not held(session), "the devices are free again", 60)
 
 
 class Notebook:
@@ -259,7 +259,7 @@ def test_a_wait_that_takes_too_long_is_given_up(manager: Make, session: Session)
     kernel = manager("two")
     stanza = kernel.kernel_spec.metadata["kernel_provisioner"]  # type: ignore[union-attr]
     stanza["config"]["max_wait"] = "1s"
-    with pytest.raises(AllocationError, match="not granted within 1 s"):
+    with pytest.raises(AllocationError, match="within 1 s"):
         kernel.start_kernel()
     assert session.queue() == []
     assert len(free(session)) == 0

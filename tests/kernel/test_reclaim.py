@@ -40,12 +40,12 @@ def live(
     """A Jupyter server on a cluster with one GPU, where an idle lease has little time."""
     for name in ("LD_LIBRARY_PATH", "FAKE_NVML_STATE"):
         monkeypatch.setenv(name, gpus.env[name])
-    monkeypatch.setenv("AIOS_IDLE_GRACE", "2")
+    monkeypatch.setenv("AIOS_IDLE_GRACE", "3")
     monkeypatch.setattr(tenancies, "ACTIVE_INTERVAL", 0.2)
     with private_directories(tmp_path / "cluster"):
         embedded.ensure()
         specs.add(gpus=1, name="gpu")
-        specs.add(gpus=1, name="idle", idle="2s")
+        specs.add(gpus=1, name="idle", idle="3s")
         directories = {name: os.environ[name] for name in DIRECTORIES}
         with (
             connect(label="test") as session,
@@ -73,7 +73,7 @@ class Cells:
     async def said(self, text: str) -> None:
         """Wait until the notebook has been told something between two cells."""
         while text not in self.printed:
-            self._take(await self._client.get_iopub_msg(timeout=30))
+            self._take(await self._client.get_iopub_msg(timeout=60))
 
     def _take(self, message: dict[str, Any]) -> None:
         self.printed += message["content"].get("text", "")
@@ -94,7 +94,7 @@ async def test_a_kernel_that_is_not_used_gives_its_devices_back_and_keeps_its_va
     app, session = live
     cells = Cells(await start(app, jp_fetch, "idle"))
     (lease,) = session.status()["leases"]
-    await cells.run("import os, time; x = 41; time.sleep(5)")
+    await cells.run("import os, time; x = 41; time.sleep(7)")
     assert list(session.status()["leases"]) == [lease], "a busy cell is use"
 
     await cells.said("Nothing has been computed on lease")

@@ -58,6 +58,8 @@ def digits() -> Digits:
     import torch
     from sklearn.datasets import load_digits
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other take minutes on a busy machine
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
@@ -84,6 +86,7 @@ def digits() -> Digits:
     with torch.no_grad():
         accuracy = float((net(x[1500:]).argmax(1) == y[1500:]).float().mean())
     net.train()
+    torch.set_num_threads(threads)
     return Digits(net, x[1500:].numpy(), y[1500:].numpy(), accuracy)
 
 

@@ -48,6 +48,13 @@ def wide() -> Any:
 
 
 def train(net: torch.nn.Module, x: np.ndarray, y: np.ndarray, steps: int) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other take minutes on a busy machine
+    _train(net, x, y, steps)
+    torch.set_num_threads(threads)
+
+
+def _train(net: torch.nn.Module, x: np.ndarray, y: np.ndarray, steps: int) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.003)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):

@@ -18,7 +18,7 @@ from aios_jupyter.errors import AllocationError, ClusterError, RunError
 from aios_jupyter.notebook import curves, display, html
 from aios_jupyter.notebook.curves import MIME
 from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, LeaseCard, RunCard, Slot
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.schema import LeaseState
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -22,7 +22,7 @@ import time
 import aios_jupyter.session
 from fake_session import FakeHandle, FakeSession, make_lease
 from aios_jupyter.errors import RunError
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 session = FakeSession()
 aios_jupyter.session.connect = lambda **_: session
 import aios_jupyter.notebook.display

@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from aios_jupyter.errors import AiosError, NotFoundError, RunError, UsageError
 from aios_jupyter.notebook import magics
 from aios_jupyter.notebook.magics import Interrupted
-from aios_jupyter.runs.launcher import RunResult
+from aios_jupyter.runs.handle import RunResult
 
 
 def fails(shell: InteractiveShell, code: str) -> BaseException:

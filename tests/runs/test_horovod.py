@@ -120,6 +120,21 @@ def test_code_that_tries_to_import_it_is_horovods_where_it_is_here(
     assert cells.detect_framework(source, {}) == "horovod"
 
 
+def test_a_function_that_imports_it_within_is_horovods() -> None:
+    def train() -> None:
+        import horovod.torch as hvd
+
+        hvd.init()
+
+    def other() -> None:
+        import torch
+
+        torch.ones(1)
+
+    assert cells.detect_framework("", {"function": train}) == "horovod"
+    assert cells.detect_framework("", {"function": other}) == "torch"
+
+
 @pytest.mark.skipif(find_spec("horovod") is not None, reason="Horovod is here")
 def test_where_it_is_missing_the_error_says_what_brings_it() -> None:
     with pytest.raises(UsageError, match=r"not installed for .*'make horovod'") as raised:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aios_jupyter.errors import UsageError
+from aios_jupyter.node.network import interface_of
 from aios_jupyter.runs import frameworks
 from aios_jupyter.runs import rank as ranks
 from aios_jupyter.runs.rank import Orders, environment
@@ -116,16 +117,21 @@ def test_accelerate_and_lightning_are_told_in_their_own_words(
 
 def test_what_the_user_has_set_stays() -> None:
     found = environment(
-        orders(), {"OMP_NUM_THREADS": "7", "GLOO_SOCKET_IFNAME": "eth3", "RANK": "9"}
+        orders(interface="lo"), {"OMP_NUM_THREADS": "7", "GLOO_SOCKET_IFNAME": "eth3", "RANK": "9"}
     )
     assert "OMP_NUM_THREADS" not in found
     assert "GLOO_SOCKET_IFNAME" not in found
     assert found["RANK"] == "3"
 
 
-def test_gloo_is_bound_to_loopback_only_on_loopback() -> None:
-    assert environment(orders(), {})["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
-    assert "GLOO_SOCKET_IFNAME" not in environment(orders(address="10.0.0.7"), {})
+def test_gloo_is_bound_to_the_interface_of_the_node() -> None:
+    assert environment(orders(interface="eth1"), {})["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert "GLOO_SOCKET_IFNAME" not in environment(orders(), {})
+
+
+def test_an_interface_is_found_by_its_address() -> None:
+    assert interface_of("127.0.0.1") == interface_of("127.3.2.1") in ("lo", "lo0")
+    assert interface_of("203.0.113.9") == ""
 
 
 def test_a_notebooks_plotting_backend_is_not_inherited() -> None:

@@ -54,6 +54,9 @@ class Heard:
     """A channel that only listens."""
 
     counts_steps = True
+    own_progress = own_loss = False
+    steps = 0
+    mine = True
 
     def __init__(self) -> None:
         self.said: list[tuple[dict[str, float], int | None]] = []
@@ -91,6 +94,7 @@ def test_own_progress_replaces_counted_steps(heard: Heard) -> None:
     train.progress(1, 3, "epoch", "warm-up")
     assert heard.made == [1.0]
     assert heard.counts_steps is False
+    assert heard.own_progress
 
 
 # --- prepare

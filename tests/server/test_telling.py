@@ -109,14 +109,11 @@ def test_who_missed_what_is_not_known_any_more_starts_anew(stream: str, seq: int
 async def test_events_are_resumed_over_http(jp_fetch: Any, server: AiosApp, cluster: Any) -> None:
     (whole,) = answer(await jp_fetch("aios/events"))["events"]
     assert "snapshot" in whole
-    cluster.upstream.change("runs", {"r-new": {"id": "r-new"}})
-    cluster.upstream.change("runs", {"r-new": None})
+    cluster.upstream.change("nodes", {"new": {"id": "new"}})
+    cluster.upstream.change("nodes", {"new": None})
     known = {"stream": whole["stream"], "seq": str(whole["seq"])}
     events = answer(await jp_fetch("aios/events", params=known))["events"]
-    assert [event["delta"]["runs"] for event in events] == [
-        {"r-new": {"id": "r-new"}},
-        {"r-new": None},
-    ]
+    assert [event["delta"]["nodes"] for event in events] == [{"new": {"id": "new"}}, {"new": None}]
     assert [event["seq"] for event in events] == [whole["seq"] + 1, whole["seq"] + 2]
 
 

@@ -1,3 +1,3 @@
-from clusters import cluster, no_cluster, session
+from clusters import _nodes, cluster, no_cluster, own_second_node, second_node, session
 
-__all__ = ["cluster", "no_cluster", "session"]
+__all__ = ["_nodes", "cluster", "no_cluster", "own_second_node", "second_node", "session"]

@@ -19,7 +19,7 @@ from gangs import Gang
 from aios_jupyter.config import settings
 from aios_jupyter.errors import RunError
 from aios_jupyter.node.ranks import LocalGang
-from aios_jupyter.runs.launcher import RunHandle
+from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.runs.spec import RankSpec
 from aios_jupyter.schema import DeviceKind
 from aios_jupyter.session import Session

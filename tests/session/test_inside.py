@@ -14,7 +14,7 @@ from clusters import free, session_of, until
 from aios_jupyter.broker.messages import ById
 from aios_jupyter.errors import AccessError, NotFoundError, RunError
 from aios_jupyter.node.stacks import find_spy
-from aios_jupyter.runs.launcher import RunHandle
+from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.runs.messages import Inspect, RankStacks
 from aios_jupyter.session import Session, connect
 

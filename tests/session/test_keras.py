@@ -14,7 +14,7 @@ import pytest
 from clusters import free, until
 
 from aios_jupyter.errors import RunError
-from aios_jupyter.runs.launcher import RunHandle
+from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.session import Session
 
 pytestmark = [

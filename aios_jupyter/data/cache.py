@@ -1,0 +1,105 @@
+"""Copies of remote datasets on this machine, the least recently used dropped for new ones.
+
+Each version has a directory `cache/VERSION` of the state directory's data; its time is when it was
+last used. The file `whole` in it says that the copy is complete and has been verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from ..config import settings
+from . import storage, transfer
+from .entries import Entry
+
+# Somebody may be reading what was used a moment ago.
+_IN_USE = 600.0
+
+
+def local(
+    entry: Entry,
+    *,
+    bandwidth: float | None = None,
+    on_progress: transfer.Progress | None = None,
+) -> Entry:
+    """The entry with its data on this machine; as it is where it is here, or does not fit.
+
+    Raises
+    ------
+    ConflictError, AiosError
+        The data has changed since it was added, or cannot be read.
+    """
+    if not storage.is_remote(entry.url):
+        return entry
+    home = storage.data_dir("cache", entry.version)
+    place = home / f"data{PurePosixPath(entry.url.rstrip('/')).suffix}"
+    with _locked(home):
+        if not (home / "whole").exists():
+            if not make_room(entry.size, spare=entry.version):
+                return entry
+            transfer.copy(
+                entry.url,
+                entry.format,
+                str(place),
+                expect=entry.version,
+                bandwidth=bandwidth,
+                on_progress=on_progress,
+            )
+            (home / "whole").touch()
+        os.utime(home)
+    return msgspec.structs.replace(entry, url=str(place))
+
+
+def make_room(need: int, *, spare: str = "", now: float | None = None) -> bool:
+    """Drop what was used least recently until so many bytes fit; whether they do.
+
+    Parameters
+    ----------
+    spare
+        A version that stays.
+    """
+    limit = settings().cache_limit * 2**30
+    found = contents()
+    total = sum(size for _, size, _ in found)
+    for home, size, used in sorted(found, key=lambda row: row[2]):
+        if total + need <= limit:
+            break
+        if home.name != spare and used < (now or time.time()) - _IN_USE:
+            drop(home)
+            total -= size
+    return total + need <= limit
+
+
+def contents() -> list[tuple[Path, int, float]]:
+    """Each version's directory, its bytes, and when it was last used."""
+    root = storage.data_dir("cache")
+    return [
+        (home, storage.tree_size(home), home.stat().st_mtime)
+        for home in sorted(root.iterdir())
+        if home.is_dir()
+    ]
+
+
+def drop(home: Path) -> None:
+    """Remove a version's copy; one that is read just now stays readable to its reader."""
+    gone = home.with_name(f".{home.name}.{os.getpid()}.old")
+    with contextlib.suppress(FileNotFoundError):
+        home.rename(gone)
+        shutil.rmtree(gone)
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process fetches a version; others wait for it. The lock goes when its holder dies."""
+    with (home.parent / f".{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home.mkdir(exist_ok=True)
+        yield

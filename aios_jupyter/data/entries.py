@@ -1,0 +1,85 @@
+"""What the catalogue knows of a dataset. A light module: every kernel may import it."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import UsageError
+from ..schema import Struct
+from .description import Field
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SUFFIXES = (
+    *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
+    *(".wav", ".txt", ".tar"),
+)
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One version of a dataset.
+
+    Attributes
+    ----------
+    name
+        Its name in the catalogue; "" for data that is not in it.
+    url
+        An absolute path, or a URL that fsspec knows.
+    format
+        `folder` (one subfolder of images per class), `npz`, `npy`, `parquet`, `csv`, `jsonl`,
+        `sounds`, `text` or `webdataset`.
+    version
+        A short hash of the content.
+    rows, size
+        Number of rows (images, samples, lines), and bytes in storage.
+    schema
+        Array or column to type, such as `{"x": "uint8[28, 28]", "y": "uint8"}`.
+    classes
+        The labels that occur, in order, as text; empty for a quantity or no labels.
+    fields
+        Statistics of each column.
+    created
+        When this version was put in the catalogue.
+    made_from, how
+        Lineage: `name@version` of what it was made from, and what was done.
+    owner, tags
+        Who put it there, and words to find it by.
+    """
+
+    name: str
+    url: str
+    format: str
+    version: str
+    rows: int
+    size: int = 0
+    schema: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
+    created: float = 0.0
+    made_from: tuple[str, ...] = ()
+    how: str = ""
+    fields: tuple[Field, ...] = ()
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> str:
+        """`name@version`: this name with this content."""
+        return f"{self.name or self.url}@{self.version}"
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be the name of a dataset."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(name: str, what: str = "a dataset's name") -> None:
+    """Raise `UsageError` for what cannot be the name of a dataset."""
+    if not is_name(name):
+        raise UsageError(
+            f"'{name}' cannot be {what}; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit."
+        )
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a reference to data is a path or URL rather than a name."""
+    return "/" in text or text.startswith(("~", ".")) or text.lower().endswith(_SUFFIXES)

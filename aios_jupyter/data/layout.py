@@ -1,0 +1,207 @@
+"""Which files a dataset consists of, by its format, and what they hash to.
+
+A leaf module: it imports fsspec, through `storage`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import UsageError
+from ..schema import Struct
+from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+# What a folder of each format has; of images, sounds and texts a subfolder for each class.
+SUFFIXES: dict[str, frozenset[str]] = {
+    "folder": IMAGE_SUFFIXES,
+    "npz": frozenset({".npz"}),
+    "npy": frozenset({".npy"}),
+    "parquet": frozenset({".parquet", ".pq"}),
+    "csv": frozenset({".csv"}),
+    "jsonl": frozenset({".jsonl", ".ndjson"}),
+    "sounds": frozenset({".wav"}),
+    "text": frozenset({".txt"}),
+    "webdataset": frozenset({".tar"}),
+}
+_FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
+BLOCK = 8 * 2**20
+_READ = 2**20
+
+
+class FileCheck(Struct, frozen=True):
+    """One file of a dataset (`""`: the dataset is a single file), its size and its blocks' hashes.
+
+    A block is `BLOCK` bytes; its hash the first 16 bytes of its SHA-256.
+    """
+
+    name: str
+    size: int
+    blocks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a dataset's bytes hash to: a short hash of all of it, bytes, and each file's blocks."""
+
+    version: str
+    size: int
+    files: tuple[FileCheck, ...]
+
+
+def detect_format(url: str) -> str:
+    """The format of a file or folder, by suffixes.
+
+    Raises
+    ------
+    NotFoundError
+        There is nothing.
+    UsageError
+        It is something else.
+    """
+    suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
+    fs, path = locate(url)
+    with reading(url):
+        # `exists` says no, too, to who may not look.
+        kind = fs.info(path)["type"]
+    if kind == "directory":
+        return _detect_folder(url)
+    for form, suffixes in SUFFIXES.items():
+        if suffix in suffixes and form != "folder":
+            return form
+    raise UsageError(
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, "
+        ".wav, .txt and WebDataset .tar files, and folders of such files or of images, with a "
+        "subfolder per class."
+    )
+
+
+def _detect_folder(url: str) -> str:
+    counts: Counter[str] = Counter()
+    for name in _find(url):
+        suffix = PurePosixPath(name).suffix.lower()
+        counts.update(form for form in _FOLDERS if suffix in SUFFIXES[form])
+    # A README beside the images is no reason to take the folder for text.
+    best = counts.most_common(1)
+    return best[0][0] if best else "folder"
+
+
+def list_files(url: str, form: str) -> list[str]:
+    """The files of a folder that a format takes, in order, as paths relative to it.
+
+    Raises
+    ------
+    UsageError
+        There are none, or one is a link out of the folder.
+    """
+    suffixes = SUFFIXES[form]
+    names = [name for name in _find(url) if PurePosixPath(name).suffix.lower() in suffixes]
+    if form == "folder":
+        names = [name for name in names if "/" in name]
+    if not names and form == "folder":
+        raise UsageError(
+            f"{url} has no images in subfolders; a folder dataset has one subfolder per class with "
+            f"files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}."
+        )
+    if not names:
+        raise UsageError(f"{url} has no files with the ending {' or '.join(sorted(suffixes))}.")
+    if not is_remote(url):
+        _check_links(Path(url), names)
+    return sorted(names)
+
+
+def list_images(url: str) -> list[str]:
+    """The images of a folder in order, as paths `class/…/file` relative to it."""
+    return list_files(url, "folder")
+
+
+def named_files(url: str, form: str) -> tuple[str, list[str]]:
+    """The folder and the names in it of a dataset, which may also be a single file."""
+    fs, path = locate(url)
+    if fs.isdir(path):
+        return url, list_files(url, form)
+    root, _, name = url.rpartition("/")
+    return root, [name]
+
+
+def _find(url: str) -> list[str]:
+    fs, path = locate(url)
+    root = path.rstrip("/") + "/"
+    with reading(url):
+        found = [name.removeprefix(root) for name in fs.find(path)]
+    return [name for name in found if not name.startswith(".") and "/." not in name]
+
+
+def _check_links(root: Path, names: Iterable[str]) -> None:
+    real = os.path.realpath(root)
+    for name in names:
+        target = os.path.realpath(root / name)
+        if os.path.commonpath([real, target]) != real:
+            raise UsageError(
+                f"{name} in {root} is a link that leads out of the folder; copy the file there."
+            )
+
+
+def file_classes(names: Iterable[str]) -> list[str]:
+    """The classes of a folder's files: its subfolders, in order; none if a file lies beside them."""
+    names = list(names)
+    if not all("/" in name for name in names):
+        return []
+    return sorted({name.split("/")[0] for name in names})
+
+
+def content(url: str, form: str) -> Content:
+    """Read a dataset once, for its hashes."""
+    fs, path = locate(url)
+    if not fs.isdir(path):
+        digest, check = _hash_file(fs, path, "", url)
+        return Content(digest[:12], check.size, (check,))
+    whole, files = hashlib.sha256(), []
+    for name in list_files(url, form):
+        digest, check = _hash_file(fs, f"{path.rstrip('/')}/{name}", name, f"{url}/{name}")
+        whole.update(f"{name}\0{digest}\n".encode())
+        files.append(check)
+    return Content(whole.hexdigest()[:12], sum(f.size for f in files), tuple(files))
+
+
+def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
+    digest, size, blocks = hashlib.sha256(), 0, []
+    block, in_block = hashlib.sha256(), 0
+    try:
+        with fs.open(path, "rb") as file:
+            while data := file.read(min(_READ, BLOCK - in_block)):
+                digest.update(data)
+                block.update(data)
+                size, in_block = size + len(data), in_block + len(data)
+                if in_block == BLOCK:
+                    blocks.append(block.digest()[:16])
+                    block, in_block = hashlib.sha256(), 0
+    except OSError as error:
+        raise unreadable(url, error) from None
+    if in_block or not blocks:
+        blocks.append(block.digest()[:16])
+    return digest.hexdigest(), FileCheck(name=name, size=size, blocks=tuple(blocks))
+
+
+def adopt(aside: Path, name: str, suffix: str) -> tuple[Path, Content]:
+    """Move a finished file or image folder to where the data of `name` is kept, named by its hash.
+
+    Returns
+    -------
+    path, content
+        Where it is now, and its hashes.
+    """
+    found = content(str(aside), "folder")
+    path = data_dir(name) / f"{found.version}{suffix}"
+    if aside.is_dir():
+        replace_directory(aside, path)
+    else:
+        aside.replace(path)
+    return path, found

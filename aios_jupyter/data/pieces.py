@@ -1,0 +1,206 @@
+"""Tables of the catalogue: read in parts as DataFrames, written in parts, kept as one Parquet file.
+
+A leaf module: it imports pandas and pyarrow, and is imported only where tables are read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from ..errors import UsageError
+from . import formats, layout, storage
+from .catalog import Catalog, Entry, readable
+
+# So many rows make a part, where the file's row groups allow.
+PART_ROWS = 250_000
+# What DuckDB reads for us.
+TEXT_FORMATS = {"csv": "read_csv", "tsv": "read_csv", "jsonl": "read_json", "json": "read_json"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some row groups of a Parquet file."""
+
+    url: str
+    groups: tuple[int, ...]
+
+
+def keep(
+    aside: Path, name: str, catalog: Catalog, *, made_from: Iterable[Entry] = (), how: str = ""
+) -> Entry:
+    """Make a finished Parquet file the newest version of `name`.
+
+    Parameters
+    ----------
+    aside
+        From `storage.scratch`; it is moved to where the data of `name` is kept.
+    made_from, how
+        Lineage.
+    """
+    with storage.writing():
+        path, content = layout.adopt(aside, name, ".parquet")
+        found = formats.describe(str(path), "parquet")
+        return catalog.put(
+            Entry(
+                name=name,
+                url=str(path),
+                format="parquet",
+                version=content.version,
+                rows=found.rows,
+                size=content.size,
+                schema=found.schema,
+                classes=found.classes,
+                fields=found.fields,
+                made_from=tuple(entry.ref for entry in made_from),
+                how=how,
+            ),
+            content.files,
+        )
+
+
+def parts(entry: Entry, room: Path) -> list[Part]:
+    """A dataset in parts that do not depend on who reads them.
+
+    Parameters
+    ----------
+    room
+        A directory for a Parquet copy of what is not Parquet.
+
+    Raises
+    ------
+    UsageError
+        It is no table, or cannot be read.
+    """
+    readable(entry)
+    if entry.format == "parquet":
+        return [part for url in _files(entry.url) for part in _groups(url)]
+    if entry.format in TEXT_FORMATS:
+        return _groups(_from_text(entry, room))
+    if entry.format == "npz":
+        return _groups(_from_arrays(entry, room))
+    raise UsageError(f"'{entry.name or entry.url}' is {entry.format}, which is no table.")
+
+
+def read(part: Part) -> Any:
+    """A part as a DataFrame whose types are the same for each part of a file."""
+    fs, path = storage.locate(part.url)
+    try:
+        with fs.open(path, "rb") as file:
+            table = parquet.ParquetFile(file).read_row_groups(list(part.groups))
+    except (OSError, ValueError) as error:
+        raise storage.unreadable(part.url, error) from None
+    return as_frame(table)
+
+
+def as_frame(table: pa.Table) -> Any:
+    """An Arrow table as pandas has it, with whole numbers that stay whole where some are missing."""
+    return table.to_pandas(types_mapper=_TYPES.get)
+
+
+_TYPES: dict[Any, Any] = {
+    **{getattr(pa, f"{kind}{bits}")(): getattr(pd, f"{name}{bits}Dtype")()
+       for kind, name in (("int", "Int"), ("uint", "UInt")) for bits in (8, 16, 32, 64)},
+    pa.bool_(): pd.BooleanDtype(),
+}  # fmt: skip
+
+
+def write(frame: Any, path: Path) -> None:
+    """One part, as a file; `join` makes one file of them."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    parquet.write_table(table.replace_schema_metadata(None), path)
+
+
+def join(files: Sequence[Path], aside: Path) -> int:
+    """One Parquet file of several, in their order; gives the number of rows."""
+    schemas = [parquet.read_schema(file) for file in files]
+    schema = pa.unify_schemas(schemas, promote_options="permissive")
+    rows = 0
+    with parquet.ParquetWriter(aside, schema) as writer:
+        for file in files:
+            table = parquet.read_table(file, partitioning=None).cast(schema)
+            if table.num_rows:
+                writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def pattern(entry: Entry) -> str:
+    """What DuckDB reads: the file, or those of a folder, quoted."""
+    fs, path = storage.locate(entry.url)
+    place = entry.url
+    if fs.isdir(path):
+        place = f"{place.rstrip('/')}/**/*.{entry.format}"
+    return "'" + place.replace("'", "''") + "'"
+
+
+def _files(url: str) -> list[str]:
+    fs, path = storage.locate(url)
+    if not fs.isdir(path):
+        return [url]
+    root = path.rstrip("/") + "/"
+    names = sorted(found.removeprefix(root) for found in fs.find(path))
+    return [f"{url.rstrip('/')}/{name}" for name in names if name.endswith((".parquet", ".pq"))]
+
+
+def _groups(url: str) -> list[Part]:
+    fs, path = storage.locate(url)
+    try:
+        with fs.open(path, "rb") as file:
+            metadata = parquet.ParquetFile(file).metadata
+    except (OSError, ValueError) as error:
+        raise storage.unreadable(url, error) from None
+    found: list[Part] = []
+    groups: list[int] = []
+    rows = 0
+    for number in range(metadata.num_row_groups):
+        groups.append(number)
+        rows += metadata.row_group(number).num_rows
+        if rows >= PART_ROWS or number == metadata.num_row_groups - 1:
+            found.append(Part(url, tuple(groups)))
+            groups, rows = [], 0
+    if not found:
+        raise UsageError(f"{url} has no rows; there is nothing to prepare.")
+    return found
+
+
+def _from_text(entry: Entry, room: Path) -> str:
+    """A Parquet copy of a CSV or JSON lines file, its types found by looking at all of it."""
+    import duckdb
+
+    copy = room / "source.parquet"
+    reader = TEXT_FORMATS[entry.format]
+    with duckdb.connect() as connection:
+        if storage.is_remote(entry.url):
+            connection.register_filesystem(storage.locate(entry.url)[0])
+        try:
+            connection.sql(
+                f"SELECT * FROM {reader}({pattern(entry)}, sample_size = -1)"  # noqa: S608
+            ).write_parquet(str(copy), row_group_size=PART_ROWS // 2)
+        except duckdb.Error as error:
+            raise storage.unreadable(entry.url, ValueError(str(error).split("\n")[0])) from None
+    return str(copy)
+
+
+def _from_arrays(entry: Entry, room: Path) -> str:
+    x, y = Catalog().load(entry)
+    if x.ndim > 2:
+        raise UsageError(
+            f"'{entry.name or entry.url}' has rows of shape {x.shape[1:]}, which are no table; "
+            "'aios augment' prepares images."
+        )
+    names = list(entry.schema)
+    columns = (
+        {names[0]: x} if x.ndim == 1 else {f"{names[0]}{n}": x[:, n] for n in range(x.shape[1])}
+    )
+    if y is not None:
+        columns[names[1]] = y
+    copy = room / "source.parquet"
+    parquet.write_table(pa.table(columns), copy, row_group_size=PART_ROWS // 2)
+    return str(copy)

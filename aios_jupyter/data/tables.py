@@ -1,0 +1,133 @@
+"""Tables: CSV, JSON lines and Parquet, one file or a folder of parts, read in blocks.
+
+A leaf module: it imports pyarrow, and is imported only where tables are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import csv, dataset
+
+from ..errors import UsageError
+from .description import MOST_CLASSES, Description, Tally
+from .layout import list_files
+from .storage import locate, reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABELS = ("label", "y", "class", "target")
+_EXAMPLES = 3
+_LONGEST_EXAMPLE = 24
+_READERS = {
+    "csv": lambda: dataset.CsvFileFormat(
+        convert_options=csv.ConvertOptions(strings_can_be_null=True)
+    ),
+    "jsonl": dataset.JsonFileFormat,
+    "parquet": dataset.ParquetFileFormat,
+}
+
+
+def describe(url: str, form: str) -> Description:
+    """Rows, columns with their statistics, and the classes of the label column."""
+    with reading(url):
+        source = _open(url, form)
+        columns = [_Tallied(field) for field in source.schema]
+        label = next((c for c in columns if c.name in LABELS), None)
+        rows = 0
+        for batch in _batches(source):
+            rows += batch.num_rows
+            for column, values in zip(columns, batch.columns, strict=True):
+                column.add(values, classes=column is label)
+    if rows == 0:
+        raise UsageError(f"{url} has no rows; there is nothing to use.")
+    return Description(
+        rows,
+        {column.name: str(column.type) for column in columns},
+        label.classes() if label else (),
+        tuple(column.field() for column in columns),
+    )
+
+
+def frame(url: str, form: str) -> pd.DataFrame:
+    """The whole table, as pandas has it."""
+    with reading(url):
+        return _open(url, form).to_table().to_pandas()
+
+
+def load(url: str, form: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The columns of numbers as rows of an array, and the label column."""
+    table = frame(url, form)
+    label = next((name for name in LABELS if name in table.columns), None)
+    rest = table.drop(columns=[label]) if label else table
+    words = [name for name in rest.columns if rest[name].dtype.kind not in "biuf"]
+    if words or rest.empty:
+        raise UsageError(
+            f"{url} is a table with columns that are no numbers ({', '.join(words[:5])}); "
+            "Catalog().frame(…) gives it as a table of pandas."
+        )
+    y = None if label is None else table[label].to_numpy()
+    return rest.to_numpy(), y
+
+
+def _open(url: str, form: str) -> Any:
+    fs, path = locate(url)
+    files: Any = path
+    if fs.isdir(path):
+        files = [f"{path.rstrip('/')}/{name}" for name in list_files(url, form)]
+    try:
+        return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
+    except pa.ArrowInvalid as error:
+        # Before the reason it says three times which file it was.
+        reason = str(error).rpartition("': ")[2].removeprefix("Invalid: ").rstrip(".")
+        raise ValueError(reason) from None
+
+
+def _batches(source: Any) -> Iterator[pa.RecordBatch]:
+    # Few at a time: a table may be larger than memory.
+    yield from source.scanner(batch_readahead=2, fragment_readahead=1).to_batches()
+
+
+class _Tallied:
+    """What is found out about a column as its blocks come."""
+
+    def __init__(self, field: pa.Field) -> None:
+        self.name, self.type = field.name, field.type
+        self._numeric = pa.types.is_integer(self.type) or pa.types.is_floating(self.type)
+        self._tally = Tally()
+        self._missing = 0
+        self._examples: list[str] = []
+        self._values: set[Any] = set()
+
+    def add(self, values: pa.Array, *, classes: bool) -> None:
+        self._missing += values.null_count
+        if len(self._examples) < _EXAMPLES:
+            self._examples += [_text(v) for v in values[:_EXAMPLES].to_pylist() if v is not None]
+        there = values.drop_null() if values.null_count else values
+        if self._numeric:
+            self._tally.add(there.to_numpy(zero_copy_only=False))
+        if classes and not pa.types.is_floating(self.type) and len(self._values) <= MOST_CLASSES:
+            self._values.update(pc.unique(there).to_pylist())
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(str, sorted(self._values))) if len(self._values) <= MOST_CLASSES else ()
+
+    def field(self) -> Any:
+        example = ", ".join(self._examples[:_EXAMPLES])
+        return self._tally.field(self.name, str(self.type), example, self._missing)
+
+
+def _text(value: Any) -> str:
+    text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
+    return text if len(text) <= _LONGEST_EXAMPLE else text[: _LONGEST_EXAMPLE - 1] + "…"
+
+
+def as_labels(values: NDArray[Any]) -> NDArray[Any]:
+    """Labels as an array that numpy can compare."""
+    return values.astype(str) if values.dtype == object else np.asarray(values)

@@ -1,0 +1,75 @@
+"""Text: a file with a row in each line, or a folder of documents with one subfolder per class.
+
+A leaf module: it imports numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from .description import Description, Tally
+from .layout import file_classes, named_files
+from .storage import locate, read_file, reading
+
+_AT_ONCE = 10_000
+
+
+def describe(url: str) -> Description:
+    """How many lines or documents, how long, and their classes."""
+    tally, lengths, first = Tally(), [], ""
+    for text in _rows(url):
+        first = first or text
+        lengths.append(len(text))
+        if len(lengths) == _AT_ONCE:
+            tally.add(np.array(lengths))
+            lengths = []
+    tally.add(np.array(lengths))
+    if tally.count == 0:
+        raise UsageError(f"{url} is empty; there is nothing to use.")
+    classes = _classes(url)
+    schema = {"text": "string"} | ({"label": "subfolder"} if classes else {})
+    return Description(
+        tally.count, schema, tuple(classes), (tally.field("characters", "int", first[:60]),)
+    )
+
+
+def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """All texts, and the number of each one's class."""
+    x = np.array(list(_rows(url)), object)
+    classes = _classes(url)
+    if not classes:
+        return x, None
+    _, names = named_files(url, "text")
+    return x, np.array([classes.index(name.split("/")[0]) for name in names])
+
+
+def _classes(url: str) -> list[str]:
+    fs, path = locate(url)
+    return file_classes(named_files(url, "text")[1]) if fs.isdir(path) else []
+
+
+def _rows(url: str) -> Iterator[str]:
+    fs, path = locate(url)
+    if fs.isdir(path):
+        root, names = named_files(url, "text")
+        for name in names:
+            yield _decode(read_file(root, name), f"{name} in {url}")
+        return
+    with reading(url), fs.open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            yield _decode(line, f"line {number} of {url}").rstrip("\r\n")
+
+
+def _decode(blob: bytes, what: str) -> str:
+    try:
+        return blob.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{what} is not UTF-8 text (byte {blob[error.start]:#04x} at {error.start}); "
+            "convert it first."
+        ) from None

@@ -1,0 +1,217 @@
+"""Copies of datasets from one storage to another: in ranges, resumed, limited, and verified.
+
+A leaf module: it imports fsspec, through `storage`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from ..errors import ConflictError, UsageError
+from . import layout, storage
+
+Progress = Callable[[int, int], None]
+RANGE = 4 * 2**20
+
+
+@dataclass
+class Throttle:
+    """Keeps a transfer to so many bytes a second; None: as fast as it goes."""
+
+    rate: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    _free_at: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and self.rate <= 0:
+            raise UsageError(f"A bandwidth must be above zero, but is {self.rate:g}.")
+
+    def passed(self, count: int) -> None:
+        """Say that so many bytes went through; returns when more may."""
+        if self.rate is None:
+            return
+        now = self.clock()
+        self._free_at = max(now, self._free_at) + count / self.rate
+        self.sleep(self._free_at - now)
+
+
+def copy(
+    source: str,
+    form: str,
+    target: str,
+    *,
+    expect: str = "",
+    bandwidth: float | None = None,
+    on_progress: Progress | None = None,
+) -> layout.Content:
+    """Copy a dataset's files, and verify them.
+
+    A copy to a local path that was interrupted goes on where it stopped; one to another storage
+    goes on with the files that are not there yet. `target` is written aside and moved, so that a
+    partly written file is never seen.
+
+    Parameters
+    ----------
+    source, form
+        Where the dataset is, and its format.
+    target
+        A path or URL; a folder for a dataset that is one.
+    expect
+        The version that the copy must have; "" for any.
+    bandwidth
+        At most so many bytes a second.
+    on_progress
+        Called with bytes done and bytes in all.
+
+    Raises
+    ------
+    ConflictError
+        There is something else at `target`, or the source is no longer what was expected.
+    AiosError
+        The storage failed in spite of several attempts, or is full.
+    """
+    fs, path = storage.locate(source)
+    with storage.reading(source):
+        folder = fs.isdir(path)
+        names = layout.list_files(source, form) if folder else [""]
+        sizes = {name: int(fs.info(_join(path, name))["size"]) for name in names}
+    _check_target(target, folder, set(sizes), form)
+    throttle, done, total = Throttle(bandwidth), 0, sum(sizes.values())
+    for name, size in sizes.items():
+
+        def advance(count: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress(before + count, total)
+
+        _copy_file(_join(source, name), _join(target, name), size, throttle, advance)
+        done += size
+    found = layout.content(target, form)
+    if expect and found.version != expect:
+        _remove(target, sizes)
+        raise ConflictError(
+            f"{source} is not what it was when it was added (it is version {found.version}, not "
+            f"{expect}); add it again, and copy that."
+        )
+    return found
+
+
+def _join(root: str, name: str) -> str:
+    return f"{root.rstrip('/')}/{name}" if name else root
+
+
+def _check_target(target: str, folder: bool, names: set[str], form: str) -> None:
+    fs, path = storage.locate(target)
+    with storage.reading(target):
+        if not fs.exists(path):
+            return
+        if fs.isdir(path) != folder:
+            raise ConflictError(f"There is something else at {target}; give another place.")
+        if not folder:
+            return
+        suffixes = layout.SUFFIXES[form]
+        there = {f.removeprefix(path.rstrip("/") + "/") for f in fs.find(path)}
+    others = {n for n in there - names if PurePosixPath(n).suffix in suffixes and "/." not in n}
+    others = {name for name in others if not name.startswith(".")}
+    if others:
+        raise ConflictError(
+            f"{target} has other files ({min(others)}); give a new folder for the copy."
+        )
+
+
+def _copy_file(
+    source: str, target: str, size: int, throttle: Throttle, advance: Callable[[int], None]
+) -> None:
+    fs, path = storage.locate(source)
+    with storage.reading(source):
+        # What the storage knows of this content: a time, an ETag. It tells a changed file.
+        mark = hashlib.sha256(f"{source}\0{_mark(fs, path)}".encode()).hexdigest()[:12]
+    if storage.is_remote(target):
+        there, place = storage.locate(target)
+        with storage.reading(target):
+            if (
+                there.exists(place)
+                and int(there.info(place)["size"]) == size
+                and _same(fs, path, there, place)
+            ):
+                advance(size)
+                return
+        with storage.written_aside(target) as file:
+            _ranges(fs, path, source, file, 0, size, throttle, advance)
+        return
+    final = Path(target)
+    aside = final.with_name(f".{final.name}.{mark}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        start = min(aside.stat().st_size, size) if aside.exists() else 0
+        with aside.open("r+b" if start else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            advance(start)
+            _ranges(fs, path, source, file, start, size, throttle, advance)
+        aside.replace(final)
+    except OSError as error:
+        # What has come so far stays for the next attempt, unless there is no room for it.
+        if error.errno in _FULL:
+            aside.unlink(missing_ok=True)
+        raise storage.unwritable(final, error) from None
+
+
+_FULL = (28, 122)  # ENOSPC and EDQUOT: no space, or not for this user
+
+
+def _mark(fs: Any, path: str) -> str:
+    """What tells one content of a file from another without reading it."""
+    info = fs.info(path)
+    known = [info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "modificationTime")]
+    return f"{info['size']} {known}"
+
+
+def _same(fs: Any, path: str, there: Any, place: str) -> bool:
+    """Whether both files have the same bytes, as far as both storages keep a hash of them."""
+    mine, theirs = fs.info(path).get("ETag"), there.info(place).get("ETag")
+    # An MD5 of the whole, unless it was uploaded in parts.
+    return mine is not None and mine == theirs and "-" not in mine
+
+
+def _ranges(
+    fs: Any,
+    path: str,
+    url: str,
+    file: IO[bytes],
+    start: int,
+    size: int,
+    throttle: Throttle,
+    advance: Callable[[int], None],
+) -> None:
+    while start < size:
+        end = min(start + RANGE, size)
+        with storage.reading(url):
+            data = storage.retrying(lambda a=start, b=end: _range(fs, path, a, b))  # type: ignore[misc]
+        file.write(data)
+        start = end
+        advance(start)
+        throttle.passed(len(data))
+
+
+def _range(fs: Any, path: str, start: int, end: int) -> bytes:
+    data = bytes(fs.cat_file(path, start=start, end=end))
+    if len(data) != end - start:
+        raise ConnectionError(f"{len(data)} bytes came where {end - start} were asked for")
+    return data
+
+
+def _remove(target: str, sizes: dict[str, int]) -> None:
+    fs, path = storage.locate(target)
+    for name in sizes:
+        fs.rm(_join(path, name))
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What interrupted copies and writes have left in a folder and below."""
+    return sorted(folder.rglob(".*.partial"))

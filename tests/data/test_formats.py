@@ -1,0 +1,316 @@
+"""Each format that a dataset may have: what is said of it, what is loaded, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import wave
+import zipfile
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from aios_jupyter.data import shards, sounds
+from aios_jupyter.data.formats import decode_image, encode_image
+from aios_jupyter.errors import NotFoundError, UsageError
+
+TABLE = "name,size,weight,label\nana,3,1.5,cat\nbob,,2.5,dog\ncarl,5,nan,cat\n"
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "pets.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def write_wav(path, seconds=0.1, rate=8000, channels=1, width=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        frames = int(seconds * rate)
+        wanted = np.arange(frames * channels, dtype=np.int64) % 100
+        data = wanted.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+        file.writeframes(data.tobytes())
+    return path
+
+
+def write_tar(path, members, kind=tarfile.REGTYPE):
+    with tarfile.open(path, "w") as archive:
+        for name, blob in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.type = len(blob), kind
+            info.linkname = "/etc/passwd" if kind != tarfile.REGTYPE else ""
+            archive.addfile(info, io.BytesIO(blob) if kind == tarfile.REGTYPE else None)
+    return path
+
+
+def by_name(entry):
+    return {field.name: field for field in entry.fields}
+
+
+def test_a_table_of_csv_tells_its_columns_and_what_is_missing(catalog, table):
+    entry = catalog.add("pets", table)
+    assert (entry.rows, entry.format, entry.classes) == (3, "csv", ("cat", "dog"))
+    assert entry.schema == {
+        "name": "string",
+        "size": "int64",
+        "weight": "double",
+        "label": "string",
+    }
+    fields = by_name(entry)
+    assert (fields["size"].missing, fields["size"].mean, fields["size"].most) == (1, 4, 5)
+    assert fields["weight"].missing == 1
+    assert fields["name"].example == "ana, bob, carl"
+    frame = catalog.frame("pets")
+    assert frame["weight"].sum() == 4
+    with pytest.raises(UsageError, match=r"columns that are no numbers \(name\).*frame"):
+        catalog.load("pets")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_the_same_table_in_each_format_and_in_parts_says_the_same(form, catalog, tmp_path):
+    random = np.random.default_rng(0)
+    columns = {"a": random.normal(size=500), "b": np.arange(500), "label": np.arange(500) % 3}
+    folder = tmp_path / form
+    folder.mkdir()
+    for part in range(2):
+        here = {name: values[part::2] for name, values in columns.items()}
+        path = folder / f"part-{part}.{form}"
+        if form == "parquet":
+            parquet.write_table(pa.table(here), path)
+            continue
+        frame = pa.table(here).to_pandas()
+        if form == "csv":
+            frame.to_csv(path, index=False)
+        else:
+            frame.to_json(path, orient="records", lines=True, double_precision=15)
+    entry = catalog.add("numbers", folder)
+    assert (entry.rows, entry.format, entry.classes) == (500, form, ("0", "1", "2"))
+    fields = by_name(entry)
+    assert fields["a"].mean == pytest.approx(columns["a"].mean())
+    assert fields["a"].deviation == pytest.approx(columns["a"].std())
+    assert (fields["b"].least, fields["b"].most) == (0, 499)
+    x, y = catalog.load("numbers")
+    assert x.shape == (500, 2)
+    assert np.bincount(y).tolist() == [167, 167, 166]
+
+
+def test_sounds_in_a_folder_have_classes_and_lengths(catalog, tmp_path):
+    for label in ("no", "yes"):
+        for k in range(2):
+            write_wav(tmp_path / "words" / label / f"{k}.wav")
+    entry = catalog.add("words", tmp_path / "words")
+    assert (entry.rows, entry.format, entry.classes) == (4, "sounds", ("no", "yes"))
+    assert entry.schema["sound"] == "int16, 8000 Hz, 1 channel"
+    assert by_name(entry)["seconds"].mean == pytest.approx(0.1)
+    x, y = catalog.load("words")
+    assert (x.shape, x.dtype, y.tolist()) == ((4, 800), np.int16, [0, 0, 1, 1])
+    assert x[0, :3].tolist() == [0, 1, 2]
+    write_wav(tmp_path / "words" / "yes" / "long.wav", seconds=0.2)
+    with pytest.raises(UsageError, match=r"differ.*yes/long\.wav"):
+        catalog.load(tmp_path / "words")
+
+
+@pytest.mark.parametrize(("width", "kind"), [(1, "uint8"), (3, "int32"), (4, "int32")])
+def test_a_single_sound_of_any_width(width, kind, catalog, tmp_path):
+    path = write_wav(tmp_path / "one.wav", width=width, channels=2)
+    entry = catalog.get(path)
+    assert (entry.rows, entry.classes) == (1, ())
+    assert entry.schema["sound"].startswith(f"{kind}, 8000 Hz, 2 channels")
+    samples = sounds.read(str(tmp_path), "one.wav").samples
+    assert samples.shape == (800, 2)
+    assert samples[:2].ravel().tolist() == [k << (8 if width == 3 else 0) for k in range(4)]
+
+
+def test_text_is_lines_of_a_file_or_documents_of_a_folder(catalog, tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text("roses äre red\nviolets\n\n")
+    entry = catalog.add("poem", path)
+    assert (entry.rows, entry.format, by_name(entry)["characters"].most) == (3, "text", 13)
+    assert catalog.load("poem")[0].tolist() == ["roses äre red", "violets", ""]
+    for name in ("ham/1.txt", "spam/1.txt", "spam/2.txt"):
+        document = tmp_path / "mail" / name
+        document.parent.mkdir(parents=True, exist_ok=True)
+        document.write_text(name)
+    x, y = catalog.load(catalog.add("mail", tmp_path / "mail"))
+    assert x.tolist() == ["ham/1.txt", "spam/1.txt", "spam/2.txt"]
+    assert y.tolist() == [0, 1, 1]
+    path.write_bytes(b"fine\nb\xe4d\n")
+    with pytest.raises(
+        UsageError, match=r"line 2 of .*poem\.txt is not UTF-8 text \(byte 0xe4 at 1"
+    ):
+        catalog.get(path)
+
+
+def test_shards_of_webdataset_give_images_and_labels(catalog, tmp_path, digits):
+    x, y = digits[0][::40], digits[1][::40]
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in range(2):
+        members = {}
+        for k in range(shard, len(x), 2):
+            members[f"a/{k:03}.png"] = encode_image(x[k])
+            members[f"a/{k:03}.cls"] = str(y[k]).encode()
+        write_tar(folder / f"{shard}.tar", members)
+    entry = catalog.add("wds", folder)
+    assert (entry.rows, entry.format) == (len(x), "webdataset")
+    assert entry.classes == tuple(map(str, np.unique(y)))
+    got, labels = catalog.load("wds")
+    order = [*range(0, len(x), 2), *range(1, len(x), 2)]
+    assert np.array_equal(got, x[order])
+    assert np.array_equal(labels, y[order])
+    assert next(shards.samples(entry.url))[0] == "a/000"
+    one = catalog.get(
+        write_tar(tmp_path / "part.tar", {"1.png": encode_image(x[0]), "2.cls": b"3"})
+    )
+    assert by_name(one)["png"].missing == 1
+
+
+def test_an_array_alone_and_numbers_that_are_none(catalog, tmp_path):
+    x = np.arange(12.0).reshape(4, 3)
+    x[1, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    entry = catalog.add("alone", tmp_path / "x.npy")
+    (field,) = entry.fields
+    assert (entry.rows, entry.format, field.missing, field.most) == (4, "npy", 1, 11)
+    assert np.array_equal(catalog.load("alone")[0], x, equal_nan=True)
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 60,000 times 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        whole = kind + data
+        return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+
+
+def test_a_decompression_bomb_is_refused_before_it_unpacks(catalog, tmp_path):
+    with pytest.raises(UsageError, match=r"bomb\.png unpacks to more than 134 million pixels"):
+        decode_image(bomb(), "bomb.png")
+    path = tmp_path / "bomb.npz"
+    header = io.BytesIO()
+    shape = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header.getvalue() + b"\0" * 10_000)
+    with pytest.raises(UsageError, match=r"bomb\.npz unpacks to 74505\d\d\.\d GiB"):
+        catalog.load(catalog_entry(path))
+
+
+def catalog_entry(path):
+    from aios_jupyter.data.catalog import Entry
+
+    return Entry(name="", url=str(path), format="npz", version="", rows=1)
+
+
+def cut(blob: bytes) -> bytes:
+    return blob[: len(blob) * 2 // 3]
+
+
+def test_what_is_cut_off_or_something_else_is_named_in_a_sentence(catalog, tmp_path):
+    parquet.write_table(pa.table({"a": np.arange(1000)}), tmp_path / "t.parquet")
+    np.save(tmp_path / "t.npy", np.arange(1000))
+    whole = {
+        "a.wav": write_wav(tmp_path / "t.wav").read_bytes(),
+        "a.tar": write_tar(tmp_path / "t.tar", {"1.bin": b"x" * 28_000}).read_bytes(),
+        "a.parquet": (tmp_path / "t.parquet").read_bytes(),
+        "a.npy": (tmp_path / "t.npy").read_bytes(),
+    }
+    cases = {name: cut(blob) for name, blob in whole.items()}
+    cases |= {f"b{name[1:]}": b"\x00\x01what is this" for name in whole}
+    cases |= {
+        "c.jsonl": b'{"a": 1}\n{"a": ',
+        "c.csv": b"a,b\n1,2\n3,4,5\n",
+        "d.csv": b"",
+        "e.csv": b"a,b\n",
+    }
+    for name, blob in cases.items():
+        path = tmp_path / name
+        path.write_bytes(blob)
+        with pytest.raises(UsageError) as caught:
+            catalog.add("bad", path)
+        assert name in str(caught.value), name
+        assert str(caught.value).endswith("."), name
+        assert "\n" not in str(caught.value), name
+    assert [entry.name for entry in catalog.list()] == ["mnist"]
+
+
+def test_python_objects_and_mixed_labels_are_refused(catalog, tmp_path):
+    np.savez(tmp_path / "objects.npz", x=np.array([{}, {}], object))
+    with pytest.raises(UsageError, match=r"objects\.npz"):
+        catalog.add("bad", tmp_path / "objects.npz")
+    members = {"1.png": encode_image(np.zeros((4, 4), np.uint8)), "1.cls": b"1"}
+    members["2.png"] = members["1.png"]
+    path = write_tar(tmp_path / "some.tar", members)
+    with pytest.raises(UsageError, match="1 samples without a label"):
+        catalog.load(path)
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.png", "/etc/x.png"])
+def test_a_name_that_leads_out_of_a_shard_is_refused(name, catalog, tmp_path):
+    with pytest.raises(UsageError, match="leads out of the shard"):
+        catalog.add("bad", write_tar(tmp_path / "bad.tar", {name: b"x"}))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_a_link_in_a_shard_is_refused(kind, catalog, tmp_path):
+    with pytest.raises(UsageError, match="is a link or a device"):
+        catalog.add("bad", write_tar(tmp_path / "bad.tar", {"1.png": b""}, kind))
+
+
+def test_a_link_out_of_a_folder_is_refused_and_one_within_is_not(catalog, photos, tmp_path):
+    (photos / "dog" / "same.png").symlink_to(photos / "cat" / "a.png")
+    assert catalog.get(photos).rows == 6
+    outside = tmp_path / "secret.png"
+    outside.write_bytes((photos / "cat" / "a.png").read_bytes())
+    (photos / "dog" / "out.png").symlink_to(outside)
+    with pytest.raises(UsageError, match=r"dog/out\.png in .* leads out of the folder"):
+        catalog.add("bad", photos)
+
+
+def test_tags_owners_and_versions_are_kept(catalog, table):
+    import getpass
+
+    first = catalog.add("pets", table, tags=["small", "animals"])
+    assert (first.owner, first.tags) == (getpass.getuser(), ("animals", "small"))
+    tagged = catalog.tag("pets", add=["new"], remove=["small"])
+    assert catalog.get("pets") == tagged
+    assert tagged.tags == ("animals", "new")
+    table.write_text(TABLE + "dora,1,1,dog\n")
+    second = catalog.add("pets", table)
+    catalog.remove(first.ref)
+    assert [entry.version for entry in catalog.versions("pets")] == [second.version]
+    with pytest.raises(UsageError, match="cannot be a tag"):
+        catalog.tag("pets", add=["two words"])
+    with pytest.raises(NotFoundError, match="no dataset 'pats'; did you mean 'pets'"):
+        catalog.tag("pats", add=["x"])
+
+
+def test_an_entry_of_an_older_version_is_still_read(catalog, table):
+    import sqlite3
+
+    import msgspec
+
+    entry = catalog.add("pets", table)
+    old = {
+        k: v
+        for k, v in json.loads(msgspec.json.encode(entry)).items()
+        if k not in {"fields", "tags", "owner"}
+    }
+    with sqlite3.connect(catalog._path) as database:
+        database.execute("UPDATE entries SET body = ?", (msgspec.msgpack.encode(old),))
+        database.execute("DROP TABLE checks")
+    assert catalog.get("pets").rows == 3
+    assert catalog.get("pets").tags == ()
+    assert catalog.checks(catalog.get("pets")) == ()

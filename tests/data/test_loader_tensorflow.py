@@ -1,0 +1,78 @@
+"""Augmentation in the loaders of tf.data and Keras."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import aios_jupyter
+from aios_jupyter.data.pipeline import Pipeline
+from aios_jupyter.errors import UsageError
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None,
+        reason="TensorFlow is not here: make test-tensorflow",
+    ),
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+POLICY = "rotate(15), shift(0.1), hflip, resize(20)"
+
+
+@pytest.fixture
+def batches(digits):
+    import tensorflow as tf
+
+    x, y = digits
+    return tf.data.Dataset.from_tensor_slices((x[:64], y[:64].astype(np.int64))).batch(16)
+
+
+def test_a_pipeline_of_tf_data_is_augmented_anew_each_epoch(batches):
+    transform = aios_jupyter.augment(POLICY, seed=3)
+    data = batches.apply(transform.tf)
+    assert data.element_spec[0].shape.as_list() == [None, 20, 20]
+    first, second = (np.concatenate([x.numpy() for x, _ in data]) for _ in range(2))
+    assert first.shape == (64, 20, 20) and first.dtype == np.uint8
+    assert not np.array_equal(first, second)
+    again = np.concatenate(
+        [x.numpy() for x, _ in batches.apply(aios_jupyter.augment(POLICY, seed=3).tf)]
+    )
+    assert np.array_equal(first, again)
+    plain = np.concatenate([y.numpy() for _, y in batches])
+    assert np.array_equal(np.concatenate([y.numpy() for _, y in data]), plain)
+
+
+def test_mixing_in_tf_data_gives_weights(batches):
+    transform = aios_jupyter.augment("cutmix(1)", classes=10)
+    data = batches.apply(transform.tf)
+    assert data.element_spec[1].shape.as_list() == [None, 10]
+    for _, weights in data:
+        assert weights.numpy().sum(axis=1) == pytest.approx(np.ones(16), abs=1e-5)
+    with pytest.raises(UsageError, match="mix labels"):
+        batches.map(lambda x, _: x).apply(transform.tf)
+
+
+def test_keras_fits_on_augmented_batches_whatever_the_number_of_workers(digits):
+    import keras
+
+    x, y = digits[0][:64], digits[1][:64]
+    transform = aios_jupyter.augment("rotate(15), shift(0.1)", seed=1)
+    data = transform.keras(x, y, batch_size=24)
+    assert len(data) == 3
+    order = data.order
+    images, labels = data[2]
+    assert images.shape == (16, 28, 28, 1) and images.dtype == np.float32
+    picked = order[48:]
+    expected = Pipeline("rotate(15), shift(0.1)", 1).apply(x[picked], indices=picked)
+    assert images[..., 0] == pytest.approx(expected / np.float32(255), abs=1e-6)
+    assert np.array_equal(labels, y[picked])
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    history = model.fit(transform.keras(x, y, workers=2), epochs=8, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    data.on_epoch_end()
+    assert not np.array_equal(data.order, order)
