@@ -47,6 +47,14 @@ def test_a_translation_has_the_same_places_to_fill_in(language: str) -> None:
             assert places(form) == places(text), text
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_text_with_a_plural_has_two_forms_also_where_they_are_the_same(language: str) -> None:
+    """JupyterLab takes one form for a text that has no plural, and shows English."""
+    forms = catalog(language)
+    for text, plural in words().items():
+        assert len(forms[text]) == (2 if plural else 1), text
+
+
 def test_jupyterlab_finds_the_chinese_words() -> None:
     (entry,) = metadata.entry_points(group="jupyterlab.locale", name="aios_jupyter")
     assert entry.load() is aios_jupyter

@@ -98,19 +98,21 @@ class History:
         }
 
     def _device(self, key: str, row: Row, time: float) -> None:
-        utilization, used = row["utilization"], row["memory_used"]
+        # What a broker of another version leaves out is not drawn.
+        utilization, used, whole = (row.get(k) for k in ("utilization", "memory_used", "memory"))
         if utilization is None and used is None:
             return
-        memory = None if used is None or not row["memory"] else round(100 * used / row["memory"], 1)
+        memory = None if used is None or not whole else round(100 * used / whole, 1)
         self._devices.setdefault(key, Track()).add(round(time, 1), utilization, memory)
 
     def _run(self, key: str, row: Row, time: float) -> None:
-        if row["metrics"] == self._metrics.get(key, {}):
+        metrics = row.get("metrics") or {}
+        if metrics == self._metrics.get(key, {}):
             return
-        self._metrics[key] = row["metrics"]
+        self._metrics[key] = metrics
         courses = self._runs.setdefault(key, {})
-        for name, value in row["metrics"].items():
-            courses.setdefault(name, Course()).add(time - row["started"], value)
+        for name, value in metrics.items():
+            courses.setdefault(name, Course()).add(time - row.get("started", time), value)
 
     def _forget(self, snapshot: Row) -> None:
         for key in self._devices.keys() - snapshot["devices"].keys():

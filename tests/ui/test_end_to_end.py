@@ -72,10 +72,14 @@ class Notebook:
 
     def start(self, source: str, which: int = 0) -> Locator:
         """Start the cell with this source (the first, or another with the same)."""
-        index = [i for i, cell in enumerate(CELLS) if cell == source][which]
-        self.lab.page.evaluate(
-            "index => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = index; }",
-            index,
+        index = self.lab.page.evaluate(
+            """([source, which]) => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const places = [...notebook.widgets.keys()].filter(index =>
+                    notebook.widgets[index].model.sharedModel.getSource() === source);
+                return (notebook.activeCellIndex = places[which]);
+            }""",
+            [source, which],
         )
         self.lab.execute("notebook:run-cell")
         return self.lab.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
@@ -129,7 +133,9 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"training-{theme}.png")
     lab.panel.get_by_role("button", name="Open the log of").click()
-    expect(lab.page.locator(".aios-Log-lines")).to_contain_text("training on 2 ranks")
+    expect(lab.page.locator(".aios-Log-lines")).to_contain_text(
+        "training on 2 ranks", timeout=30_000
+    )
     lab.page.get_by_role("tab", name="Charts").click()
     expect(lab.page.locator(".aios-Details [data-chart=loss] canvas")).to_be_visible()
     lab.page.screenshot(path=artifacts / "run-live-light.png")
@@ -174,7 +180,8 @@ def test_the_toolbar_leases_extends_and_releases(shown: LabPage, artifacts: Path
     lab.choose("Lease Devices for This Notebook")
     lab.dialog.get_by_label("Devices").fill("one")
     lab.dialog.get_by_role("button", name="Lease").click()
-    expect(lab.page.locator(".Toastify__toast").last).to_contain_text("a number of devices")
+    toast = lab.page.locator(".Toastify__toast", has_text="a number of devices")
+    expect(toast).to_be_visible()
     lab.choose("Lease Devices for This Notebook")
     lab.page.screenshot(path=artifacts / "wish-light.png")
     lab.dialog.get_by_role("button", name="Lease").click()

@@ -40,7 +40,7 @@ def test_devices_say_how_busy_they_are_and_who_holds_them(lab: LabPage) -> None:
     expect(lab.device("SIMULATED-grace-02-3")).to_contain_text("simulated")
     expect(lab.device("SIMULATED-grace-02-3")).to_contain_text("free")
     expect(lab.panel.get_by_text("not reachable")).to_be_visible()
-    expect(lab.panel.get_by_title("torch warm (391 MB)")).to_be_visible()
+    expect(lab.panel.get_by_text("torch warm (391 MB)")).to_be_visible()
 
 
 def test_utilization_and_progress_move(lab: LabPage) -> None:

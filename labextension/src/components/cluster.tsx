@@ -160,11 +160,12 @@ function GroupHead(props: {
   const lost = node && node.state !== 'up';
   const size = [
     node && node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
-    node && node.memory > 0 && bytes(node.memory),
-    node &&
-      node.warm?.processes > 0 &&
-      trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory))
+    node && node.memory > 0 && bytes(node.memory)
   ].filter(Boolean);
+  const warm =
+    node &&
+    node.warm?.processes > 0 &&
+    trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory));
   const states: Record<DeviceState, string> = {
     free: trans.__('free'),
     mine: trans.__('yours'),
@@ -190,8 +191,10 @@ function GroupHead(props: {
       {lost ? (
         <span className="aios-Badge aios-mod-error">{trans.__('not reachable')}</span>
       ) : (
-        <span className="aios-Muted">
-          {trans.__('%1 of %2 free', group.free, group.devices.length)}
+        <span className="aios-Muted aios-Ellipsis">
+          {[trans.__('%1 of %2 free', group.free, group.devices.length), warm]
+            .filter(Boolean)
+            .join(' · ')}
         </span>
       )}
     </button>
