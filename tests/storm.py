@@ -330,8 +330,12 @@ class Storm:
                 )
                 session._loop.run(session.client.submit(wanted))
                 self._look(session)
-            deadline = time.monotonic() + 30
-            while (view := self._look(session))["leases"] and time.monotonic() < deadline:
+            left, deadline = 0, 0.0
+            while (view := self._look(session))["leases"]:
+                if (now_left := len(view["queue"]) + len(view["leases"])) != left:
+                    left, deadline = now_left, time.monotonic() + 30
+                if time.monotonic() > deadline:
+                    break
                 active = [id for id, row in view["leases"].items() if row["state"] == "active"]
                 if active:
                     session.release(self._chance.choice(active))
