@@ -158,7 +158,13 @@ def run(orders: Orders) -> int:
     os.environ.update(environment(orders, dict(os.environ)))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+            # Whole lines, also under PYTHONUNBUFFERED: what ranks write at once is read as one text.
+            stream.reconfigure(
+                encoding="utf-8",
+                errors="backslashreplace",
+                line_buffering=True,
+                write_through=False,
+            )
     try:
         code = _attempt(orders, channel)
         if code == 0:

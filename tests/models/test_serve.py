@@ -342,7 +342,7 @@ def refused(tmp_path: Path, *options: str, token: str = "t", mode: int = 0o600) 
 def test_an_endpoint_that_cannot_start_says_why(
     published: Any, tmp_path: Path, slow_model: str, endpoint: Served
 ) -> None:
-    assert "did you mean digits?" in refused(tmp_path, "--model", "digit")
+    assert "did you mean digits" in refused(tmp_path, "--model", "digit")
     assert "no alias 'nobody'" in refused(tmp_path, "--model", "digits@nobody")
     assert "--allow-pickle" in refused(tmp_path, "--model", slow_model)
     port = endpoint.url.rpartition(":")[2]

@@ -51,12 +51,12 @@ def end_lease(pid: int, on: str = "GPU-a", **owner: Any) -> None:
     slot = Slot(node="n", device="GPU-a", kind=DeviceKind.GPU, index=0, address="a:1")
     lease = Lease(id="L7", request="q", session="s", user="u", slots=(slot,), fence=7, granted=0.0)
     about: dict[str, Any] = {"pid": pid, "pid_start": process_start(pid), "kernel": True, **owner}
-    whose = Owner(id="s", user="u", **{"host": "n", **about})
+    whose = Owner(id="s", user="u", **{"host": "box", **about})
 
     async def sample() -> list[Usage]:
         return [Usage(device=on, processes=(Process(pid=pid),))]
 
-    asyncio.run(vacate(Grant(lease=lease, token="t", owner=whose), "n", sample, 0.2))
+    asyncio.run(vacate(Grant(lease=lease, token="t", owner=whose), "n", "box", sample, 0.2))
 
 
 def test_a_kernel_on_its_device_is_gone_when_its_lease_is(start: Start) -> None:
