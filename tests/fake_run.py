@@ -61,6 +61,7 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.aliases = {"digits": {"champion": 3, "staging": 2}, HOSTILE: {}}
+        self.before = {"champion": 1}
 
     def versions(self) -> list[dict[str, Any]]:
         """As `Session.models`."""
@@ -72,12 +73,17 @@ class FakeRegistry:
         self.aliases[name][alias] = int(version)
         return {"name": name, "version": int(version), "aliases": [alias]}
 
+    def rollback(self, name: str, alias: str) -> dict[str, Any]:
+        """As `acting._rollback`."""
+        return self.promote(f"{name}/{self.before.pop(alias)}", alias)
+
     def _row(self, name: str, version: int) -> dict[str, Any]:
         return {
             "ref": f"{name}/{version}",
             "name": name,
             "version": version,
-            "aliases": [a for a, of in self.aliases[name].items() if of == version],
+            "aliases": (own := [a for a, of in self.aliases[name].items() if of == version]),
+            "before": {alias: self.before[alias] for alias in own if alias in self.before},
             "metrics": {"accuracy": 0.9 + version / 50, "loss": 0.3 / version},
             "params": {"world_size": "2", "framework": "torch"},
             "created": time.time() - 86400 * (4 - version),

@@ -7,7 +7,7 @@ client of the same registry can roll back. Importing this module is cheap.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, NotFoundError, UsageError
@@ -81,9 +81,24 @@ def history(name: str) -> dict[str, list[int]]:
         return {alias: _history(client, name, alias) for alias in aliases_of(client, name)}
 
 
+def named_before(tags: Mapping[str, str], versions: Iterable[ModelVersion]) -> dict[str, int]:
+    """The version to which `rollback` would move each alias of a model, by the model's tags."""
+    aliases = {version.version: version.aliases for version in versions}
+    now = {alias: version for version, names in aliases.items() for alias in names}
+    found = {}
+    for alias, version in now.items():
+        past = [one for one in _past(tags, alias) if one in aliases and one != version]
+        if past:
+            found[alias] = past[-1]
+    return found
+
+
 def _history(client: MlflowClient, name: str, alias: str) -> list[int]:
-    text = client.get_registered_model(name).tags.get(_WAS + alias, "")
-    return [int(word) for word in text.split() if word.isdigit()]
+    return _past(client.get_registered_model(name).tags, alias)
+
+
+def _past(tags: Mapping[str, str], alias: str) -> list[int]:
+    return [int(word) for word in tags.get(_WAS + alias, "").split() if word.isdigit()]
 
 
 def _remember(client: MlflowClient, name: str, alias: str, versions: list[int]) -> None:

@@ -269,26 +269,31 @@ def resolve(ref: str) -> ModelVersion:
 def versions(name: str | None = None) -> list[dict[str, Any]]:
     """All versions (of one model, or of all), newest first within a model, as plain dicts.
 
-    Each has the fields of `ModelVersion` and "ref".
+    Each has the fields of `ModelVersion`, "ref", and "before": what `rollback` would give each of its
+    aliases.
     """
     import msgspec
 
+    from .aliases import named_before
     from .store import registry
 
     with registry() as client:
         if name is not None:
             check_name(name)
-            models = {name: aliases_of(client, name)}
+            aliases_of(client, name)  # refuses a name that is nobody's
+            models = [client.get_registered_model(name)]
         else:
-            models = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
+            models = _pages(client.search_registered_models)
         rows = []
-        for model, aliases in sorted(models.items()):
-            found = _pages(client.search_model_versions, filter_string=f"name = '{model}'")
-            some = [_version(item, aliases) for item in found]
-            rows += sorted(some, key=lambda v: -v.version)
-    return [
-        {**msgspec.to_builtins(row), "aliases": list(row.aliases), "ref": row.ref} for row in rows
-    ]
+        for model in sorted(models, key=lambda model: str(model.name)):
+            found = _pages(client.search_model_versions, filter_string=f"name = '{model.name}'")
+            some = [_version(item, dict(model.aliases)) for item in found]
+            before = named_before(model.tags, some)
+            for row in sorted(some, key=lambda v: -v.version):
+                own = {alias: before[alias] for alias in row.aliases if alias in before}
+                shown = {"aliases": list(row.aliases), "ref": row.ref, "before": own}
+                rows.append({**msgspec.to_builtins(row), **shown})
+    return rows
 
 
 def fetch(ref: str) -> Package:

@@ -1,7 +1,7 @@
 """REST under `aios/` for what people do with leases and models in the sidebar.
 
 POST aios/leases/ID/extend          have a lease end {"time": SECONDS} from now
-PUT  aios/models/NAME/aliases/ALIAS  have an alias stand for {"version": N}
+PUT  aios/models/NAME/aliases/ALIAS  have an alias stand for {"version": N}, or {"back": true}
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ class AliasHandler(AiosHandler):
     @web.authenticated
     @authorized
     async def put(self, name: str, alias: str) -> None:
-        """Move it to a version."""
-        version = (self.get_json_body() or {}).get("version")
+        """Move it to a version, or back to the one that it named before."""
+        body = self.get_json_body() or {}
+        if body.get("back") is True:
+            self.answer(await asyncio.to_thread(_rollback, name, alias))
+            return
+        version = body.get("version")
         if type(version) is not int or version < 1:
             raise UsageError("version must be a whole number, 1 or more.")
         self.answer(await asyncio.to_thread(_promote, f"{name}/{version}", alias))
@@ -58,5 +62,15 @@ def _promote(ref: str, alias: str) -> dict[str, Any]:
     from ..session import connect
 
     with connect(start=False, passive=True, label="server") as session:
-        moved = session.promote(ref, alias)
-    return {"name": moved.name, "version": moved.version, "aliases": list(moved.aliases)}
+        return _moved(session.promote(ref, alias))
+
+
+def _rollback(name: str, alias: str) -> dict[str, Any]:
+    from ..session import connect
+
+    with connect(start=False, passive=True, label="server") as session:
+        return _moved(session.rollback(name, alias))
+
+
+def _moved(version: Any) -> dict[str, Any]:
+    return {"name": version.name, "version": version.version, "aliases": list(version.aliases)}

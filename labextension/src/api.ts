@@ -83,6 +83,7 @@ export interface IApi {
   runProfile(run: string, rank: number): Promise<Blob>;
   models(): Promise<{ models: IVersion[] }>;
   promote(model: string, version: number, alias: string): Promise<void>;
+  rollback(model: string, alias: string): Promise<void>;
   kernels(): Promise<Record<string, IKernelProcess>>;
 }
 
@@ -157,6 +158,10 @@ export class Api implements IApi {
 
   promote(model: string, version: number, alias: string): Promise<void> {
     return this._request('PUT', ['models', model, 'aliases', alias], {}, { version });
+  }
+
+  rollback(model: string, alias: string): Promise<void> {
+    return this._request('PUT', ['models', model, 'aliases', alias], {}, { back: true });
   }
 
   async kernels(): Promise<Record<string, IKernelProcess>> {

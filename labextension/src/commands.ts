@@ -225,11 +225,10 @@ export function addCommands(options: ICommandOptions): void {
       const back = found && versionBefore(found, alias);
       if (found && back) {
         await endAfterAsking(
-          trans.__('Roll %1 back to version %2?', `${found.name}@${alias}`, back.version),
+          trans.__('Roll %1 back to version %2?', `${found.name}@${alias}`, back),
           rollbackLosses(found, alias, trans),
           trans.__('Roll back'),
-          () =>
-            api.promote(found.name, back.version, alias).then(() => registry.refresh())
+          () => api.rollback(found.name, alias).then(() => registry.refresh())
         );
       }
     }

@@ -94,7 +94,7 @@ export function rollbackLosses(
       alias,
       now
     ),
-    trans.__('Endpoints that run now go on with the version that they have.')
+    trans.__('Endpoints that serve the alias change their version with it.')
   ];
 }
 

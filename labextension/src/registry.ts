@@ -12,6 +12,8 @@ export interface IVersion {
   name: string;
   version: number;
   aliases: string[];
+  /** Alias of this version → the version that it named before. */
+  before?: Record<string, number>;
   metrics: Record<string, number>;
   params: Record<string, string>;
   created: number;
@@ -157,10 +159,8 @@ export function byName(versions: readonly IVersion[]): IModel[] {
   return [...models.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-/** The version to which an alias goes back: the one before; null when it is the first. */
-export function versionBefore(model: IModel, alias: string): IVersion | null {
+/** The version to which an alias goes back: what it named before; null when it named no other. */
+export function versionBefore(model: IModel, alias: string): number | null {
   const now = model.aliases[alias];
-  return now === undefined
-    ? null
-    : (model.versions.find(({ version }) => version < now) ?? null);
+  return model.versions.find(({ version }) => version === now)?.before?.[alias] ?? null;
 }

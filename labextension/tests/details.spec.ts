@@ -104,8 +104,8 @@ describe('curvesOf', () => {
 });
 
 describe('models', () => {
-  const version = (name: string, number: number, aliases: string[] = []) =>
-    ({ name, version: number, aliases }) as unknown as IVersion;
+  const version = (name: string, number: number, aliases: string[] = [], before = {}) =>
+    ({ name, version: number, aliases, before }) as unknown as IVersion;
 
   it('are versions by name, the newest first', () => {
     const models = byName([
@@ -118,9 +118,13 @@ describe('models', () => {
     expect(models[0]?.aliases).toEqual({ champion: 3 });
   });
 
-  it('go back to the version before, which need not be one less', () => {
-    const [model] = byName([version('a', 1, ['first']), version('a', 3, ['champion'])]);
-    expect(model && versionBefore(model, 'champion')?.version).toBe(1);
+  it('go back to the version that the alias named before, whatever its number', () => {
+    const [model] = byName([
+      version('a', 1, ['first', 'champion'], { champion: 3 }),
+      version('a', 2),
+      version('a', 3)
+    ]);
+    expect(model && versionBefore(model, 'champion')).toBe(3);
     expect(model && versionBefore(model, 'first')).toBeNull();
     expect(model && versionBefore(model, 'unknown')).toBeNull();
   });

@@ -10,7 +10,7 @@ import pytest
 
 from aios_jupyter.data import Catalog
 from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, UsageError
-from aios_jupyter.models import fetch, load, resolve, rollback, set_alias
+from aios_jupyter.models import fetch, load, resolve, rollback, set_alias, versions
 from aios_jupyter.models.aliases import history, tag
 from aios_jupyter.models.card import card, compare, lineage_edges, paths
 
@@ -21,6 +21,8 @@ def test_an_alias_goes_back_to_what_it_named_before(line: Callable[..., Any]) ->
     for slope in (1.0, 2.0, 3.0):
         line("back", slope, alias="champion")
     assert history("back") == {"champion": [1, 2]}
+    told = {row["version"]: row["before"] for row in versions("back")}
+    assert told == {3: {"champion": 2}, 2: {}, 1: {}}, "every row says where rollback leads"
     assert rollback("back", "champion").ref == "back/2"
     assert resolve("back@champion").version == 2
     set_alias("back/3", "champion")

@@ -215,6 +215,9 @@ class FakeSession:
         name, _, version = ref.partition("/")
         return ModelVersion(name=name, version=int(version), aliases=(alias,))
 
+    def rollback(self, name: str, alias: str) -> ModelVersion:
+        return ModelVersion(name=name, version=1, aliases=(alias,))
+
     def models(self) -> list[dict[str, Any]]:
         return [{"name": "digits"}]
 
@@ -309,6 +312,8 @@ async def test_an_alias_is_moved(
     path = "aios/models/digits/aliases/champion"
     got = answer(await jp_fetch(path, method="PUT", body='{"version": 2}'))
     assert got == {"name": "digits", "version": 2, "aliases": ["champion"]}
+    got = answer(await jp_fetch(path, method="PUT", body='{"back": true}'))
+    assert got == {"name": "digits", "version": 1, "aliases": ["champion"]}
 
 
 @pytest.mark.parametrize("version", ["0", '"2"', "1.5", "true", "null"])

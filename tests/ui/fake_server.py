@@ -45,6 +45,7 @@ def _no_profile(run: str, rank: int) -> bytes:
 registry = FakeRegistry()
 routes._models = registry.versions
 acting._promote = registry.promote
+acting._rollback = registry.rollback
 watching._stacks = fake_run.stacks
 watching._profile = _no_profile
 

@@ -153,7 +153,8 @@ def test_a_model_is_promoted_and_rolled_back(lab: LabPage, page: Page, artifacts
     row.get_by_role("button", name="Roll digits@champion back").click()
     expect(lab.dialog).to_contain_text("champion no longer stands for version 3")
     lab.accept()
-    expect(row).to_contain_text("champion → 2")
+    expect(row).to_contain_text("champion → 1")
+    expect(row.get_by_role("button", name="Roll digits@champion back")).to_have_count(0)
     expect(lab.panel.locator("[data-model] img")).to_have_count(0)
 
 
