@@ -21,7 +21,7 @@ from ..config import settings
 from ..errors import ClusterError, ConflictError, NoClusterError
 from ..process import alive
 from ..tls import Bundle, create
-from .processes import detach, end, lock, read, running, wait, write
+from .processes import GONE, detach, end, lock, read, running, wait, write
 
 __all__ = ["Paths", "down", "ensure", "lock", "running"]
 
@@ -137,7 +137,7 @@ def _require(paths: Paths) -> None:
     if not paths.connection.exists():
         raise NoClusterError("No cluster is running; start one with: aios up")
     if not running(paths.broker) and not running(paths.node):
-        raise NoClusterError("The cluster's processes are gone; start it again with: aios up")
+        raise NoClusterError(GONE)
 
 
 def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,8 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
         broker = wait(paths.broker, broker_process, paths.state / "broker.log")
         write(paths.address, {"address": broker["address"]})
     if not node:
-        wait(paths.node, node_process, paths.state / "node.log")
+        # A broker that is being killed is alive for a moment after its connections have ended.
+        wait(paths.node, node_process, paths.state / "node.log", needs=paths.broker)
     return broker
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import QUIET_DASK
-from ..errors import ClusterError
+from ..errors import ClusterError, NoClusterError
 from ..process import alive
 
 START_TIMEOUT = 60.0
+GONE = "The cluster's processes are gone; start it again with: aios up"
 
 
 class _Detached(subprocess.Popen[bytes]):
@@ -51,20 +52,32 @@ def detach(command: list[str], extra: dict[str, str], log: Path) -> subprocess.P
 
 
 def wait(
-    path: Path, process: subprocess.Popen[bytes], log: Path, what: str = "cluster"
+    path: Path,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    what: str = "cluster",
+    needs: Path | None = None,
 ) -> dict[str, Any]:
     """Wait until a process that was just started has written its file.
+
+    `needs` is the file of another that it cannot do without.
 
     Raises
     ------
     ClusterError
         It has ended, with the last line of its log; or it is not ready in time, and is killed.
+    NoClusterError
+        What it needs has gone; it is killed too.
     """
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         facts = running(path)
         if facts:
             return facts
+        if needs is not None and not running(needs):
+            process.kill()
+            process.wait()
+            raise NoClusterError(GONE)
         if process.poll() is not None:
             last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise ClusterError(f"The {what} did not start: {last} (whole log: {log})")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -175,3 +176,25 @@ def test_nothing_listens_beyond_loopback(no_cluster: Path) -> None:
             if connection.status == psutil.CONN_LISTEN
         }
         assert addresses == {"127.0.0.1"}
+
+
+def test_a_node_whose_broker_goes_while_it_starts_is_ended_at_once(
+    no_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may take a dying broker for a living one, and start a node for it."""
+    embedded.ensure()
+    broker, node = pid_of("broker"), pid_of("node")
+    os.kill(node, signal.SIGKILL)
+    until(lambda: not alive(node), "the node is gone")
+    started = []
+    start_node = embedded._start_node
+
+    def start(*arguments: Any) -> Any:
+        os.kill(broker, signal.SIGKILL)
+        started.append(start_node(*arguments))
+        return started[0]
+
+    monkeypatch.setattr(embedded, "_start_node", start)
+    with pytest.raises(NoClusterError, match="gone; start it again with: aios up"):
+        embedded.ensure(start=False)
+    assert started[0].poll() is not None, "nothing is left that waits for a broker"
