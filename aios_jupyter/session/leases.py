@@ -383,7 +383,7 @@ class LeaseVerbs(Link):
         if lease is not None and own:
             raise UsageError(
                 "A queue, a time and what else says which devices to take are for a lease of the "
-                "run's own; leave them out, or leave out the lease."
+                "run's own; leave them out, or leave out --lease (lease=)."
             )
         if lease is not None:
             found: Lease = self._call("lease.get", ById(id=lease), Lease)

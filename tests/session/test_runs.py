@@ -61,7 +61,7 @@ def test_a_run_that_says_which_devices_takes_a_lease_of_its_own(session: Session
     (own,) = [lease for lease in session.leases() if lease.id != held.id]
     assert own.expires is not None
     assert handle.wait().pulled == {"told": "8000000000"}
-    with pytest.raises(UsageError, match="leave out the lease"):
+    with pytest.raises(UsageError, match="leave out --lease"):
         session.start(code, cell=True, lease=held.id, time="1h")
     with pytest.raises(AllocationError, match="'h100'"):
         session.start(code, cell=True, gpus=1, model="h100")
