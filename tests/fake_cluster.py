@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from aios_jupyter.errors import AccessError, NotFoundError
 
@@ -30,13 +33,19 @@ class FakeUpstream:
         Name of the first state.
     interval
         Seconds between two deltas; 0 for none but those that calls make.
+    recorded
+        So many deltas are worked out before and told again and again, as the wire's bytes: to
+        read them is what a broker's messages cost, and no more.
     """
 
-    def __init__(self, scenario: str = "busy", interval: float = 0.0) -> None:
+    def __init__(self, scenario: str = "busy", interval: float = 0.0, *, recorded: int = 0) -> None:
         self.closed = asyncio.Event()
         self.calls: list[tuple[str, Any]] = []
         self.view = SCENARIOS[scenario]()
         self._interval = interval
+        self._recorded = [
+            msgspec.msgpack.encode(self.advance(interval * (1 + n))) for n in range(recorded)
+        ]
         self._watcher: Callable[[View], None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -119,11 +128,14 @@ class FakeUpstream:
 
     async def _move(self) -> None:
         started = time.monotonic()
-        while True:
+        for frame in itertools.cycle(self._recorded or [b""]):
             await asyncio.sleep(self._interval)
-            self.advance(time.monotonic() - started)
+            if frame:
+                self.tell(msgspec.msgpack.decode(frame))
+            elif moved := self.advance(time.monotonic() - started):
+                self.tell(copy.deepcopy(moved))
 
-    def advance(self, age: float) -> None:
+    def advance(self, age: float) -> View:
         """Move what moves: utilization of held devices, progress and metrics of live runs."""
         devices = {}
         for key, device in self.view["devices"].items():
@@ -148,10 +160,10 @@ class FakeUpstream:
                         "steps_per_second": 27.5 + math.sin(age),
                     },
                 }
-        if devices:
-            self.change("devices", devices)
-        if runs:
-            self.change("runs", runs)
+        self.view["devices"].update(devices)
+        self.view["runs"].update(runs)
+        moved = {"devices": devices, "runs": runs}
+        return {section: rows for section, rows in moved.items() if rows}
 
 
 def cluster(simulated: bool = True) -> View:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +14,12 @@ from ..units import format_duration, parse_duration
 from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
 from .host import Host
 from .optimize import parse_share
-from .views import Card, Column, Table
+from .views import Card, Column, Table, number
+
+if TYPE_CHECKING:
+    from ..session import Endpoint
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 ENDPOINT_COLUMNS = (
     Column("name", "endpoint"),
@@ -95,7 +101,8 @@ def serve(
     REF is name (its newest version), name/3 or name@alias, which is followed when the alias moves.
     Without --devices it uses the lease held here, or a device of its own.
     """
-    endpoint = host.session(start=True).serve(
+    session = host.session(start=True)
+    endpoint = session.serve(
         ref,
         devices=devices,
         name=name,
@@ -108,16 +115,28 @@ def serve(
         max_body=max_body,
         allow_pickle=allow_pickle,
     )
-    return host.show(endpoint_card(endpoint), endpoint)
+    return host.endpoint(session, endpoint, endpoint_card(endpoint))
 
 
-def endpoint_card(endpoint: Any) -> Card:
-    """Where an endpoint is, and how to ask it."""
+def endpoint_card(
+    endpoint: Endpoint, metrics: Mapping[str, float] = NOTHING, state: str = "ready", note: str = ""
+) -> Card:
+    """Where an endpoint is, how much it is asked, and how to ask it."""
+    traffic = (
+        ("requests_per_second", "{} requests/s"),
+        ("p95_ms", "p95 {} ms"),
+    )
+    said = [text.format(number(metrics[name])) for name, text in traffic if name in metrics]
+    how = "Ask it with predict, or over HTTP with its token (Open Inference Protocol v2)."
     return Card(
         f"endpoint {endpoint.name}",
-        badge="ready",
-        fields=(("model", f"{endpoint.model}/{endpoint.version}"), ("url", endpoint.url)),
-        note="Ask it with predict, or over HTTP with its token (Open Inference Protocol v2).",
+        badge=state,
+        fields=(
+            ("model", f"{endpoint.model}/{endpoint.version}"),
+            ("url", endpoint.url),
+            ("traffic", ", ".join(said)),
+        ),
+        note=note or (how if state == "ready" else ""),
     )
 
 

@@ -24,7 +24,7 @@ from .views import Card, Table
 
 if TYPE_CHECKING:
     from ..schema import Lease
-    from ..session import RunHandle, RunResult, Session
+    from ..session import Endpoint, RunHandle, RunResult, Session
 
 Waiting = Callable[[dict[str, Any]], None]
 Advance = Callable[[int, int], None]
@@ -141,6 +141,10 @@ class Host:
     def lease(self, session: Session, lease: Lease, card: Card) -> Any:
         """Show a lease that is held now."""
         return self.show(card, lease)
+
+    def endpoint(self, session: Session, endpoint: Endpoint, card: Card) -> Any:
+        """Show a model that is served now."""
+        return self.show(card, endpoint)
 
     def leases_changed(self) -> None:
         """Called after leases ended or changed, for cards that show them."""

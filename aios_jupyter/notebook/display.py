@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import difflib
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,12 +35,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from ..schema import Lease
-    from ..session import RunHandle, RunResult, Session
-    from .widgets import LeaseCard, Live, RunCard, Slot
+    from ..session import Endpoint, RunHandle, RunResult, Session
+    from .held import Keeper
+    from .widgets import Live, RunCard, Slot
 
-WATCH_EVERY = 2.0
-# What a lease's card says besides its end.
-NOTICED = ("warned", "idle_since", "idle_ends")
 _MISSING = object()
 
 
@@ -66,9 +63,7 @@ class NotebookHost(Host):
         self.label = notebook_name(shell)
         self._slot: Slot | None = None
         self._origins: dict[str, tuple[Any, str]] = {}
-        self._lease_cards: list[LeaseCard] = []
-        self._cards_lock = threading.RLock()
-        self._watcher: threading.Thread | None = None
+        self.keeper: Keeper | None = None
         self._shown: tuple[Any, int] = (None, -1)
         atexit.register(self._leaving)
 
@@ -208,24 +203,34 @@ class NotebookHost(Host):
         """Show a lease with buttons; the card ends with the lease."""
         if not rich(self.shell):
             return self.show(card, lease)
-        from .widgets import LeaseCard
+        from .held import LeaseCard
 
-        self._lease_cards.append(LeaseCard(self._take_slot(), session, lease, self.leases_changed))
-        self._watch()
+        slot = self._take_slot()
+        self._kept().add(LeaseCard(slot, session, lease, self.leases_changed))
         return self._mark(lease)
 
-    def leases_changed(self) -> None:
-        """Draw the cards of leases again, and end those whose lease has ended."""
-        with self._cards_lock:
-            if not self._lease_cards:
-                return
-            view = self._lease_view()
-            if isinstance(view, str):
-                self._end_cards(view)
-            elif view is not None:
-                self._draw_leases(view)
+    def endpoint(self, session: Session, endpoint: Endpoint, card: Card) -> Any:
+        """Show an endpoint with its traffic and a button; the card ends with the endpoint."""
+        if not rich(self.shell):
+            return self.show(card, endpoint)
+        from .held import EndpointCard
 
-    def _lease_view(self) -> dict[str, Any] | str | None:
+        slot = self._take_slot()
+        self._kept().add(EndpointCard(slot, session, endpoint, self.leases_changed))
+        return self._mark(endpoint)
+
+    def _kept(self) -> Keeper:
+        from .held import Keeper
+
+        self.keeper = self.keeper or Keeper(self._view)
+        return self.keeper
+
+    def leases_changed(self) -> None:
+        """Draw the cards of leases and endpoints again, and end those whose subject has ended."""
+        if self.keeper:
+            self.keeper.look()
+
+    def _view(self) -> dict[str, Any] | str | None:
         """What the broker shows; how leases ended where it is gone; None: it is away."""
         # Asking through a session would start a cluster that somebody has just stopped.
         session = self.open_session if cluster_exists() else None
@@ -238,50 +243,16 @@ class NotebookHost(Host):
         except ClusterError:
             return None
 
-    def _draw_leases(self, view: dict[str, Any]) -> None:
-        # A lease that was preempted is followed by another one of the same request.
-        held = {row.get("request", row["id"]): row for row in view["leases"].values()}
-        for card in self._lease_cards:
-            row = view["leases"].get(card.lease.id) or held.get(card.lease.request)
-            waits = view["queue"].get(card.lease.request)
-            if waits is not None:
-                card.preempted(f"It waits again: {waits['reason']}")
-            elif row is None or (row["state"] != "active" and not row.get("preempted")):
-                card.ended("released")
-            elif row["state"] != "active":
-                card.preempted(row["reason"])
-            else:
-                noticed = {name: row[name] for name in ("expires", *NOTICED) if name in row}
-                card.refresh(follower=row["id"], **noticed)
-        self._lease_cards = [card for card in self._lease_cards if not card.closed]
-
-    def _watch(self) -> None:
-        """Keep cards true while nobody runs a cell: leases end, and are ended elsewhere."""
-        if self._watcher and self._watcher.is_alive():
-            return
-
-        def watch() -> None:
-            while self._lease_cards:
-                time.sleep(WATCH_EVERY)
-                self.leases_changed()
-
-        self._watcher = threading.Thread(target=watch, name="aios-lease-cards", daemon=True)
-        self._watcher.start()
-
     def close(self) -> None:
         """Close the session, with which its leases end."""
         super().close()
-        with self._cards_lock:
-            self._end_cards("released")
+        if self.keeper:
+            self.keeper.end("released")
 
     def _leaving(self) -> None:
         """The kernel ends, and its leases with it: leave static cards behind."""
-        self._end_cards("ended with its kernel")
-
-    def _end_cards(self, state: str) -> None:
-        cards, self._lease_cards = self._lease_cards, []
-        for card in cards:
-            card.ended(state)
+        if self.keeper:
+            self.keeper.leave()
 
     @contextlib.contextmanager
     def waiting(self, session: Session, what: str) -> Iterator[Waiting]:

@@ -16,18 +16,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from ..commands.feed import Feed
 from ..commands.host import starts_text, waiting_text
-from ..commands.leases import lease_card
 from ..commands.views import Card
 from ..errors import AiosError
 from ..units import format_duration
 from . import curves, html
 
 if TYPE_CHECKING:
-    from ..schema import Lease
     from ..session import RunHandle, Session
 
 DRAW_EVERY = 0.2
@@ -98,7 +94,7 @@ class Live:
 
     def open(self, children: list[Any]) -> None:
         """Show the card."""
-        self.box = _kit().VBox([_html(html.STYLE), *children])
+        self.box = _kit().VBox([pane(html.STYLE), *children])
         self.box.add_class("aios-card")
         self.slot.show(self.text(), self.markup(), self.box)
 
@@ -121,20 +117,24 @@ def _close(widget: Any) -> None:
     widget.close()
 
 
-def _html(value: str = "") -> Any:
+def pane(value: str = "") -> Any:
+    """A widget for static HTML."""
     return _kit().HTML(value, layout=_kit().Layout(width="100%", margin="0"))
 
 
-def _set(widget: Any, value: str) -> None:
+def fill(widget: Any, value: str) -> None:
+    """Give a pane another value; the same one again is not sent."""
     if widget.value != value:
         widget.value = value
 
 
-def _row(*children: Any) -> Any:
+def row_of(*children: Any) -> Any:
+    """Widgets beside each other."""
     return _kit().HBox(list(children), layout=_kit().Layout(margin="4px 0 0", align_items="center"))
 
 
-def _button(label: str, icon: str, on_click: Callable[[], None], *, style: str = "") -> Any:
+def push_button(label: str, icon: str, on_click: Callable[[], None], *, style: str = "") -> Any:
+    """A button that answers while a cell runs."""
     button = _kit().Button(
         description=label, icon=icon, button_style=style, layout=_kit().Layout(width="auto")
     )
@@ -161,7 +161,7 @@ class Confirmed:
     def __init__(self, label: str, icon: str, act: Callable[[], None]) -> None:
         self._label, self._act = label, act
         self._asked = 0.0
-        self.button = _button(label, icon, self._clicked)
+        self.button = push_button(label, icon, self._clicked)
 
     def _clicked(self) -> None:
         now = time.monotonic()
@@ -187,8 +187,8 @@ class QueueCard(Live):
         self._session, self._what = session, what
         self.row: dict[str, Any] = {}
         self.state = "waiting"
-        self._body = _html()
-        self._cancel = _button("Cancel", "times", self._cancelled)
+        self._body = pane()
+        self._cancel = push_button("Cancel", "times", self._cancelled)
 
     def text(self) -> str:
         """The place in the queue, as a line."""
@@ -212,16 +212,16 @@ class QueueCard(Live):
     def update(self, row: dict[str, Any]) -> None:
         """Show a new place in the queue."""
         self.row = row
-        _set(self._body, html.part(html.card(self._card())))
+        fill(self._body, html.part(html.card(self._card())))
         if self.box is None:
-            self.open([self._body, _row(self._cancel)])
+            self.open([self._body, row_of(self._cancel)])
 
     def _cancelled(self) -> None:
         _answering(self._cancel, disabled=True)
         try:
             self._session.cancel(str(self.row["id"]))
         except AiosError as error:
-            _set(self._body, html.part(html.card(self._card()), html.note(str(error))))
+            fill(self._body, html.part(html.card(self._card()), html.note(str(error))))
 
 
 class ProgressCard(Live):
@@ -231,7 +231,7 @@ class ProgressCard(Live):
         super().__init__(slot)
         self._feed = Feed("", title, 1, time.time())
         self._title = title
-        self._body = _html()
+        self._body = pane()
         self._drawn = 0.0
 
     def text(self) -> str:
@@ -253,89 +253,9 @@ class ProgressCard(Live):
         if self.box is not None and now - self._drawn < DRAW_EVERY and done < total:
             return
         self._drawn = now
-        _set(self._body, html.part(self._inside()))
+        fill(self._body, html.part(self._inside()))
         if self.box is None:
             self.open([self._body])
-
-
-class LeaseCard(Live):
-    """A lease that is held: devices, time left, Extend, Release."""
-
-    def __init__(
-        self, slot: Slot, session: Session, lease: Lease, changed: Callable[[], None]
-    ) -> None:
-        super().__init__(slot)
-        self._session, self.lease, self._changed = session, lease, changed
-        self.state = "active"
-        self._note = ""
-        self._body = _html()
-        self._release = Confirmed("Release", "eject", self._released)
-        buttons = [self._release.button]
-        if lease.expires is not None:
-            self._length = lease.expires - lease.granted
-            label = f"Extend {format_duration(self._length)}"
-            buttons.insert(0, _button(label, "clock-o", self._extended))
-        self.refresh(expires=lease.expires)
-        self.open([self._body, _row(*buttons)])
-
-    def text(self) -> str:
-        """The lease as lines."""
-        return self._card().text()
-
-    def markup(self) -> str:
-        """The lease as a card."""
-        return html.page(html.framed(html.card(self._card())))
-
-    def _card(self) -> Card:
-        card = lease_card(self.lease, time.time())
-        fields = card.fields
-        if self.state != "active":
-            fields = tuple(field for field in fields if field[0] != "time")
-        note = self._note or (card.note if self.state == "active" else "")
-        return Card(card.title, fields, badge=self.state, note=note)
-
-    def refresh(self, *, expires: float | None, follower: str = "", **noticed: Any) -> None:
-        """Draw again, with the end that the lease has now, and whether it was warned.
-
-        Another lease may be its `follower`, where it was preempted.
-        """
-        if follower not in ("", self.lease.id):
-            self._follow(follower)
-        self.lease = msgspec.structs.replace(self.lease, expires=expires, **noticed)
-        self._release.settle()
-        _set(self._body, html.part(html.card(self._card())))
-
-    def preempted(self, note: str) -> None:
-        """Its devices were taken for others; its request waits for a lease that follows."""
-        self.state, self._note = "preempted", note
-        _set(self._body, html.part(html.card(self._card())))
-
-    def _follow(self, lease: str) -> None:
-        self.lease = next((one for one in self._session.leases() if one.id == lease), self.lease)
-        self.state, self._note = "active", ""
-
-    def ended(self, state: str) -> None:
-        """The lease is no longer held."""
-        self.state = state
-        self.close()
-
-    def _released(self) -> None:
-        self._try(lambda: self._session.release(self.lease.id))
-
-    def _extended(self) -> None:
-        def extend() -> None:
-            self.lease = self._session.extend(self.lease.id, self._length)
-
-        self._try(extend)
-
-    def _try(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-            self._note = ""
-        except AiosError as error:
-            self._note = str(error)
-        self.refresh(expires=self.lease.expires)
-        self._changed()
 
 
 class RunCard(Live):
@@ -344,10 +264,10 @@ class RunCard(Live):
     def __init__(self, slot: Slot, handle: RunHandle, feed: Feed) -> None:
         super().__init__(slot)
         self._handle, self.feed = handle, feed
-        self._head, self._progress, self._metrics, self._log = (_html() for _ in range(4))
+        self._head, self._progress, self._metrics, self._log = (pane() for _ in range(4))
         self._curves = Slot()
         self._drawn: tuple[int, float] = (0, 0.0)
-        self._stop = _button("Stop", "stop", self._stopped, style="")
+        self._stop = push_button("Stop", "stop", self._stopped, style="")
         ranks = [(f"rank {rank}", rank) for rank in range(feed.world_size)]
         self._rank = _kit().Dropdown(
             options=ranks, layout=_kit().Layout(width="auto", min_width="90px")
@@ -372,7 +292,7 @@ class RunCard(Live):
         """Show the card and keep it up to date."""
         self._draw()
         controls = [self._stop] if self.feed.world_size == 1 else [self._rank, self._stop]
-        self.open([self._head, self._progress, self._metrics, self._log, _row(*controls)])
+        self.open([self._head, self._progress, self._metrics, self._log, row_of(*controls)])
         self._thread.start()
 
     def add(self, event: dict[str, Any]) -> None:
@@ -414,10 +334,10 @@ class RunCard(Live):
                 html.run_metrics(feed) + html.run_usage(feed),
             )
             tail = feed.tail(self._rank.value or 0, LOG_LINES)
-        _set(self._head, head)
-        _set(self._progress, html.part(progress))
-        _set(self._metrics, html.part(metrics))
-        _set(self._log, html.part(html.scrolled(html.log(tail))))
+        fill(self._head, head)
+        fill(self._progress, html.part(progress))
+        fill(self._metrics, html.part(metrics))
+        fill(self._log, html.part(html.scrolled(html.log(tail))))
 
     def _draw_curves(self, *, at_once: bool = False) -> None:
         """Show the curves, where there is something new, about once a second."""

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 from ..errors import ClusterError, NoClusterError, NotFoundError
 from .history import History
 
-# Events that a front end can ask for again: minutes of a busy cluster.
+# Events that a front end can ask for again: minutes of a busy cluster, but no more rows than this.
 PAST = 500
+PAST_ROWS = 20_000
 SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
 EVENT = "https://events.aios-jupyter.org/cluster/v1"
 EVENT_SCHEMA: dict[str, Any] = {
@@ -75,7 +76,8 @@ class Mirror:
         self.seq = 0
         self._error: ClusterError | None = NoClusterError("Looking for a cluster.")
         self._view: View = {}
-        self._past: deque[Event] = deque(maxlen=PAST)
+        self._past: deque[tuple[int, Event]] = deque()
+        self._rows = 0
 
     @property
     def online(self) -> bool:
@@ -92,12 +94,13 @@ class Mirror:
         """The events after that one, in order; None when they are not known any more."""
         if stream != self.id or not 0 <= self.seq - seq <= len(self._past):
             return None
-        return list(self._past)[len(self._past) - (self.seq - seq) :]
+        missed = list(self._past)[len(self._past) - (self.seq - seq) :]
+        return [event for _, event in missed]
 
     def take(self, view: View) -> Event:
         """Take in what the broker sent: with all sections it is a snapshot, else a delta."""
         event = self._taken(view)
-        self._past.append(event)
+        self._keep(event)
         return event
 
     def _taken(self, view: View) -> Event:
@@ -118,8 +121,16 @@ class Mirror:
         self.seq += 1
         self._error, self._view = error, {}
         event = self.current()
-        self._past.append(event)
+        self._keep(event)
         return event
+
+    def _keep(self, event: Event) -> None:
+        told = event.get("snapshot") or event.get("delta") or {}
+        rows = sum(len(told.get(section, ())) for section in SECTIONS)
+        self._past.append((rows, event))
+        self._rows += rows
+        while len(self._past) > PAST or (self._rows > PAST_ROWS and len(self._past) > 1):
+            self._rows -= self._past.popleft()[0]
 
     def _merge(self, view: View) -> None:
         # New dicts, never changed ones: an event that was given away stays as it was.

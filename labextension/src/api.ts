@@ -74,6 +74,7 @@ export interface IApi {
   startCluster(): Promise<IClusterEvent>;
   release(lease: string): Promise<void>;
   cancel(request: string): Promise<void>;
+  reprioritize(request: string, priority: number): Promise<void>;
   stopRun(run: string): Promise<void>;
   extend(lease: string, seconds: number): Promise<void>;
   history(): Promise<IPast>;
@@ -108,6 +109,10 @@ export class Api implements IApi {
 
   cancel(request: string): Promise<void> {
     return this._request('DELETE', ['queue', request]);
+  }
+
+  reprioritize(request: string, priority: number): Promise<void> {
+    return this._request('POST', ['queue', request, 'priority'], {}, { priority });
   }
 
   stopRun(run: string): Promise<void> {

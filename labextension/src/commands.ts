@@ -91,6 +91,35 @@ export function addCommands(options: ICommandOptions): void {
     }
   });
 
+  commands.addCommand(CommandIDs.reprioritize, {
+    label: trans.__('Change the Priority of an AIOS Request'),
+    describedBy: oneId('request'),
+    execute: async args => {
+      const { snapshot } = model;
+      const request = snapshot?.queue[id(args, 'request')];
+      if (!snapshot || !request) {
+        return;
+      }
+      const now = request.priority ?? 0;
+      const answer = await InputDialog.getNumber({
+        title: trans.__('Priority of %1', request.label || request.user),
+        label:
+          snapshot.cluster.role === 'admin'
+            ? trans.__('Higher goes first, where the policy goes by priority')
+            : trans.__(
+                'Lower lets others go first; you may not go above %1',
+                Math.max(0, now)
+              ),
+        value: now,
+        okLabel: trans.__('Change')
+      });
+      const { value } = answer;
+      if (answer.button.accept && typeof value === 'number' && value !== now) {
+        await reporting(() => api.reprioritize(request.id, value));
+      }
+    }
+  });
+
   commands.addCommand(CommandIDs.unreserve, {
     label: trans.__('Cancel an AIOS Reservation'),
     describedBy: oneId('reservation'),

@@ -22,7 +22,7 @@ import { LeaseIndicator } from './notebook/indicator';
 import { Kernels } from './notebook/kernels';
 import { Notifier } from './notifier';
 import { CURVES, CurvesOutput } from './output';
-import { follow } from './preferences';
+import { follow, speak } from './preferences';
 import { Registry } from './registry';
 import { Sight } from './sight';
 import { StatusItem } from './status';
@@ -37,8 +37,13 @@ const model: JupyterFrontEndPlugin<ClusterModel> = {
   description: 'Keeps the state of the AIOS cluster.',
   autoStart: true,
   provides: IClusterModel,
-  optional: [ISettingRegistry],
-  activate: (app: JupyterFrontEnd, settings: ISettingRegistry | null) => {
+  optional: [ISettingRegistry, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    settings: ISettingRegistry | null,
+    translator: ITranslator | null
+  ) => {
+    speak(settings, (translator ?? nullTranslator).load('aios_jupyter'));
     const cluster = new ClusterModel();
     const feed = new Feed({
       api: new Api(app.serviceManager.serverSettings),
@@ -46,7 +51,8 @@ const model: JupyterFrontEndPlugin<ClusterModel> = {
       model: cluster
     });
     void follow(settings, ({ pollSeconds }) => (feed.interval = pollSeconds * 1000));
-    feed.start();
+    // What is asked for before the layout is there would only delay it.
+    void app.restored.then(() => feed.start());
     return cluster;
   }
 };

@@ -12,7 +12,8 @@ const SECTIONS: readonly (keyof ISections)[] = [
   'queue',
   'leases',
   'reservations',
-  'runs'
+  'runs',
+  'batches'
 ];
 
 /**

@@ -1,4 +1,4 @@
-import { IDevice, ILease, IRun, ISnapshot, isLive } from './schema';
+import { IBatch, IDevice, ILease, IRun, ISnapshot, isLive } from './schema';
 
 /** What the whole cluster comes to: its accelerators, or its CPU slots where it has none. */
 export interface ITotals {
@@ -8,8 +8,26 @@ export interface ITotals {
   waiting: number;
 }
 
+export interface ISortedRuns {
+  runs: IRun[];
+  endpoints: IRun[];
+}
+
 /** How a device is: what decides its color. */
 export type DeviceState = 'free' | 'mine' | 'held' | 'outside' | 'lost';
+
+/** Works an answer out once for each object: those of the model are replaced, never changed. */
+function once<Of extends object, Answer>(work: (of: Of) => Answer): (of: Of) => Answer {
+  const known = new WeakMap<Of, Answer>();
+  return of => {
+    let answer = known.get(of);
+    if (answer === undefined) {
+      answer = work(of);
+      known.set(of, answer);
+    }
+    return answer;
+  };
+}
 
 const ALL_STATES: readonly DeviceState[] = ['mine', 'held', 'outside', 'lost', 'free'];
 
@@ -33,7 +51,7 @@ export function mainDevices(snapshot: ISnapshot): IDevice[] {
 }
 
 /** Devices, free devices and waiting requests. */
-export function totals(snapshot: ISnapshot): ITotals {
+export const totals = once((snapshot: ISnapshot): ITotals => {
   const devices = mainDevices(snapshot);
   return {
     kind: devices.some(device => device.kind !== 'cpu') ? 'gpu' : 'cpu',
@@ -41,7 +59,7 @@ export function totals(snapshot: ISnapshot): ITotals {
     free: devices.filter(device => deviceState(device, snapshot) === 'free').length,
     waiting: Object.keys(snapshot.queue).length
   };
-}
+});
 
 /** The best place in the queue that this user has; null when they wait for nothing. */
 export function firstPlace(snapshot: ISnapshot): number | null {
@@ -104,10 +122,7 @@ export function deviceName(device: IDevice | undefined, id: string): string {
 }
 
 /** Live runs first, the newest on top; endpoints are apart. */
-export function sortedRuns(runs: Record<string, IRun>): {
-  runs: IRun[];
-  endpoints: IRun[];
-} {
+export const sortedRuns = once((runs: Record<string, IRun>): ISortedRuns => {
   const newest = Object.values(runs).sort(
     (a, b) => Number(isLive(b)) - Number(isLive(a)) || b.started - a.started
   );
@@ -118,6 +133,63 @@ export function sortedRuns(runs: Record<string, IRun>): {
       run => run.kind === 'endpoint' && (isLive(run) || run.state === 'failed')
     )
   };
+});
+
+/** A line of the list of runs: a batch, open or not, a run of the batch above it, or another run. */
+export type RunLine =
+  | { kind: 'batch'; key: string; batch: IBatch; open: boolean }
+  | { kind: 'run'; key: string; run: IRun; inBatch: boolean };
+
+/**
+ * Runs and batches as one list: what lives first, the newest on top; of what has ended only so many.
+ *
+ * @returns The lines, and how many runs and batches that have ended are left out.
+ */
+export function runLines(
+  runs: readonly IRun[],
+  batches: Record<string, IBatch>,
+  opened: ReadonlySet<string>,
+  ended: number
+): { lines: RunLine[]; left: number } {
+  const members = new Map<string, IRun[]>();
+  const entries: { live: boolean; started: number; batch?: IBatch; run?: IRun }[] = [];
+  for (const run of runs) {
+    if (run.batch && run.batch in batches) {
+      members.set(run.batch, [...(members.get(run.batch) ?? []), run]);
+    } else {
+      entries.push({ live: isLive(run), started: run.started, run });
+    }
+  }
+  for (const batch of Object.values(batches)) {
+    entries.push({ live: batch.state === 'running', started: batch.started, batch });
+  }
+  entries.sort((a, b) => Number(b.live) - Number(a.live) || b.started - a.started);
+  const shown = entries.filter(({ live }) => live).length + ended;
+  const lines = entries.slice(0, shown).flatMap(({ batch, run }): RunLine[] => {
+    if (run) {
+      return [{ kind: 'run', key: run.id, run, inBatch: false }];
+    }
+    if (!batch) {
+      return [];
+    }
+    const open = opened.has(openOf(batch));
+    const inside = open ? (members.get(batch.id) ?? []) : [];
+    return [
+      { kind: 'batch', key: batch.id, batch, open },
+      ...inside.map(one => ({
+        kind: 'run' as const,
+        key: one.id,
+        run: one,
+        inBatch: true
+      }))
+    ];
+  });
+  return { lines, left: Math.max(0, entries.length - shown) };
+}
+
+/** Under which name it is kept that a batch is open. */
+export function openOf(batch: IBatch): string {
+  return `open:${batch.id}`;
 }
 
 /** Runs that end when this lease is released. */

@@ -1,4 +1,3 @@
-import { ReactWidget } from '@jupyterlab/apputils';
 import { IStateDB } from '@jupyterlab/statedb';
 import { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
@@ -20,13 +19,16 @@ import { sortedRuns, totals } from './overview';
 import { Registry } from './registry';
 import { isLive } from './schema';
 import { Sight } from './sight';
+import { SightWidget } from './sightwidget';
 
+/** How many there are. */
+const SECTIONS = 6;
 const FOLDS = 'aios-jupyter:folded-sections';
 
 /** The sidebar. */
-export class ClusterPanel extends ReactWidget {
+export class ClusterPanel extends SightWidget {
   constructor(private _options: ClusterPanel.IOptions) {
-    super();
+    super(new Sight(_options.model));
     this.id = 'aios-jupyter:panel';
     this.addClass('aios-Panel');
     this.title.icon = aiosIcon;
@@ -34,7 +36,6 @@ export class ClusterPanel extends ReactWidget {
     this.node.tabIndex = -1;
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', this.title.caption);
-    this._sight = new Sight(_options.model);
   }
 
   /** Leave sections out, and draw everything again: units may have changed as well. */
@@ -44,44 +45,23 @@ export class ClusterPanel extends ReactWidget {
     this.update();
   }
 
-  override dispose(): void {
-    this._sight.dispose();
-    super.dispose();
-  }
-
   protected override onActivateRequest(message: Message): void {
     super.onActivateRequest(message);
     // From here the Tab key goes through the sections.
     this.node.focus();
   }
 
-  protected override onAfterShow(message: Message): void {
-    super.onAfterShow(message);
-    this._sight.visible = true;
-  }
-
-  protected override onAfterAttach(message: Message): void {
-    super.onAfterAttach(message);
-    this._sight.visible = this.isVisible;
-  }
-
-  protected override onBeforeHide(message: Message): void {
-    this._sight.visible = false;
-    super.onBeforeHide(message);
-  }
-
   protected override render(): React.ReactElement {
     const { commands, registry, state, trans } = this._options;
     return (
       <ServicesProvider
-        value={{ commands, registry, scroller: this.node, sight: this._sight, trans }}
+        value={{ commands, registry, scroller: this.node, sight: this.sight, trans }}
       >
         <Body key={this._drawn} hidden={this._hidden} state={state} />
       </ServicesProvider>
     );
   }
 
-  private _sight: Sight;
   private _hidden: ReadonlySet<string> = new Set();
   private _drawn = 0;
 }
@@ -162,6 +142,7 @@ function Sections(props: {
   const { trans } = useServices();
   const snapshot = useModel(model => model.snapshot);
   const { folds, hidden } = props;
+  const there = useGrowing(SECTIONS);
   if (!snapshot) {
     return null;
   }
@@ -170,69 +151,83 @@ function Sections(props: {
   const { runs, endpoints } = sortedRuns(snapshot.runs);
   const live = runs.filter(isLive).length;
   const reserved = Object.keys(snapshot.reservations ?? {}).length;
-  return (
-    <>
-      {!hidden.has('cluster') && (
-        <Section
-          id="cluster"
-          title={trans.__('Cluster')}
-          summary={trans._n('%1 node', '%1 nodes', nodes)}
-          folds={folds}
-        >
-          <ClusterSection folds={folds} />
-        </Section>
-      )}
-      {!hidden.has('queue') && (
-        <Section id="queue" title={trans.__('Queue')} summary={waiting} folds={folds}>
-          <QueueSection />
-        </Section>
-      )}
-      {!hidden.has('leases') && (
-        <Section
-          id="leases"
-          title={trans.__('Leases')}
-          summary={Object.keys(snapshot.leases).length}
-          folds={folds}
-        >
-          <LeasesSection />
-        </Section>
-      )}
-      {reserved > 0 && !hidden.has('reservations') && (
-        <Section
-          id="reservations"
-          title={trans.__('Reservations')}
-          summary={reserved}
-          folds={folds}
-        >
-          <ReservationsSection />
-        </Section>
-      )}
-      {!hidden.has('runs') && (
-        <Section
-          id="runs"
-          title={trans.__('Runs')}
-          summary={live > 0 ? trans.__('%1 running', live) : runs.length}
-          folds={folds}
-        >
-          <RunsSection />
-        </Section>
-      )}
-      {!hidden.has('models') && (
-        <Section
-          id="models"
-          title={trans.__('Models')}
-          summary={
-            endpoints.length > 0
-              ? trans._n('%1 endpoint', '%1 endpoints', endpoints.length)
-              : ''
-          }
-          folds={folds}
-        >
-          <ModelsSection />
-        </Section>
-      )}
-    </>
+  const sections = [
+    <Section
+      key="cluster"
+      id="cluster"
+      title={trans.__('Cluster')}
+      summary={trans._n('%1 node', '%1 nodes', nodes)}
+      folds={folds}
+    >
+      <ClusterSection folds={folds} />
+    </Section>,
+    <Section
+      key="queue"
+      id="queue"
+      title={trans.__('Queue')}
+      summary={waiting}
+      folds={folds}
+    >
+      <QueueSection />
+    </Section>,
+    <Section
+      key="leases"
+      id="leases"
+      title={trans.__('Leases')}
+      summary={Object.keys(snapshot.leases).length}
+      folds={folds}
+    >
+      <LeasesSection />
+    </Section>,
+    <Section
+      key="reservations"
+      id="reservations"
+      title={trans.__('Reservations')}
+      summary={reserved}
+      folds={folds}
+    >
+      <ReservationsSection />
+    </Section>,
+    <Section
+      key="runs"
+      id="runs"
+      title={trans.__('Runs')}
+      summary={live > 0 ? trans.__('%1 running', live) : runs.length}
+      folds={folds}
+    >
+      <RunsSection folds={folds} />
+    </Section>,
+    <Section
+      key="models"
+      id="models"
+      title={trans.__('Models')}
+      summary={
+        endpoints.length > 0
+          ? trans._n('%1 endpoint', '%1 endpoints', endpoints.length)
+          : ''
+      }
+      folds={folds}
+    >
+      <ModelsSection />
+    </Section>
+  ];
+  const wanted = sections.filter(
+    ({ key }) => !hidden.has(key ?? '') && (key !== 'reservations' || reserved > 0)
   );
+  return <>{wanted.slice(0, there)}</>;
+}
+
+/** A number that grows by one with each frame: what is drawn at once is no long task then. */
+function useGrowing(end: number): number {
+  const [now, setNow] = React.useState(1);
+  React.useEffect(() => {
+    if (now < end) {
+      const frame = requestAnimationFrame(() => setNow(now + 1));
+      return () => cancelAnimationFrame(frame);
+    }
+    return undefined;
+  }, [now, end]);
+  return now;
 }
 
 /** Which sections are folded, kept across reloads where the application keeps state. */

@@ -2,6 +2,7 @@ import uPlot from 'uplot';
 
 import { ICourse } from './history';
 import { metric } from './format';
+import { forget, paint } from './painter';
 
 /** One line of a plot; `color` is a variable of the theme. */
 export interface ILine {
@@ -29,22 +30,21 @@ export interface ILook {
 /**
  * One uPlot in an element, in the colors of the theme.
  *
- * uPlot draws on a canvas, which knows no CSS variables: colors are looked up with each drawing,
- * and everything is drawn again when the theme changes.
+ * uPlot draws on a canvas, which knows no CSS variables: colors are looked up, and everything is
+ * drawn again when the theme changes.
  */
 export class Plot {
+  /** `width` is the element's, whoever knows it: to ask for it would have the page laid out. */
   constructor(
     private _host: HTMLElement,
+    private _width: number,
     lines: readonly ILine[],
     private _look: ILook
   ) {
     this._plot = this._create(lines);
-    this._sizes = new ResizeObserver(() => this._fit());
+    this._sizes = new ResizeObserver(([entry]) => this._fit(entry?.contentRect.width));
     this._sizes.observe(_host);
-    this._themes = new MutationObserver(() =>
-      requestAnimationFrame(() => this._recolor())
-    );
-    this._themes.observe(document.body, { attributeFilter: ['data-jp-theme-name'] });
+    onTheme.add(this._recolor);
   }
 
   /** Draw other values, or other lines. */
@@ -71,7 +71,8 @@ export class Plot {
 
   dispose(): void {
     this._sizes.disconnect();
-    this._themes.disconnect();
+    onTheme.delete(this._recolor);
+    forget(this._recolor);
     this._plot.destroy();
   }
 
@@ -80,7 +81,7 @@ export class Plot {
     const { spark } = this._look;
     return new uPlot(
       {
-        width: this._width(),
+        width: whole(this._width),
         height: this._look.height,
         padding: spark ? [1, 0, 1, 0] : [8, 12, 0, 0],
         legend: { show: !spark },
@@ -116,21 +117,19 @@ export class Plot {
     const spark = this._look.spark;
     return {
       label: line.label,
-      stroke: () => this._color(line.color),
+      stroke: () => color(line.color),
       width: spark ? 1.25 : 1.5,
       spanGaps: false,
       points: { show: spark ? false : undefined },
       value: (_, y) => (y === null ? '–' : metric(y)),
-      ...(line.filled
-        ? { fill: () => translucent(this._color(line.color)), fillTo: 0 }
-        : {})
+      ...(line.filled ? { fill: () => translucent(color(line.color)), fillTo: 0 } : {})
     };
   }
 
   private _axis(which: 0 | 1): uPlot.Axis {
-    const grid = () => this._color('--jp-border-color2');
+    const grid = () => color('--jp-border-color2');
     return {
-      stroke: () => this._color('--jp-ui-font-color2'),
+      stroke: () => color('--jp-ui-font-color2'),
       font: `11px ${getComputedStyle(this._host).fontFamily}`,
       grid: { stroke: grid, width: 1 },
       ticks: { stroke: grid, width: 1, size: 4 },
@@ -155,40 +154,53 @@ export class Plot {
     return from === to ? [from - 1, to + 1] : [from, to];
   }
 
-  private _width(): number {
-    return Math.max(20, Math.floor(this._host.clientWidth));
-  }
-
-  private _fit(): void {
-    const width = this._width();
-    if (this._host.clientWidth > 0 && width !== this._plot.width) {
-      this._plot.setSize({ width, height: this._look.height });
+  private _fit(width = 0): void {
+    if (width > 0 && whole(width) !== this._plot.width) {
+      this._width = width;
+      this._plot.setSize({ width: whole(width), height: this._look.height });
     }
   }
 
-  private _recolor(): void {
-    this._colors.clear();
-    this._plot.redraw(false);
-  }
-
-  /** A variable's value; the lookup is kept, as it makes the browser compute styles. */
-  private _color(variable: string): string {
-    const known = this._colors.get(variable);
-    const color = known ?? getComputedStyle(this._host).getPropertyValue(variable).trim();
-    if (!color) {
-      // The theme's style sheet is still on its way.
-      return 'gray';
-    }
-    this._colors.set(variable, color);
-    return color;
-  }
+  private _recolor = (): void => this._plot.redraw(false);
 
   private _plot: uPlot;
   private _labels: string[][] = [];
   private _zoomed = false;
   private _sizes: ResizeObserver;
-  private _themes: MutationObserver;
-  private _colors = new Map<string, string>();
+}
+
+const colors = new Map<string, string>();
+/** What is to be called when the theme has changed. */
+const onTheme = new Set<() => void>();
+let themes: MutationObserver | undefined;
+
+/** A variable's value; the lookup is kept, as it makes the browser compute styles. */
+function color(variable: string): string {
+  themes ??= followTheme();
+  const known = colors.get(variable);
+  const found =
+    known ?? getComputedStyle(document.body).getPropertyValue(variable).trim();
+  if (!found) {
+    // The theme's style sheet is still on its way.
+    return 'gray';
+  }
+  colors.set(variable, found);
+  return found;
+}
+
+function followTheme(): MutationObserver {
+  const observer = new MutationObserver(() =>
+    requestAnimationFrame(() => {
+      colors.clear();
+      onTheme.forEach(draw => paint(draw, draw));
+    })
+  );
+  observer.observe(document.body, { attributeFilter: ['data-jp-theme-name'] });
+  return observer;
+}
+
+function whole(width: number): number {
+  return Math.max(20, Math.floor(width));
 }
 
 /** The lines over one x, as uPlot wants them: gaps where a line has no value at an x. */

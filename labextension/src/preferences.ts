@@ -1,4 +1,5 @@
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { TranslationBundle } from '@jupyterlab/translation';
 
 import { setUnits } from './format';
 
@@ -40,4 +41,41 @@ export async function follow(
   const loaded = await settings.load(SETTINGS);
   take(loaded.composite);
   loaded.changed.connect(() => take(loaded.composite));
+}
+
+/**
+ * Have the settings editor show our settings in the user's language.
+ *
+ * JupyterLab translates schemas on the server, with the words of language packs alone.
+ */
+export function speak(settings: ISettingRegistry | null, trans: TranslationBundle): void {
+  settings?.transform(SETTINGS, {
+    fetch: plugin => ({ ...plugin, schema: spoken(plugin.schema, trans) })
+  });
+}
+
+/** A schema whose titles and descriptions are translated, and those of its properties. */
+export function spoken<Schema extends ISpoken>(
+  schema: Schema,
+  trans: Pick<TranslationBundle, 'gettext'>
+): Schema {
+  const { title, description, properties } = schema;
+  return {
+    ...schema,
+    ...(title ? { title: trans.gettext(title) } : {}),
+    ...(description ? { description: trans.gettext(description) } : {}),
+    ...(properties
+      ? {
+          properties: Object.fromEntries(
+            Object.entries(properties).map(([name, one]) => [name, spoken(one, trans)])
+          )
+        }
+      : {})
+  };
+}
+
+interface ISpoken {
+  title?: string;
+  description?: string;
+  properties?: Record<string, ISpoken>;
 }

@@ -79,6 +79,9 @@ export interface IRequest {
   least?: number;
   /** Whose quota it takes from. */
   queue?: string;
+  priority?: number;
+  /** The batch of notebooks that it is of; empty for none. */
+  batch?: string;
   /** Its lease was taken for others, and it waits again. */
   preempted?: boolean;
   submitted: number;
@@ -157,6 +160,23 @@ export interface IRun {
   metrics: Record<string, number>;
   reason: string;
   detail: Record<string, unknown>;
+  /** The batch of notebooks that it is of; empty for none. */
+  batch?: string;
+}
+
+/** One notebook for many parameters; what is neither done nor running waits. */
+export interface IBatch {
+  id: string;
+  user: string;
+  label: string;
+  state: 'running' | 'ended' | 'interrupted';
+  total: number;
+  /** How many have ended, those that `failed` included. */
+  done: number;
+  failed: number;
+  running: number;
+  started: number;
+  ended: number | null;
 }
 
 /** The sections whose rows are merged by id. */
@@ -167,6 +187,7 @@ export interface ISections {
   leases: Record<string, ILease>;
   reservations: Record<string, IReservation>;
   runs: Record<string, IRun>;
+  batches: Record<string, IBatch>;
 }
 
 export interface ISnapshot extends ISections {

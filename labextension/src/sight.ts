@@ -6,7 +6,8 @@ import { ClusterModel } from './model';
 /**
  * The model as far as somebody is looking: changes and seconds pass only while visible.
  *
- * A panel that is out of sight draws nothing, and catches up when it is shown.
+ * A panel that is out of sight draws nothing, and catches up when it is shown. Changes that come
+ * within one frame are drawn together.
  */
 export class Sight implements IDisposable {
   constructor(readonly model: ClusterModel) {
@@ -49,13 +50,21 @@ export class Sight implements IDisposable {
   }
 
   private _onChanged(): void {
-    if (this._timer !== null) {
-      this._changed.emit();
+    if (this._timer === null || this._asked) {
+      return;
     }
+    this._asked = true;
+    requestAnimationFrame(() => {
+      this._asked = false;
+      if (this._timer !== null) {
+        this._changed.emit();
+      }
+    });
   }
 
   private _changed = new Signal<this, void>(this);
   private _ticked = new Signal<this, void>(this);
   private _timer: ReturnType<typeof setInterval> | null = null;
+  private _asked = false;
   private _disposed = false;
 }

@@ -42,6 +42,9 @@ export class StatusItem extends ReactWidget {
   private _words(): { text: string; title: string } {
     const { snapshot, link } = this._model;
     const trans = this._trans;
+    if (link === 'connecting') {
+      return { text: '…', title: trans.__('Looking for a cluster…') };
+    }
     if (!snapshot || link === 'lost') {
       return { text: trans.__('off'), title: trans.__('No AIOS cluster is running') };
     }

@@ -8,6 +8,7 @@ export namespace CommandIDs {
   export const startCluster = 'aios:start-cluster';
   export const release = 'aios:release-lease';
   export const cancel = 'aios:cancel-request';
+  export const reprioritize = 'aios:change-priority';
   export const unreserve = 'aios:cancel-reservation';
   export const stopRun = 'aios:stop-run';
   export const openLog = 'aios:open-log';

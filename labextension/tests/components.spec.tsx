@@ -11,8 +11,9 @@ import { LeaseDetails } from '../src/details/lease';
 import { ClusterModel } from '../src/model';
 import { ISnapshot } from '../src/schema';
 import { Sight } from '../src/sight';
-import { device, lease, request, run, snapshot, trans } from './rows';
+import { batch, device, lease, request, run, snapshot, trans } from './rows';
 
+const FOLDS = { folded: new Set<string>(), toggle: () => undefined };
 const BAD = '<img src=x onerror=alert(1)>';
 
 function drawn(element: React.ReactElement, cluster: ISnapshot = snapshot()): string {
@@ -87,13 +88,23 @@ describe('what others have named', () => {
         />
         <QueueSection />
         <LeasesSection />
-        <RunsSection />
+        <RunsSection folds={FOLDS} />
         <LeaseDetails id="l1" />
       </>,
       cluster
     );
     expect(whole).not.toContain('<img');
     expect(whole.split('&lt;img').length).toBeGreaterThan(10);
+  });
+});
+
+describe('a batch', () => {
+  it('says how many of its notebooks are done, failed, running and waiting', () => {
+    const batches = { b1: batch('b1', { label: BAD }) };
+    const html = drawn(<RunsSection folds={FOLDS} />, snapshot({ batches }));
+    expect(html).toContain('5 of 12 done · 1 failed · 2 running · 5 waiting');
+    expect(html).toContain('aria-expanded="false"');
+    expect(html).not.toContain('<img');
   });
 });
 
@@ -109,23 +120,26 @@ describe('buttons', () => {
     <>
       <QueueSection />
       <LeasesSection />
-      <RunsSection />
+      <RunsSection folds={FOLDS} />
     </>
   );
   const verbs = (html: string) =>
-    [...html.matchAll(/aria-label="(Cancel|Release|Stop|Go to|Open the log)/g)].map(
-      match => match[1]
-    );
+    [
+      ...html.matchAll(
+        /aria-label="(Change the priority|Cancel|Release|Stop|Go to|Open the log)/g
+      )
+    ].map(match => match[1]);
 
   it('are there for what is one’s own, for all where one is admin, for nothing to viewers', () => {
     expect(verbs(drawn(all, cluster('user')))).toEqual([
+      'Change the priority',
       'Cancel',
       'Release',
       'Go to',
       'Open the log',
       'Stop'
     ]);
-    expect(verbs(drawn(all, cluster('admin'))).length).toBe(8);
+    expect(verbs(drawn(all, cluster('admin'))).length).toBe(9);
     expect(verbs(drawn(all, cluster('viewer')))).toEqual(['Go to']);
   });
 });

@@ -5,11 +5,12 @@ import {
   firstPlace,
   load,
   mayEnd,
+  runLines,
   runsOn,
   sortedRuns,
   totals
 } from '../src/overview';
-import { device, lease, request, run, snapshot } from './rows';
+import { batch, device, lease, request, run, snapshot } from './rows';
 
 const holder = (user: string) => ({ lease: 'l1', user, label: '', run: '' });
 const outside = [{ pid: 7, memory: 0, name: 'python', user: 'eve' }];
@@ -125,4 +126,31 @@ test('one’s own place in the queue is the best of several, or none', () => {
   };
   expect(firstPlace(snapshot({ queue }))).toBe(2);
   expect(firstPlace(snapshot({ queue: { q1: queue.q1 } }))).toBeNull();
+});
+
+describe('the list of runs', () => {
+  const runs = [
+    run('r1', { started: 3000 }),
+    run('r2', { started: 2500, batch: 'b1' }),
+    run('r3', { started: 2400, batch: 'b1', state: 'succeeded', ended: 2450 }),
+    run('r4', { started: 900, state: 'failed', ended: 950, batch: 'forgotten' }),
+    run('r5', { started: 800, state: 'succeeded', ended: 850 })
+  ];
+  const batches = {
+    b1: batch('b1', { started: 2300 }),
+    b2: batch('b2', { started: 850, state: 'ended', ended: 890 })
+  };
+  const keys = (opened: string[], ended: number) => {
+    const { lines, left } = runLines(runs, batches, new Set(opened), ended);
+    return [...lines.map(line => line.key), left];
+  };
+
+  it('has the runs of a batch below it when it is open', () => {
+    expect(keys([], 9)).toEqual(['r1', 'b1', 'r4', 'b2', 'r5', 0]);
+    expect(keys(['open:b1'], 9)).toEqual(['r1', 'b1', 'r2', 'r3', 'r4', 'b2', 'r5', 0]);
+  });
+
+  it('leaves out what ended long ago, a batch like a run', () => {
+    expect(keys(['open:b1'], 1)).toEqual(['r1', 'b1', 'r2', 'r3', 'r4', 2]);
+  });
 });

@@ -1,6 +1,14 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 
-import { IDevice, ILease, IRequest, IReservation, IRun, ISnapshot } from '../src/schema';
+import {
+  IBatch,
+  IDevice,
+  ILease,
+  IRequest,
+  IReservation,
+  IRun,
+  ISnapshot
+} from '../src/schema';
 
 /** Rows for the tests: plain defaults, and what the test cares about. */
 
@@ -89,6 +97,22 @@ export function run(id: string, rest: Partial<IRun> = {}): IRun {
   };
 }
 
+export function batch(id: string, rest: Partial<IBatch> = {}): IBatch {
+  return {
+    id,
+    user: 'ada',
+    label: 'sweep.ipynb',
+    state: 'running',
+    total: 12,
+    done: 5,
+    failed: 1,
+    running: 2,
+    started: 1000,
+    ended: null,
+    ...rest
+  };
+}
+
 export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
   return {
     cluster: {
@@ -116,6 +140,7 @@ export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
     leases: { l1: lease('l1') },
     reservations: {},
     runs: {},
+    batches: {},
     ...rest
   };
 }

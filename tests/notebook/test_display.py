@@ -14,12 +14,15 @@ from IPython.utils.capture import capture_output
 
 from aios_jupyter.commands.feed import Feed
 from aios_jupyter.commands.views import Card, Column, Table
-from aios_jupyter.errors import AllocationError, ClusterError, RunError
+from aios_jupyter.errors import AllocationError, ClusterError, NotFoundError, RunError
 from aios_jupyter.notebook import curves, display, html
 from aios_jupyter.notebook.curves import MIME
-from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, LeaseCard, RunCard, Slot
+from aios_jupyter.notebook.held import EndpointCard, Keeper, LeaseCard
+from aios_jupyter.notebook.magics import load
+from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, RunCard, Slot
 from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.schema import LeaseState
+from aios_jupyter.session import Endpoint
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -61,26 +64,22 @@ def test_releasing_leaves_a_static_card_in_the_place_of_the_widget(
 def test_a_lease_that_ends_elsewhere_ends_its_card(
     rich: InteractiveShell, session: FakeSession
 ) -> None:
-    from aios_jupyter.notebook.magics import load
-
     with capture_output() as captured:
         rich.run_cell("%aios alloc --devices 2 --time 1h")
         host = load(rich).host
         session.held[0] = msgspec.structs.replace(session.held[0], expires=time.time() + 7200)
         host.leases_changed()
-        (card,) = host._lease_cards
+        (card,) = host.keeper.cards
         assert "2 h left" in card._body.value
         session.held = [msgspec.structs.replace(session.held[0], state=LeaseState.ENDING)]
         host.leases_changed()
     assert "[released]" in captured.outputs[-1].data["text/plain"]
-    assert not host._lease_cards
+    assert not host.keeper.cards
 
 
 def test_a_broker_that_is_away_for_a_while_ends_no_card(
     rich: InteractiveShell, session: FakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aios_jupyter.notebook.magics import load
-
     def status() -> None:
         raise ClusterError("The broker does not answer.")
 
@@ -89,11 +88,11 @@ def test_a_broker_that_is_away_for_a_while_ends_no_card(
         host = load(rich).host
         monkeypatch.setattr(session, "status", status)
         host.leases_changed()
-        assert len(host._lease_cards) == 1
+        assert len(host.keeper.cards) == 1
         # A stopped cluster is not asked: asking would start it again.
         monkeypatch.setattr(display, "cluster_exists", lambda: False)
         host.leases_changed()
-    assert not host._lease_cards
+    assert not host.keeper.cards
 
 
 def test_the_queue_card_gives_its_place_to_the_lease(
@@ -238,6 +237,75 @@ def test_a_lease_card_shows_why_release_failed(session: FakeSession) -> None:
         assert "holds no lease" in card._body.value
         assert changed == [1]
         card.ended("released")
+
+
+ENDPOINT = Endpoint(
+    name="digits",
+    model="digits",
+    version="3",
+    url="http://127.0.0.1:40123/v2",
+    run="r-1",
+    lease="lease-1",
+    token_file="digits.token",
+)
+
+
+def endpoint_row(**changes: Any) -> dict[str, Any]:
+    row = {"id": "r-1", "state": "running", "ended": None, "reason": "", "detail": {}}
+    return {**row, "metrics": {"requests_per_second": 12.4, "p95_ms": 3.08}, **changes}
+
+
+def test_an_endpoints_card_shows_its_traffic_and_the_version_it_serves_now(
+    rich: InteractiveShell, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"r-1": endpoint_row(detail={"version": 4})}
+    monkeypatch.setattr(session, "serve", lambda ref, **_: ENDPOINT, raising=False)
+    monkeypatch.setattr(session, "status", lambda: {"runs": runs, "leases": {}, "queue": {}})
+    with capture_output() as captured:
+        rich.run_cell("%aios serve digits@champion")
+        host = load(rich).host
+        host.leases_changed()
+        (card,) = host.keeper.cards
+        assert "12.4 requests/s, p95 3.08 ms" in card._body.value
+        assert "digits/4" in card._body.value
+        runs["r-1"] = endpoint_row(state="failed", ended=1.0, reason="rank 0 was <killed>")
+        host.leases_changed()
+    first, last = (output.data for output in captured.outputs)
+    assert WIDGET in first
+    assert WIDGET not in last
+    assert "[failed]" in last["text/plain"]
+    assert "rank 0 was &lt;killed&gt;" in last["text/html"]
+    assert not host.keeper.cards
+
+
+def test_an_endpoint_is_stopped_with_the_second_click(session: FakeSession) -> None:
+    stopped: list[str] = []
+
+    def stop(name: str) -> None:
+        stopped.append(name)
+        raise NotFoundError("No endpoint 'digits' is live.")
+
+    session.stop_endpoint = stop  # type: ignore[attr-defined]
+    with capture_output():
+        card = EndpointCard(Slot(), session, ENDPOINT, lambda: None)  # type: ignore[arg-type]
+        card._stop.button.click()
+        assert not stopped
+        card._stop.button.click()
+        assert stopped == ["digits"]
+        assert "No endpoint &#x27;digits&#x27; is live." in card._body.value
+
+
+def test_the_end_of_a_kernel_leaves_an_endpoints_card_that_says_when_it_was_so(
+    session: FakeSession,
+) -> None:
+    with capture_output() as captured:
+        keeper = Keeper(lambda: None)
+        keeper.add(EndpointCard(Slot(), session, ENDPOINT, lambda: None))  # type: ignore[arg-type]
+        keeper.leave()
+    last = captured.outputs[-1].data
+    assert WIDGET not in last
+    assert ENDPOINT.url in last["text/plain"]
+    assert "kernel ended" in last["text/plain"]
 
 
 def test_augmenting_shows_a_bar_and_then_the_dataset(

@@ -208,3 +208,5 @@ async def test_changes_reach_the_event_bus(server: AiosApp, cluster: Any) -> Non
     assert schema == EVENT
     assert data["delta"] == {"queue": {"q-a2": None}}
     assert data["seq"] == server.stream.mirror.seq
+    (kept,) = server.stream.mirror.since(data["stream"], data["seq"] - 1) or []
+    assert data["delta"]["queue"] is kept["delta"]["queue"], "a thousand rows would be copied"

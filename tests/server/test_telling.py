@@ -16,7 +16,7 @@ from aios_jupyter.errors import ClusterError, NoClusterError
 from aios_jupyter.server.app import AiosApp
 from aios_jupyter.server.limits import Limits
 from aios_jupyter.server.metrics import exposition
-from aios_jupyter.server.stream import PAST, SECTIONS, Mirror
+from aios_jupyter.server.stream import PAST, PAST_ROWS, SECTIONS, Mirror
 
 WHOLE: dict[str, Any] = {"cluster": {}, **{section: {} for section in SECTIONS}}
 
@@ -104,6 +104,19 @@ def test_who_missed_what_is_not_known_any_more_starts_anew(stream: str, seq: int
     change(mirror, PAST + 10)
     known = mirror.since(stream or mirror.id, seq)
     assert known is None
+
+
+def test_large_events_are_kept_for_a_shorter_time() -> None:
+    """A cluster of a thousand devices tells all of them every second."""
+    mirror = Mirror()
+    mirror.take(WHOLE)
+    rows = {f"GPU-{n}": {"id": f"GPU-{n}"} for n in range(PAST_ROWS // 10)}
+    for _ in range(20):
+        mirror.take({"devices": rows})
+    assert len(mirror.since(mirror.id, mirror.seq - 10) or []) == 10
+    assert mirror.since(mirror.id, mirror.seq - 11) is None
+    mirror.take({"devices": {f"GPU-{n}": None for n in range(2 * PAST_ROWS)}})
+    assert len(mirror.since(mirror.id, mirror.seq - 1) or []) == 1
 
 
 async def test_events_are_resumed_over_http(jp_fetch: Any, server: AiosApp, cluster: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab_page import LabPage
+from lab_page import LabPage, until
 from lab_server import LabServer
 from playwright.sync_api import Page, expect
 
@@ -82,6 +82,15 @@ def test_cancel_takes_a_request_out_of_the_queue(lab: LabPage) -> None:
     expect(lab.status).to_have_text("2/8 · 1 waiting")
 
 
+def test_a_request_that_waits_is_given_another_priority(lab: LabPage) -> None:
+    row = lab.panel.locator("[data-request='q-a1']")
+    row.get_by_role("button", name="Change the priority of the request for 2 GPUs").click()
+    expect(lab.dialog).to_contain_text("you may not go above 0")
+    lab.dialog.locator("input").fill("-2")
+    lab.dialog.get_by_role("button", name="Change").click()
+    expect(row).to_contain_text("priority -2")
+
+
 def test_what_belongs_to_somebody_else_has_no_buttons(lab: LabPage) -> None:
     expect(lab.panel.locator("[data-lease='l-b44'] .aios-Action")).to_have_count(0)
     expect(lab.panel.locator("[data-request='q-a2'] button")).to_have_count(0)
@@ -95,6 +104,12 @@ def test_a_refusal_is_shown_in_the_words_of_the_broker(lab: LabPage) -> None:
     expect(toast).to_contain_text("Lease l-b44 belongs to bob, not to you.")
 
 
+SAVED_FOLDS = """async () => {
+    const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
+    return JSON.stringify(data['aios-jupyter:folded-sections'] ?? '');
+}"""
+
+
 def test_sections_fold_by_keyboard_and_stay_folded(
     lab: LabPage, fake_lab: LabServer, page: Page
 ) -> None:
@@ -103,10 +118,11 @@ def test_sections_fold_by_keyboard_and_stay_folded(
     page.keyboard.press("Enter")
     expect(title).to_have_attribute("aria-expanded", "false")
     expect(lab.panel.locator("[data-request]")).to_have_count(0)
-    page.wait_for_timeout(1500)  # the state is written after a moment
+    until(lambda: "queue" in page.evaluate(SAVED_FOLDS), "the state to be written")
     lab.open(fake_lab.page().replace("&reset", ""))
     lab.show_panel()
     expect(title).to_have_attribute("aria-expanded", "false")
+    assert "queue" in page.evaluate(SAVED_FOLDS), "it is forgotten with the next reload"
     title.click()
     expect(lab.panel.locator("[data-request]")).to_have_count(2)
 

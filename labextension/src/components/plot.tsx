@@ -1,9 +1,14 @@
 import * as React from 'react';
 
 import { ICourse } from '../history';
+import { forget, paint } from '../painter';
 import { ILine, ILook, Plot } from '../plot';
 
-/** Lines that move; `label` says in words what they show, for who cannot see them. */
+/**
+ * Lines that move; `label` says in words what they show, for who cannot see them.
+ *
+ * They are drawn while they are in sight, and not all in one frame.
+ */
 export function Lines(props: {
   label: string;
   lines: readonly ILine[];
@@ -11,22 +16,18 @@ export function Lines(props: {
   className?: string;
 }): React.ReactElement {
   const host = React.useRef<HTMLDivElement>(null);
-  const plot = React.useRef<Plot | null>(null);
+  const canvas = React.useRef<Canvas | null>(null);
   const { lines, look } = props;
   React.useEffect(() => {
-    if (!host.current) {
-      return;
-    }
-    if (plot.current) {
-      plot.current.update(lines, look);
-    } else {
-      plot.current = new Plot(host.current, lines, look);
+    if (host.current) {
+      canvas.current ??= new Canvas(host.current);
+      canvas.current.draw(lines, look);
     }
   }, [lines, look]);
   React.useEffect(
     () => () => {
-      plot.current?.dispose();
-      plot.current = null;
+      canvas.current?.dispose();
+      canvas.current = null;
     },
     []
   );
@@ -39,6 +40,54 @@ export function Lines(props: {
       style={{ minHeight: look.height }}
     />
   );
+}
+
+/** A plot that is made when it comes into sight, and then kept up to date while it is. */
+class Canvas {
+  constructor(private _host: HTMLElement) {
+    this._sight = new IntersectionObserver(
+      entries => {
+        const last = entries[entries.length - 1];
+        this._width = last?.isIntersecting ? last.boundingClientRect.width : 0;
+        this._ask();
+      },
+      { rootMargin: '100px' }
+    );
+    this._sight.observe(_host);
+  }
+
+  draw(lines: readonly ILine[], look: ILook): void {
+    this._wanted = { lines, look };
+    this._ask();
+  }
+
+  dispose(): void {
+    this._sight.disconnect();
+    forget(this);
+    this._plot?.dispose();
+  }
+
+  private _ask(): void {
+    if (this._width > 0 && this._wanted) {
+      paint(this, () => this._draw());
+    }
+  }
+
+  private _draw(): void {
+    const wanted = this._wanted;
+    this._wanted = null;
+    if (wanted && this._plot) {
+      this._plot.update(wanted.lines, wanted.look);
+    } else if (wanted) {
+      this._plot = new Plot(this._host, this._width, wanted.lines, wanted.look);
+    }
+  }
+
+  private _plot: Plot | null = null;
+  private _sight: IntersectionObserver;
+  private _wanted: { lines: readonly ILine[]; look: ILook } | null = null;
+  /** 0 while it is out of sight. */
+  private _width = 0;
 }
 
 const SPARK: ILook = { height: 22, spark: true };

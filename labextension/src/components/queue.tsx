@@ -50,6 +50,9 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
     request.queue && request.queue !== 'default'
       ? ` · ${trans.__('queue %1', request.queue)}`
       : '';
+  const priority = request.priority
+    ? ` · ${trans.__('priority %1', request.priority)}`
+    : '';
   const again = request.preempted ? ` · ${trans.__('preempted, waits again')}` : '';
   return (
     <div className="aios-Row" data-request={request.id}>
@@ -59,6 +62,16 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
         </span>
         <span className="aios-Row-title">{what}</span>
         <span className="aios-Row-label">{request.label}</span>
+        {snapshot && mayEnd(snapshot, request.user) && (
+          <Action
+            label={trans.__('Change the priority of the request for %1', what)}
+            onClick={() =>
+              void commands.execute(CommandIDs.reprioritize, { request: request.id })
+            }
+          >
+            <Icon name="priority" />
+          </Action>
+        )}
         {snapshot && mayEnd(snapshot, request.user) && (
           <Action
             danger
@@ -74,6 +87,7 @@ function RequestRow(props: { request: IRequest }): React.ReactElement {
       <div className="aios-Muted">
         {mine ? trans.__('you') : request.user} · {waiting}
         {queue}
+        {priority}
         {again}
         {starts}
       </div>

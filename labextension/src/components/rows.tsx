@@ -6,7 +6,7 @@ import { useServices } from './services';
 /** So many rows are simply drawn; of more, only those that are in sight. */
 const ALL = 40;
 /** Rows that are drawn above and below what is in sight. */
-const OVERSCAN = 8;
+const OVERSCAN = 3;
 
 interface IRows<Item> {
   items: readonly Item[];

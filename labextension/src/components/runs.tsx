@@ -3,14 +3,15 @@ import * as React from 'react';
 
 import { count, duration, metric, metricName, percent } from '../format';
 import { mainMetric } from '../history';
-import { mayEnd, sortedRuns } from '../overview';
+import { mayEnd, RunLine, runLines, sortedRuns } from '../overview';
 import { IRun, isLive } from '../schema';
 import { CommandIDs } from '../tokens';
 import { ProgressBar } from './bar';
+import { BatchHead } from './batch';
 import { Icon } from './icon';
 import { Spark } from './plot';
 import { Rows } from './rows';
-import { Action, Nothing, Open } from './section';
+import { Action, IFolds, Nothing, Open } from './section';
 import { useModel, useNow, useServices } from './services';
 
 /** Ended runs that are shown before one asks for all. */
@@ -18,48 +19,71 @@ const RECENT = 5;
 /** Metrics that are shown in a row; the others are in its tooltip. */
 const METRICS = 4;
 
-/** Runs: live ones, then those that ended. */
-export function RunsSection(): React.ReactElement {
+/** Runs and batches: live ones, then those that ended. */
+export function RunsSection(props: { folds: IFolds }): React.ReactElement {
   const { trans } = useServices();
   const all = useModel(model => model.snapshot?.runs);
+  const batches = useModel(model => model.snapshot?.batches);
   const [everything, showEverything] = React.useState(false);
-  const { runs } = React.useMemo(() => sortedRuns(all ?? {}), [all]);
-  if (runs.length === 0) {
+  const { folded, toggle } = props.folds;
+  const { lines, left } = React.useMemo(
+    () =>
+      runLines(
+        all ? sortedRuns(all).runs : [],
+        batches ?? {},
+        folded,
+        everything ? Infinity : RECENT
+      ),
+    [all, batches, folded, everything]
+  );
+  if (lines.length === 0) {
     return (
       <Nothing command="%%aios train">
         {trans.__('No runs yet. On top of a cell:')}
       </Nothing>
     );
   }
-  const live = runs.filter(isLive).length;
-  const shown = everything ? runs : runs.slice(0, live + RECENT);
   return (
     <>
-      <Rows
-        items={shown}
-        keyOf={run => run.id}
-        height={run => (isLive(run) ? 96 : 66)}
+      <Rows<RunLine>
+        items={lines}
+        keyOf={line => line.key}
+        height={line => (line.kind === 'batch' ? 50 : isLive(line.run) ? 96 : 66)}
         label={trans.__('Runs')}
       >
-        {run => <RunRow run={run} />}
+        {line =>
+          line.kind === 'batch' ? (
+            <BatchHead batch={line.batch} open={line.open} toggle={toggle} />
+          ) : (
+            <RunRow run={line.run} inBatch={line.inBatch} />
+          )
+        }
       </Rows>
-      {shown.length < runs.length && (
+      {left > 0 && (
         <button className="aios-More" onClick={() => showEverything(true)}>
-          {trans.__('Show %1 earlier', runs.length - shown.length)}
+          {trans.__('Show %1 earlier', left)}
         </button>
       )}
     </>
   );
 }
 
-const RunRow = React.memo(function RunRow(props: { run: IRun }): React.ReactElement {
+const RunRow = React.memo(function RunRow(props: {
+  run: IRun;
+  inBatch: boolean;
+}): React.ReactElement {
   const { trans } = useServices();
   const { run } = props;
   const live = isLive(run);
   const { done, total, unit, label } = run.progress;
   const moving = live && (total > 0 || done > 0 || run.state === 'starting');
   return (
-    <div className="aios-Row aios-Run" data-run={run.id} data-state={run.state}>
+    <div
+      className="aios-Row aios-Run"
+      data-in-batch={props.inBatch || undefined}
+      data-run={run.id}
+      data-state={run.state}
+    >
       <div className="aios-Row-head">
         <RunState state={run.state} />
         <Open

@@ -1,8 +1,7 @@
 import { JupyterFrontEnd } from '@jupyterlab/application';
-import { MainAreaWidget, ReactWidget, WidgetTracker } from '@jupyterlab/apputils';
+import { MainAreaWidget, WidgetTracker } from '@jupyterlab/apputils';
 import { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
-import { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import { IApi } from '../api';
@@ -12,6 +11,7 @@ import { ClusterModel } from '../model';
 import { deviceName } from '../overview';
 import { Registry } from '../registry';
 import { Sight } from '../sight';
+import { SightWidget } from '../sightwidget';
 import { DeviceDetails } from './device';
 import { LeaseDetails } from './lease';
 import { ModelDetails } from './model';
@@ -28,16 +28,15 @@ export function isKind(text: unknown): text is Kind {
 }
 
 /** All about one run, device, lease or model, in the main area. */
-export class Details extends ReactWidget {
+export class Details extends SightWidget {
   constructor(
     readonly kind: Kind,
     readonly subject: string,
     private _options: Details.IOptions
   ) {
-    super();
+    super(new Sight(_options.model));
     this.addClass('aios-Details');
     this.node.tabIndex = -1;
-    this._sight = new Sight(_options.model);
   }
 
   /** Which tab of a run is shown. */
@@ -46,33 +45,13 @@ export class Details extends ReactWidget {
     this.update();
   }
 
-  override dispose(): void {
-    this._sight.dispose();
-    super.dispose();
-  }
-
-  protected override onAfterShow(message: Message): void {
-    super.onAfterShow(message);
-    this._sight.visible = true;
-  }
-
-  protected override onAfterAttach(message: Message): void {
-    super.onAfterAttach(message);
-    this._sight.visible = this.isVisible;
-  }
-
-  protected override onBeforeHide(message: Message): void {
-    this._sight.visible = false;
-    super.onBeforeHide(message);
-  }
-
   protected override render(): React.ReactElement {
     const { api, commands, registry, trans } = this._options;
     const services = {
       commands,
       registry,
       scroller: this.node,
-      sight: this._sight,
+      sight: this.sight,
       trans
     };
     return <ServicesProvider value={services}>{this._page(api)}</ServicesProvider>;
@@ -94,7 +73,6 @@ export class Details extends ReactWidget {
     }
   }
 
-  private _sight: Sight;
   private _tab: RunTab = 'charts';
 }
 
@@ -115,9 +93,12 @@ export class Pages {
     private _options: Details.IOptions
   ) {}
 
-  /** For the layout to be restored by. */
+  /**
+   * For the layout to be restored by. What is saved under its namespace is taken for a page, and
+   * removed when it is none: so nothing else is saved there.
+   */
   readonly tracker = new WidgetTracker<MainAreaWidget<Details>>({
-    namespace: 'aios-jupyter'
+    namespace: 'aios-jupyter-details'
   });
 
   /** Open a page, or bring it to the front. */

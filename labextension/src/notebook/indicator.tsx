@@ -1,4 +1,4 @@
-import { ReactWidget, UseSignal } from '@jupyterlab/apputils';
+import { UseSignal } from '@jupyterlab/apputils';
 import { NotebookPanel } from '@jupyterlab/notebook';
 import { TranslationBundle } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
@@ -9,20 +9,20 @@ import { ServicesProvider, IServices, useModel, useNow } from '../components/ser
 import { duration } from '../format';
 import { aiosIcon } from '../icons';
 import { Sight } from '../sight';
+import { SightWidget } from '../sightwidget';
 import { CommandIDs } from '../tokens';
 import { holdings, IHoldings, Kernels } from './kernels';
 
 /** In a notebook's toolbar: the devices that its kernel holds and for how long, with a menu. */
-export class LeaseIndicator extends ReactWidget {
+export class LeaseIndicator extends SightWidget {
   constructor(
     private _panel: NotebookPanel,
     private _kernels: Kernels,
     private _services: Omit<IServices, 'scroller' | 'sight'>,
     sight: Sight
   ) {
-    super();
+    super(sight);
     this.addClass('aios-Indicator');
-    this._sight = sight;
     const { sessionContext } = _panel;
     sessionContext.kernelChanged.connect(this._ask, this);
     sessionContext.statusChanged.connect(this._onStatus, this);
@@ -33,21 +33,11 @@ export class LeaseIndicator extends ReactWidget {
     const { sessionContext } = this._panel;
     sessionContext.kernelChanged.disconnect(this._ask, this);
     sessionContext.statusChanged.disconnect(this._onStatus, this);
-    this._sight.dispose();
     super.dispose();
   }
 
-  protected override onAfterAttach(): void {
-    this._sight.visible = true;
-    this.update();
-  }
-
-  protected override onBeforeDetach(): void {
-    this._sight.visible = false;
-  }
-
   protected override render(): React.ReactElement {
-    const value = { ...this._services, scroller: this.node, sight: this._sight };
+    const value = { ...this._services, scroller: this.node, sight: this.sight };
     const { commands, trans } = this._services;
     return (
       <ServicesProvider value={value}>
@@ -82,7 +72,6 @@ export class LeaseIndicator extends ReactWidget {
     this._starting = starting || status === 'autorestarting';
   }
 
-  private _sight: Sight;
   private _starting = false;
 }
 
