@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..broker.client import AsyncClient, Loop, Pending
+from ..broker.client import AsyncClient, Pending
+from ..broker.loop import Loop
 from ..broker.messages import ById
 from ..cluster import bundle
 from ..errors import AllocationError, ClusterError, ConflictError, NotFoundError

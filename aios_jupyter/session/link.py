@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from ..broker.client import AsyncClient, Loop
+from ..broker.client import AsyncClient
+from ..broker.loop import Loop
 from ..cluster import bundle, embedded
 from ..errors import ClusterError, UsageError
 from ..runs.launcher import Launcher
