@@ -23,10 +23,9 @@ from traitlets import Float, Int, Unicode, Union
 from ..commands.host import waiting_text
 from ..errors import AiosError
 from ..schema import DeviceKind, Lease
-from ..session.asking import FOREVER
+from ..session.asking import FOREVER, KERNEL_ASKS, request_of
 from ..session.kernels import Tenancy
 from ..units import parse_duration
-from .specs import request_of
 
 ON_GPU = (DeviceKind.GPU, DeviceKind.MIG)
 
@@ -54,6 +53,7 @@ class AiosProvisioner(LocalProvisioner):
     max_wait = _length("Give up after so long in the queue.")
     queue = Unicode("", help="Whose quota it takes from.")
     idle = _length("Give the devices back after so long without use.")
+    batch = Unicode("", help="The batch of notebooks that it is of.")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,9 +140,9 @@ class AiosProvisioner(LocalProvisioner):
             assert tenancy.lease is not None
             return tenancy.lease
         await self._give_back()
-        names = ("gpus", "devices", "cpus", "gpu_memory", "gpu_model", "time", "queue", "idle")
         label = Path(notebook).name or self.kernel_spec.display_name
-        request = request_of({name: getattr(self, name) for name in names}, label)
+        asks = {name: getattr(self, name) for name in KERNEL_ASKS}
+        request = request_of(asks, label, self.batch)
         self._tenancy = Tenancy(
             request,
             wait=parse_duration(self.max_wait) if self.max_wait else FOREVER,
