@@ -313,6 +313,7 @@ class RunKind(StrEnum):
     TRAIN = "train"
     RUN = "run"
     ENDPOINT = "endpoint"
+    KERNEL = "kernel"
 
 
 class RunState(StrEnum):

@@ -125,10 +125,10 @@ class People:
         owner = session.owner
         others = self._hub.sessions.get(owner.id, set())
         others.discard(connection)
-        if others:
-            return
-        self._hub.sessions.pop(owner.id, None)
-        if session.passive:
+        if not others:
+            self._hub.sessions.pop(owner.id, None)
+        # Those that only look on, or are led here by others, keep nothing.
+        if session.passive or any(not other.context.passive for other in others):
             return
         self._lost[owner.id] = owner
         self._look_for(owner)

@@ -287,7 +287,7 @@ async def test_kernels_are_told_by_process(
     try:
         got = answer(await jp_fetch("aios/kernels"))["kernels"]
         process = kernels.get_kernel(kernel).provisioner
-        assert got == {kernel: {"host": socket.gethostname(), "pid": process.pid}}
+        assert got == {kernel: {"host": socket.gethostname(), "pid": process.pid, "lease": ""}}
     finally:
         await kernels.shutdown_kernel(kernel, now=True)
 
