@@ -57,6 +57,8 @@ class FarKernel:
         Its process there, 0 before that is known.
     code
         How it ended: an exit code, or a negative signal's number; None while it runs.
+    stranded
+        Whether its node's agent has ended with it: it cannot be started there again.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class FarKernel:
         self.node = ""
         self.pid = 0
         self.code: int | None = None
+        self.stranded = False
         self._client = client
         self._launcher = launcher
         self._locate = locate
@@ -143,7 +146,7 @@ class FarKernel:
         self._end_life()
         slot = lease.slots[0]
         self.node, self._address, self._run = slot.node, slot.address, f"r-{secrets.token_hex(4)}"
-        self.code, self.pid = None, 0
+        self.code, self.pid, self.stranded = None, 0, False
         # Ports are this machine's business, its names too.
         about = {k: v for k, v in connection.items() if not k.endswith("_port")}
         spec = RunSpec(
@@ -232,6 +235,7 @@ class FarKernel:
             self._ended(LOST, str(error))
         except AiosError:
             if await self._nobody_there():
+                self.stranded = True
                 self._ended(LOST, f"the agent of node {self.node} has ended")
             else:
                 # Its node is out of reach: whether it ends by that is the broker's to say.

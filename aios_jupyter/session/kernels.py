@@ -100,9 +100,11 @@ class Tenancy:
 
     @property
     def held(self) -> bool:
-        """Whether there is a lease now."""
+        """Whether there is a lease now that a kernel can be started with."""
         client = self._client
-        return self.lease is not None and client is not None and not client.closed.is_set()
+        if self.lease is None or client is None or client.closed.is_set():
+            return False
+        return self._far is None or not self._far.stranded
 
     async def take(self) -> Lease:
         """Wait in the queue until the devices are there.
@@ -261,6 +263,8 @@ class Tenancy:
             # The kernel had to go so that others can have its devices.
             self.lease = None
             self._on_end(lease)
+        elif self.lease is not None:
+            self.lease = lease  # its node may be back with another address
         for op, id in await self._left_behind(client, lease):
             with contextlib.suppress(NotFoundError, ConflictError):  # it has ended meanwhile
                 await client.call(op, ById(id=id, reason="its kernel was restarted"))

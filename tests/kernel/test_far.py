@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ from clusters import _nodes, agent_of, free, holder, second_node, session_of, un
 from front_end import Notebook
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from serving import DIRECTORIES, Fetch, ask, eventually, served
 
 from aios_jupyter.broker.messages import ById
 from aios_jupyter.errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
@@ -27,7 +29,7 @@ from aios_jupyter.kernel import specs
 from aios_jupyter.process import alive
 from aios_jupyter.runs import messages as msg
 from aios_jupyter.runs import tunnel
-from aios_jupyter.session import Session, connect
+from aios_jupyter.session import Session, connect, join_node
 
 __all__ = ["_nodes", "second_node"]
 
@@ -194,7 +196,8 @@ def test_nobody_else_has_a_kernel_elsewhere(
     kernel = manager()
     kernel.start_kernel()
     (run,) = kernel_runs(session)
-    other = session.start("import time\ntime.sleep(600)", cell=True)
+    lease = kernel_lease(session)["id"]
+    other = session.start("import time\ntime.sleep(600)", cell=True, lease=lease)
     _, (address,) = session._located(run["id"])
     session.user_add("mallory", "user", tmp_path / "mallory")
 
@@ -227,13 +230,62 @@ def test_nobody_else_has_a_kernel_elsewhere(
     )
     with pytest.raises(UsageError, match="'cellar' is not a channel"):
         stream(session, run["id"], "cellar")
-    with pytest.raises((ConflictError, NotFoundError)):
+    with pytest.raises(ConflictError, match="not a kernel"):
         stream(session, other.id, "shell")
     assert kernel.is_alive()
     # Its key is in no file that the run has for its owner, and admins, to read.
     with contextlib.suppress(NotFoundError):
         text = bytes(session._loop.run(session._launcher.read(address, run["id"], "run.json")))  # type: ignore[union-attr]
         assert kernel.session.key not in text
+
+
+@pytest.fixture
+def directories(session: Session) -> dict[str, str]:
+    """Where the cluster and the kernelspecs are; the server has directories of its own besides."""
+    return {name: os.environ[name] for name in DIRECTORIES}
+
+
+@pytest.fixture
+def server(
+    directories: dict[str, str],
+    jp_environ: None,
+    request: pytest.FixtureRequest,
+    jp_asyncio_loop: asyncio.AbstractEventLoop,
+) -> Iterator[Any]:
+    """A Jupyter server on the cluster of two nodes."""
+    with served(request, directories, jp_asyncio_loop) as app:
+        yield app
+
+
+async def test_a_server_starts_a_kernel_elsewhere_again_also_when_its_node_was_lost(
+    server: Any, jp_fetch: Fetch, session: Session, second_node: Path, directories: dict[str, str]
+) -> None:
+    await ask(jp_fetch, "two")
+    (kernel,) = server.kernel_manager.list_kernel_ids()
+    provisioner = server.kernel_manager.get_kernel(kernel).provisioner
+    lease, pid = kernel_lease(session)["id"], provisioner.pid
+    told = json.loads((await jp_fetch("aios/kernels")).body)["kernels"][kernel]
+    assert told == {"host": "far", "pid": pid, "lease": lease}
+
+    def again() -> bool:
+        return provisioner.pid not in (None, pid) and alive(provisioner.pid)
+
+    os.kill(pid, signal.SIGKILL)
+    await eventually(again, "Jupyter starts it again")
+    assert kernel_lease(session)["id"] == lease
+
+    pid = provisioner.pid
+    os.kill(agent_of("far"), signal.SIGKILL)
+    await eventually(lambda: not alive(pid), "it ends with its node")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in directories.items():
+            patch.setenv(name, value)
+        await asyncio.to_thread(join_node, second_node, simulate_gpus=2)
+    await eventually(again, "it starts again when the node is back")
+    assert provisioner.node == "far"
+    assert len(kernel_runs(session)) == 1
+    await jp_fetch("api", "kernels", kernel, method="DELETE")
+    await eventually(lambda: len(free(session)) == 2, "its devices are free")
 
 
 def test_papermill_runs_a_notebook_where_its_devices_are(session: Session, tmp_path: Path) -> None:
