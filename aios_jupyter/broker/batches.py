@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..errors import AccessError
+from ..errors import AccessError, ConflictError
 from . import messages as msg
 from .hub import Hub, SessionLink
 from .people import People, check_id, check_names
@@ -17,6 +17,8 @@ from .protocol import Connection, Handler
 
 # Batches that are over are shown until so many have ended after them.
 ENDED_BATCHES = 100
+# That one connection may tell of at a time.
+MOST_RUNNING = 100
 
 
 class Batches:
@@ -44,6 +46,11 @@ class Batches:
         known = self._hub.batches.get(told.id)
         if known and known["user"] != connection.name:
             raise AccessError(f"Batch {told.id} belongs to {known['user']}, not to you.")
+        told_by_it = sum(teller is connection for teller in self._tellers.values())
+        if known is None and told_by_it >= MOST_RUNNING:
+            raise ConflictError(
+                f"{MOST_RUNNING} batches run from here already; wait for one of them."
+            )
         owner = link.owner
         counts = (told.total, told.succeeded, told.failed, told.running)
         total, succeeded, failed, running = (max(0, count) for count in counts)

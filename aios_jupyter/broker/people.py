@@ -160,8 +160,8 @@ class People:
             raise AccessError("That session belongs to somebody else.")
         connection.context = SessionLink(owner, hello.passive)
         self._hub.sessions.setdefault(owner.id, set()).add(connection)
-        self._lost.pop(owner.id, None)
         if not hello.passive:
+            self._lost.pop(owner.id, None)
             self._hub.handle(ev.SessionOpened(owner=owner))
         return msg.Welcome(
             cluster=self._hub.settings.cluster,
@@ -219,6 +219,8 @@ class People:
         """The batch that a request belongs to: what a notebook of one asks for is of it, too."""
         open_ = self._hub.state.open_requests(owner.id)
         batch = request.batch or next((r.batch for r in open_ if r.batch), "")
+        if batch:
+            check_id(batch)
         known = self._hub.batches.get(batch)
         if known and known["user"] != owner.user:
             raise AccessError(f"Batch {batch} belongs to {known['user']}, not to you.")

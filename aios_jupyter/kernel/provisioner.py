@@ -5,9 +5,9 @@ A kernelspec names it and says what to ask for:
     "metadata": {"kernel_provisioner": {
         "provisioner_name": "aios-provisioner", "config": {"gpus": 2, "time": "4h"}}}
 
-Where the cluster has them on another machine the kernel runs there, and Jupyter talks to it through ports
-of its own machine. The devices are leased before the process starts, stay the kernel's when it is restarted, and end
-with it: `session/kernels.py` has how, also for kernels and servers that are killed.
+The devices are leased before the process starts, stay the kernel's when it is restarted, and end
+with it: `session/kernels.py` has how, also for kernels and servers that are killed. Where all of
+them are on another machine the kernel runs there, and Jupyter talks to ports of its own machine.
 """
 
 from __future__ import annotations

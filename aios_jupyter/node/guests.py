@@ -2,7 +2,9 @@
 
 Such a kernel is a run of one rank under its lease, so that it is ended and confirmed gone like any
 other. What is here besides: its sockets, which are files that this account alone can open, streams
-from and to them through the agent's port, signals, and its end when its server is gone.
+from and to them through the agent's port, signals, and its end when its server is gone. Whoever runs code
+in this account could use its sockets as long as it lives, as with an SSH agent, but not take its user's
+key, which is never here.
 """
 
 from __future__ import annotations
@@ -53,14 +55,18 @@ def place(order: StartRun, directory: Path) -> StartRun:
     Raises
     ------
     OSError
-        There is no such program here, or no room.
+        There is no such program here, no room, or no connection file.
     """
     spec, rank = order.spec, order.ranks[0]
+    try:
+        about = dict(json.loads(spec.source))
+    except (ValueError, TypeError) as error:
+        raise OSError(f"its connection file does not read ({error})") from None
     # Names of sockets are short, and the run's directory need not be.
     sockets = Path(tempfile.mkdtemp(prefix="aios-"))
     (directory / PLACE).write_text(str(sockets))
     ports = {f"{name}_port": number for number, name in enumerate(tunnel.CHANNELS, 1)}
-    connection = json.loads(spec.source) | ports | {"transport": "ipc", "ip": str(sockets / "k")}
+    connection = about | ports | {"transport": "ipc", "ip": str(sockets / "k")}
     # Not in the run's directory, which admins may read.
     file = sockets / "kernel.json"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

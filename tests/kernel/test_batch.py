@@ -16,9 +16,10 @@ import psutil
 import pytest
 from clusters import pid_of, session_of, until
 
+from aios_jupyter.broker import batches
 from aios_jupyter.broker.messages import BatchTold
 from aios_jupyter.commands import Host, invoke, main
-from aios_jupyter.errors import AccessError, NotFoundError, RunError, UsageError
+from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, RunError, UsageError
 from aios_jupyter.kernel import job
 from aios_jupyter.session import Session
 from aios_jupyter.session.asking import request_of
@@ -166,6 +167,12 @@ def test_a_batch_is_its_owners_and_told_again_to_a_broker_that_was_restarted(
         with pytest.raises(AccessError, match="Batch batch-1 belongs to"):
             mallory._call("submit", request_of({"devices": 1}, batch="batch-1"))
         assert mallory.batches()[0]["running"] == 1
+        with pytest.raises(UsageError, match="is not an id"):
+            mallory._call("submit", request_of({"devices": 1}, batch="../batch"))
+        for number in range(batches.MOST_RUNNING):
+            mallory._call("batch.tell", BatchTold(id=f"m-{number}", label="m", total=1))
+        with pytest.raises(ConflictError, match="batches run from here already"):
+            mallory._call("batch.tell", BatchTold(id="m-more", label="m", total=1))
     os.kill(pid_of("broker"), signal.SIGKILL)
     until(lambda: not session.batches(), "another broker knows of none")
     tell(session, 2)

@@ -80,6 +80,10 @@ def test_what_another_machine_has_not_is_replaced_or_refused(tmp_path: Path) -> 
     assert placed.argv == (sys.executable, "-V")
     assert placed.cwd == str(Path.home())
     guests.forget(tmp_path)
+    broken = order()
+    broken = broken.__replace__(spec=broken.spec.__replace__(source="[1]"))
+    with pytest.raises(OSError, match="connection file does not read"):
+        guests.place(broken, tmp_path)
     with pytest.raises(FileNotFoundError, match="no such program on this node"):
         guests.place(order("/opt/other/bin/ir"), tmp_path)
     guests.forget(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 from aios_jupyter.server.app import AiosApp
+from aios_jupyter.server.stream import EVENT
 
 from .test_routes import ROUTES, body_of
 
@@ -77,3 +78,17 @@ async def test_names_that_mean_harm_are_data_and_no_page(
     assert refused.value.code == 404
     assert response.headers["Content-Type"].startswith("application/json")
     assert "X-Evil" not in response.headers
+
+
+async def test_events_are_for_who_is_let_in(
+    jp_ws_fetch: Any, server: AiosApp, cluster: Any
+) -> None:
+    with pytest.raises(HTTPClientError) as refused:
+        await jp_ws_fetch("api/events/subscribe", headers={"Authorization": "token wrong"})
+    assert refused.value.code == 403
+    socket = await jp_ws_fetch("api/events/subscribe")
+    cluster.upstream.change("leases", {"l-7c1": None})
+    while (event := json.loads(await socket.read_message()))["schema_id"] != EVENT:
+        pass
+    assert event["delta"] == {"leases": {"l-7c1": None}}
+    socket.close()
