@@ -146,14 +146,16 @@ def test_a_kernel_elsewhere_that_dies_is_seen_to_and_keeps_its_devices_for_a_res
     kernel = manager()
     kernel.start_kernel()
     lease = kernel_lease(session)
-    opened(kernel)
+    opened(kernel).close()  # its heartbeat makes sockets while there is no kernel
     pid = kernel.provisioner.pid  # type: ignore[union-attr]
     os.kill(pid, signal.SIGKILL)
     until(lambda: not kernel.is_alive(), "its end is seen")
     assert kernel.provisioner.process.poll() == -signal.SIGKILL  # type: ignore[union-attr]
     kernel.restart_kernel(now=True)
     assert kernel_lease(session)["id"] == lease["id"]
-    assert opened(kernel).run("print(6 * 7)").strip() == "42"
+    notebook = opened(kernel)
+    assert notebook.run("print(6 * 7)").strip() == "42"
+    notebook.close()
     session.release(lease["id"])
     until(lambda: not kernel.is_alive(), "without its lease it has no place there")
     nothing_left(session, kernel.provisioner.pid)  # type: ignore[union-attr]
@@ -164,7 +166,7 @@ def test_the_end_of_its_node_is_the_end_of_a_kernel(
 ) -> None:
     kernel = manager()
     kernel.start_kernel()
-    opened(kernel)
+    opened(kernel).close()  # its heartbeat makes sockets while there is no kernel
     pid = kernel.provisioner.pid  # type: ignore[union-attr]
     os.kill(agent_of("far"), signal.SIGKILL)
     until(lambda: not alive(pid), "no kernel without an agent")
