@@ -59,10 +59,11 @@ class Hosting:
 
     Attributes
     ----------
-    begun
-        Called when the ranks of a run have been started here.
+    prepare, begun
+        Called with each order before it is carried out, gives back the one to go by; and after.
     """
 
+    prepare: Callable[[Hosted, StartRun], StartRun] | None = None
     begun: Callable[[Hosted, StartRun], None] | None = None
 
     def __init__(
@@ -227,6 +228,7 @@ class Hosting:
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
         hosted.order = order
         try:
+            hosted.order = order = self.prepare(hosted, order) if self.prepare else order
             hosted.values.take(order)
             await self._begin(hosted, order)
         except OSError as error:

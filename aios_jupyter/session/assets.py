@@ -35,6 +35,11 @@ class AssetVerbs(RunVerbs):
                 "Whoever reaches a cluster's Dask workers can run code as its owner, so that a "
                 "bundle (AIOS_BUNDLE) does not admit there; work under a lease with 'aios train'."
             )
+        if self._forward:
+            raise AccessError(
+                "This kernel runs on another node, from which the cluster's Dask workers are not reached; "
+                "do this in a notebook or shell of your own machine."
+            )
         facts = embedded.ensure(start=False)
         if self._dask is not None and self._dask.scheduler.address == facts["dask"]:
             return self._dask

@@ -43,6 +43,7 @@ from aios_jupyter.schema import (
     RunKind,
     Want,
 )
+from aios_jupyter.units import split_address
 
 ANSWER_TIMEOUT = 10.0
 BARRIER = 2**31
