@@ -26,7 +26,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         An absolute path, or a URL that fsspec knows.
     format
         `folder` (one subfolder of images per class), `npz`, `npy`, `parquet`, `csv`, `jsonl`,
-        `sounds`, `text` or `webdataset`.
+        `sounds`, `text`, `webdataset`, or `database` for a table of one (`…/shop#orders`).
     version
         A short hash of the content.
     rows, size
