@@ -78,7 +78,8 @@ test-tensorflow: venv
 
 test-systems: venv
 	@scripts/systems.sh
-	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems tests/data/test_kv.py
+	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
+	@.venv/bin/python -m pytest -m systems tests/data/test_kv.py
 
 horovod: venv
 	@scripts/horovod.sh

@@ -4,8 +4,8 @@ Raw is reading the shards from their beginning to their end, in blocks of a MiB;
 second, from the page cache, so that no disk hides what the loader costs. `samples` gives each
 image's file and label as bytes, without decoding it. `first_epoch` begins with nothing but the
 shards: it finds the images, decodes them and keeps them. `later_epochs` are shuffled batches of 256,
-as tensors. `raw_cold` and `first_epoch_cold` drop the shards from the page cache before. `decoded`
-is what decoding alone takes on these cores, which no loader goes past.
+as tensors. `raw_cold` and `first_epoch_cold` drop the shards from the page cache before. `first_epoch_over_decoding`
+is what that is of decoding alone on these cores, which no loader goes past.
 
 `bucket` is an epoch from the same shards in a bucket, whose copy is in this machine's cache, over an
 epoch from the local ones: `bucket_shards` reads and decodes them anew, `bucket_epoch` does not.
@@ -76,8 +76,14 @@ def local(shards: Path, blobs: list[bytes]) -> dict[str, float]:
     Catalog().add("small", shards)
     raw = rate(lambda: read_all(shards))
     found = {"raw_mb_per_second": raw * size_of(shards) / IMAGES / 1e6}
+    batches = [blobs[start : start + BATCH] for start in range(0, len(blobs), BATCH)]
+
+    def decode(batch: list[bytes]) -> None:
+        for blob in batch:
+            decode_image(blob, "")
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoding = rate(lambda: list(pool.map(decode_image, blobs, blobs)), len(blobs))
+        decoding = rate(lambda: use(pool.map(decode, batches)), len(blobs))
     found["samples"] = rate(lambda: use(samples(str(shards)))) / raw
     first = rate(lambda: use(feed.loader("small", BATCH)), before=forget)
     later = rate(lambda: use(feed.loader("small", BATCH)))

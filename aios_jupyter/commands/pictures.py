@@ -78,7 +78,10 @@ def _parts(values: list[Any]) -> tuple[list[float], str] | None:
         if not len(numbers):
             return None
         least, most = float(numbers.min()), float(numbers.max())
-        counts, _ = np.histogram(numbers, BINS, (least, most if most > least else least + 1))
+        # Halves, since the difference of the largest numbers is none.
+        half = most / 2 - least / 2
+        parts = (numbers / 2 - least / 2) / half if half else np.zeros(len(numbers))
+        counts = np.bincount(np.minimum((parts * BINS).astype(int), BINS - 1), minlength=BINS)
         return counts.astype(float).tolist(), f"{least:.4g} … {most:.4g}"
     if not all(isinstance(value, str) for value in values[:100]):
         return None

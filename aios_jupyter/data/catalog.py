@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import ConflictError, NotFoundError, UsageError
-from .entries import Entry, check_name, is_name, looks_like_path
+from .entries import ENCRYPTED, Entry, check_name, is_name, looks_like_path
 from .records import Records
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
-# The format of what `vault` has encrypted.
-ENCRYPTED = "age"
 
 _SAMPLES = Path(__file__).parent / "samples"
 # Within the class, `list` is its method.

@@ -8,6 +8,8 @@ from ..errors import UsageError
 from ..schema import Struct
 from .description import Field
 
+# The format of what `vault` has encrypted.
+ENCRYPTED = "age"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (
     *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),

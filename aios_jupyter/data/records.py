@@ -17,7 +17,7 @@ from ..config import settings
 from ..errors import ConflictError
 from ..schema import Struct
 from ..units import format_size
-from .entries import Entry, check_name
+from .entries import ENCRYPTED, Entry, check_name
 
 if TYPE_CHECKING:
     from .layout import FileCheck
@@ -40,6 +40,8 @@ _MORE_TABLES = (
     "CREATE TABLE IF NOT EXISTS copies (version TEXT, url TEXT, UNIQUE (version, url))",
     "CREATE TABLE IF NOT EXISTS retention (name TEXT PRIMARY KEY, versions INTEGER, days REAL)",
     "CREATE TABLE IF NOT EXISTS quotas (owner TEXT PRIMARY KEY, size INTEGER)",
+    # Names whose new versions have to be encrypted.
+    "CREATE TABLE IF NOT EXISTS sealed (name TEXT PRIMARY KEY)",
 )
 # Whose quota it is that all owners share.
 EVERYBODY = "*"
@@ -80,18 +82,25 @@ class Records:
         Raises
         ------
         ConflictError
-            It is data of the catalogue's own, and more than a quota allows; it is removed.
+            It is more than a quota allows, or has to be encrypted and is not. Data of the
+            catalogue's own is removed then.
         """
         check_name(entry.name)
         entry = msgspec.structs.replace(
             entry, created=time.time(), owner=entry.owner or getpass.getuser()
         )
-        if _is_own(entry.url):
-            try:
+        try:
+            if entry.format != ENCRYPTED and entry.name in self.sealed():
+                raise ConflictError(
+                    f"New versions of '{entry.name}' have to be encrypted; give another name and "
+                    f"then 'aios data encrypt', or allow it with 'aios data require {entry.name} "
+                    "--remove'."
+                )
+            if _is_own(entry.url):
                 self.check_room(entry.size, entry.owner, spare=entry.url)
-            except ConflictError:
-                self._discard(entry)
-                raise
+        except ConflictError:
+            self._discard(entry)
+            raise
         with self._open() as database:
             key = (entry.name, entry.version)
             database.execute(
@@ -133,6 +142,22 @@ class Records:
         with self._open() as database:
             found = database.execute("SELECT name, versions, days FROM retention").fetchall()
         return {name: (versions, days) for name, versions, days in found}
+
+    def seal(self, name: str, required: bool = True) -> None:
+        """Say whether new versions of a dataset have to be encrypted."""
+        check_name(name)
+        with self._open() as database:
+            if required:
+                database.execute("INSERT OR IGNORE INTO sealed VALUES (?)", (name,))
+            else:
+                database.execute("DELETE FROM sealed WHERE name = ?", (name,))
+
+    def sealed(self) -> set[str]:
+        """The names whose new versions have to be encrypted."""
+        if not self._path.exists():
+            return set()
+        with self._open() as database:
+            return {name for (name,) in database.execute("SELECT name FROM sealed")}
 
     def set_quota(self, owner: str, size: int | None) -> None:
         """Say how many bytes of the catalogue's own data somebody may have.
@@ -202,7 +227,7 @@ class Records:
 
     def _discard(self, entry: Entry) -> None:
         """Remove data of the catalogue's own, unless an entry refers to it."""
-        if any(known.url == entry.url for known in self._rows()):
+        if not _is_own(entry.url) or any(known.url == entry.url for known in self._rows()):
             return
         place = Path(entry.url)
         if place.is_dir():

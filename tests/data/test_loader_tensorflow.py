@@ -120,7 +120,9 @@ def test_keras_fits_on_it_and_resumes_with_the_epochs_that_are_left(catalog):
     model.compile("sgd", "sparse_categorical_crossentropy")
     batches = aios_jupyter.loader("numbers", 10, seed=1)
     steps = []
-    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: steps.append(1))
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(batch)
+    )
     model.fit(batches.tf(), epochs=2, verbose=0, callbacks=[count])
     assert (len(steps), batches.epoch) == (10, 2)
     batches.load_state_dict({**batches.state_dict(), "epoch": 2, "taken": 30})

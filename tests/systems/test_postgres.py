@@ -26,10 +26,10 @@ pytestmark = [
 ]
 TABLES = """
 CREATE TABLE orders (
-  id serial PRIMARY KEY, price numeric(8, 2), at timestamptz, paid boolean, tags text[],
+  id serial PRIMARY KEY, price numeric(8, 2), placed timestamptz, paid boolean, tags text[],
   "od:d name" text, label text
 );
-INSERT INTO orders (price, at, paid, tags, "od:d name", label)
+INSERT INTO orders (price, placed, paid, tags, "od:d name", label)
   SELECT n + 0.25, timestamptz '2026-01-01' + n * interval '1 day', n % 2 = 0, ARRAY['x', 'y'],
     'ä''' || n, CASE WHEN n % 3 = 0 THEN 'fizz' ELSE 'buzz' END FROM generate_series(1, 30000) AS n;
 INSERT INTO orders (label) VALUES (NULL);
@@ -77,7 +77,7 @@ def test_tables_and_views_join_with_datasets_and_frames(shop):
     assert found["odd"].tolist() == ["ä'1", "ä'2", "ä'3"]
     assert [float(price) for price in found["price"]] == [1.25, 2.25, 3.25]
     counts = sql(
-        "SELECT count(*) AS n, count(price) AS priced, max(at) AS last FROM shop.orders",
+        "SELECT count(*) AS n, count(price) AS priced, max(placed) AS last FROM shop.orders",
         {},
         attach={"shop": shop},
     )
