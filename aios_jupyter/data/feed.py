@@ -165,17 +165,24 @@ class Loader:
         """The rest of this epoch, as arrays of numpy."""
         return self._rest(lambda x, y: (x, y))
 
-    def tf(self) -> Any:
+    def tf(self, *, endless: bool = False) -> Any:
         """The rest of this epoch as a `tf.data.Dataset`; gone through again, it is the next epoch.
 
-            model.fit(batches.tf(), epochs=10 - batches.epoch)
+            model.fit(batches.tf(), epochs=10)
+            model.fit(batches.tf(endless=True), steps_per_epoch=len(batches), epochs=10)
 
         It is this rank's own part, and made ahead: a `prefetch` after it would only let a
         checkpoint count batches that no step has seen.
+
+        Parameters
+        ----------
+        endless
+            Epoch after epoch. Keras takes the length of the first pass for that of all, so that one
+            which begins in the middle of an epoch needs it.
         """
         from .feeding import tf_batches
 
-        return tf_batches(self)
+        return tf_batches(self, endless)
 
     def first(self) -> tuple[Any, Any]:
         """The batch that comes next, without going on."""
@@ -190,15 +197,23 @@ class Loader:
         def make(number: int) -> _Batch:
             return shown(*self._make(self._share(order, number)))
 
-        numbers = range(self._batches(len(order)))
+        count = self._batches(len(order))
         with ThreadPoolExecutor(_THREADS, "aios-feed") as pool:
-            with contextlib.closing(ahead(pool, make, numbers, _AHEAD)) as batches:
-                for future in batches:
+            with contextlib.closing(ahead(pool, make, range(count), _AHEAD)) as batches:
+                for number, future in enumerate(batches, 1):
                     with clock:
                         made = future.result()
                     self._taken += self._batch * self._world
                     self.stall = clock.tell()
+                    if number == count:
+                        # Who has the last batch is at the beginning of the next epoch: not
+                        # everybody asks for one more.
+                        self._next_epoch()
                     yield made
+        if not count:
+            self._next_epoch()
+
+    def _next_epoch(self) -> None:
         self.epoch += 1
         self._taken = 0
 

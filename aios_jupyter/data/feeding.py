@@ -178,8 +178,8 @@ def tf_dataset(transform: Augment, dataset: Any) -> Any:
     return tf.data.Dataset.zip((dataset, random)).map(one, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def tf_batches(loader: Loader) -> Any:
-    """The batches of a loader as a `tf.data.Dataset`; each pass is the rest of an epoch."""
+def tf_batches(loader: Loader, endless: bool) -> Any:
+    """The batches of a loader as a `tf.data.Dataset`; each pass is the rest of an epoch, or all."""
     try:
         import tensorflow as tf
     except ImportError:
@@ -196,8 +196,11 @@ def tf_batches(loader: Loader) -> Any:
     alone = len(spec) == 1
 
     def batches() -> Iterator[Any]:
-        for x, y in loader.arrays():
-            yield x if alone else (x, y)
+        while True:
+            for x, y in loader.arrays():
+                yield x if alone else (x, y)
+            if not endless:
+                return
 
     data = tf.data.Dataset.from_generator(batches, output_signature=spec[0] if alone else spec)
     options = tf.data.Options()
