@@ -72,7 +72,9 @@ def _parts(values: list[Any]) -> tuple[list[float], str] | None:
     """Heights of a column's bars, and what they are of."""
     if not values:
         return None
-    if all(isinstance(value, bool | int | float) for value in values[:100]):
+    if isinstance(values[0], bool):
+        values = list(map(str, values))
+    if all(isinstance(value, int | float) for value in values[:100]):
         numbers: NDArray[np.float64] = np.array(values, float)
         numbers = numbers[np.isfinite(numbers)]
         if not len(numbers):

@@ -206,24 +206,20 @@ def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]
     return digest.hexdigest(), FileCheck(name=name, size=size, blocks=tuple(blocks))
 
 
-def adopt(
-    aside: Path, name: str, suffix: str, form: str = "folder", known: Content | None = None
-) -> tuple[Path, Content]:
+def adopt(aside: Path, name: str, suffix: str, form: str = "folder") -> tuple[Path, Content]:
     """Move a finished file or folder to where the data of `name` is kept, named by its hash.
 
     Parameters
     ----------
     form
         Which files of a folder count.
-    known
-        What it hashes to, where that is known.
 
     Returns
     -------
     path, content
         Where it is now, and its hashes.
     """
-    found = known or content(str(aside), form)
+    found = content(str(aside), form)
     path = data_dir(name) / f"{found.version}{suffix}"
     if aside.is_dir():
         replace_directory(aside, path)

@@ -23,7 +23,6 @@ from ..errors import AccessError, AiosError, ConflictError, NotFoundError, Usage
 from . import layout, storage
 from .catalog import Catalog, Entry, check_name, inspect
 from .entries import ENCRYPTED
-from .hashing import HashedFile
 
 _KEY = ".key"
 _PUBLIC = ".pub"
@@ -157,11 +156,9 @@ def encrypt(
         raise ConflictError(f"'{entry.name}' is encrypted already.")
     recipients = _recipients(people)
     with storage.writing(), storage.scratch(name) as aside:
-        with aside.open("wb") as file, HashedFile(file) as target:
-            with _stream(entry) as source, _told(entry):
-                pyrage.encrypt_io(source, target, recipients)
-            known = target.content()
-        path, content = layout.adopt(aside, name, f"{_suffix(entry)}.age", known=known)
+        with aside.open("wb") as target, _stream(entry) as source, _told(entry):
+            pyrage.encrypt_io(source, target, recipients)
+        path, content = layout.adopt(aside, name, f"{_suffix(entry)}.age")
         return catalog.put(
             msgspec.structs.replace(
                 entry,
@@ -199,12 +196,10 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
     fs, place = storage.locate(entry.url)
     with storage.writing(), storage.scratch(name) as aside, storage.scratch(name) as room:
         plain = room if suffix == ".tar" else aside
-        with plain.open("wb") as file, HashedFile(file) as target:
-            with fs.open(place, "rb") as source, _told(entry):
-                pyrage.decrypt_io(source, target, _identities())
-            known = target.content()
+        with fs.open(place, "rb") as source, plain.open("wb") as target, _told(entry):
+            pyrage.decrypt_io(source, target, _identities())
         if suffix != ".tar":
-            path, content = layout.adopt(aside, name, suffix, known=known)
+            path, content = layout.adopt(aside, name, suffix)
             found = _known(catalog, entry, str(path), content.version)
             made = {"made_from": (entry.ref,), "how": "decrypt", "size": content.size, "owner": ""}
             return catalog.put(msgspec.structs.replace(found, name=name, **made), content.files)

@@ -44,7 +44,14 @@ def test_a_table_has_a_histogram_for_each_column(catalog, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["a\nnan\nnan\n", "note\nfirst\nsecond\n", "a\n1\n1\n", "a\n-inf\ninf\n1e308\n"]
+    "text",
+    [
+        "a\nnan\nnan\n",
+        "note\nfirst\nsecond\n",
+        "a\n1\n1\n",
+        "a\n-inf\ninf\n1e308\n",
+        "a\ntrue\nfalse\n",
+    ],
 )
 def test_hostile_columns_are_drawn_or_left_out(text, catalog, tmp_path):
     (tmp_path / "t.csv").write_text(text)
