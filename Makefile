@@ -4,7 +4,7 @@
 #   make test    all tests, those in a real browser included
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
-#   make test-systems  the tests against real Ceph and HDFS, which it installs and starts
+#   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
 #   make horovod  Horovod built for torch, in an environment beside .venv
 #   make test-horovod  the tests that need it
 #   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
@@ -79,6 +79,7 @@ test-tensorflow: venv
 test-systems: venv
 	@scripts/systems.sh
 	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
+	@.venv/bin/python -m pytest -m systems tests/data/test_kv.py
 
 horovod: venv
 	@scripts/horovod.sh

@@ -45,7 +45,7 @@ from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .sql import sql
 from .storage import data
 from .users import audit, user
-from .vault import decrypt, encrypt, identity
+from .vault import decrypt, encrypt, identity, require
 from .waiting import cancel, explain_request, priority, queue
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -79,7 +79,10 @@ for _verb in (
     *(kernel, user, node, audit),
 ):
     aios.add_command(_verb)
-for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, identity)):
+for _verb in (
+    *(data_clean, data_features, data_split, data_steps),
+    *(encrypt, decrypt, identity, require),
+):
     data.add_command(_verb)
 
 
