@@ -205,8 +205,9 @@ def test_replicas_come_with_load_and_go_without(
     [first] = replicas(served)
     with loaded(served, np.ones((1, 3))) as load:
         until(lambda: len(replicas(served)) == 3, "three replicas", 60)
-        # Clients keep their connections: those of the first are shared out among all.
-        until(lambda: len(asked(served) - {first.pid}) == 2, "the others to be asked", 60)
+        # Clients keep their connections: some of those of the first are taken up by others. Which
+        # of the others has them is chance where two come up at once.
+        until(lambda: asked(served) - {first.pid}, "others to be asked", 60)
     until(lambda: replicas(served) == [first], "the first alone", 60)
     assert load.failed == [], "nobody notices"
     _, metrics = ask(served, "GET", "/metrics")
