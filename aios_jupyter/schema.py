@@ -176,6 +176,8 @@ class Request(Struct, frozen=True, kw_only=True):
     policies `las` and `gittins` go by; `behind` is the place in the line, under `priority`, of who
     took its devices.
 
+    `batch` is the batch of notebooks that it is of, "" for none.
+
     `idle` is after how many seconds without computing the lease is warned, whatever else is set.
 
     `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
@@ -194,6 +196,7 @@ class Request(Struct, frozen=True, kw_only=True):
     scope: Scope = Scope.SESSION
     priority: int = 0
     queue: str = ""
+    batch: str = ""
     preemptible: bool = False
     idle: float | None = None
     predicted: float | None = None
@@ -268,7 +271,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`,
-    `queue`, `preemptible`, `priority`, `idle`, `ran` and `attained` are the request's, `booking` is the
+    `queue`, `batch`, `preemptible`, `priority`, `idle`, `ran` and `attained` are the request's, `booking` is the
     reservation that it comes from. A lease that was `preempted` is ending so that others can have
     its devices. `warned`: its session has been told of its end. `idle_since` is set when it was
     found idle, and it ends at `idle_ends` unless it computes again. `grace` is between SIGTERM and
@@ -287,6 +290,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     label: str = ""
     scope: Scope = Scope.SESSION
     queue: str = DEFAULT_QUEUE
+    batch: str = ""
     preemptible: bool = False
     priority: int = 0
     idle: float | None = None
@@ -309,6 +313,7 @@ class RunKind(StrEnum):
     TRAIN = "train"
     RUN = "run"
     ENDPOINT = "endpoint"
+    KERNEL = "kernel"
 
 
 class RunState(StrEnum):
@@ -369,7 +374,7 @@ class Run(Struct, frozen=True, kw_only=True):
 
     `attempt` rises from 0 with each restart after a failure, up to `max_restarts`. A restart may have
     `least` to `most` ranks (the broker's to say). `checkpoints` is where those are that any node can
-    read, "" where there is no such place.
+    read, "" where there is no such place. `batch` is the batch of notebooks that it is of.
     """
 
     id: str
@@ -395,3 +400,4 @@ class Run(Struct, frozen=True, kw_only=True):
     least: int = 0
     most: int = 0
     checkpoints: str = ""
+    batch: str = ""

@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -239,6 +239,7 @@ def lease(name: str, user: str, label: str, left: float | None, **changes: Any) 
         "state": "active",
         "used": True,
         "scope": "session",
+        "batch": "",
         **changes,
     }
 
@@ -261,6 +262,7 @@ def run(name: str, of: View, state: str, ago: float, took: float | None, **chang
         "metrics": {},
         "reason": "",
         "detail": {},
+        "batch": "",
         **changes,
     }
 
@@ -275,6 +277,25 @@ def request(name: str, user: str, label: str, position: int, **changes: Any) -> 
         "submitted": time.time() - 95,
         "position": position,
         "reason": "",
+        "batch": "",
+        **changes,
+    }
+
+
+def batch(name: str, of: View, total: int, **changes: Any) -> View:
+    return {
+        "id": f"batch-{name}",
+        "user": of["user"],
+        "label": of["label"],
+        "host": "ada-01",
+        "pid": 1234,
+        "state": "running",
+        "total": total,
+        "done": 0,
+        "failed": 0,
+        "running": 0,
+        "started": time.time() - 600,
+        "ended": None,
         **changes,
     }
 
@@ -283,7 +304,7 @@ def busy() -> View:
     """Every state that a row can be in."""
     mine = lease("7c1", "ada", "quickstart.ipynb", 3130)
     serving = lease("9e2", "ada", "digits", None, scope="detached")
-    bobs = lease("b44", "bob", "sweep.ipynb", 140)
+    bobs = lease("b44", "bob", "sweep.ipynb", 140, batch="batch-5e")
     ending = lease("d05", "carol", "segmentation.ipynb", 900, state="ending")
     outside = [{"pid": 31337, "memory": 11 * GB, "name": "python", "user": "dave"}]
     used = {"utilization": 82.0, "memory_used": 31 * GB, "temperature": 67.0, "power": 311.0}
@@ -308,7 +329,7 @@ def busy() -> View:
     epoch = {"done": 310, "total": 500, "unit": "steps", "label": "epoch 3 of 5"}
     runs = [
         run("digits-cnn", mine, "running", 83, None, progress=epoch, metrics={"loss": 0.4127}),
-        run("sweep-3", bobs, "starting", 4, None, framework="tensorflow"),
+        run("sweep-3", bobs, "starting", 4, None, framework="tensorflow", batch="batch-5e"),
         run(
             "digits",
             serving,
@@ -348,7 +369,8 @@ def busy() -> View:
     kept = {"frameworks": ["torch"], "processes": 3, "memory": 410_000_000}
     nodes = [node("ada-01", warm=kept), node("grace-02", cpus=16, memory=128 * GB)]
     nodes.append(node("hopper-03", "lost", 8, 32 * GB))
-    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs)
+    sweep = batch("5e", bobs, 12, done=5, failed=1, running=1)
+    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs, [sweep])
 
 
 def ended() -> View:
@@ -407,6 +429,7 @@ def view(
     queue: list[View],
     leases: list[View],
     runs: list[View],
+    batches: Sequence[View] = (),
 ) -> View:
     sections = {
         "nodes": nodes,
@@ -415,6 +438,7 @@ def view(
         "leases": leases,
         "reservations": [],
         "runs": runs,
+        "batches": batches,
     }
     simulated = any(row["kind"] == "simulated" for row in devices)
     return {

@@ -21,6 +21,9 @@ ECHO = "echo"
 FAILURES = "failures"
 MOST_FAILURES = 20
 LONGEST_ECHO = 80
+# What a person should look at, a sentence for each subject; its node says so.
+ALERTS = "alerts"
+MOST_ALERTS = 5
 # Its lease was taken for others: whoever started it may have it go on.
 PREEMPTED = "preempted"
 _OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO, PREEMPTED})
@@ -39,7 +42,7 @@ def created(run: Run, now: float) -> Run:
         exits=(),
         reason="",
         attempt=0,
-        detail={key: value for key, value in run.detail.items() if key not in _OURS},
+        detail={k: value for k, value in run.detail.items() if k not in _OURS and k != ALERTS},
     )
 
 
@@ -54,6 +57,13 @@ def reported(run: Run, report: RunReported) -> Run:
         metrics={**run.metrics, **(report.metrics or {})},
         detail={**run.detail, **detail},
     )
+
+
+def new_alerts(before: Run, now: Run) -> list[str]:
+    """What a run's owner is told: what has come to what a person should look at."""
+    known, alerts = before.detail.get(ALERTS, {}), now.detail.get(ALERTS, {})
+    fresh = [str(text) for subject, text in alerts.items() if subject not in known]
+    return [f"{now.name or now.id}: {text}" for text in fresh[:MOST_ALERTS]]
 
 
 def exited(run: Run, exit: RankExit, *, final: bool = False, lost: str = "") -> Run:

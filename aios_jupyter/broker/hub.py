@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class Hub:
         The last sample of each device.
     warm
         What each node keeps ready for the next runs.
+    batches
+        How far each batch of notebooks is.
     activity
         When something was computed last under each lease.
     changed
@@ -93,6 +96,7 @@ class Hub:
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}
         self.warm: dict[str, WarmUse] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
         self.changed = False
         self.used = time.monotonic()
         self._refusals: dict[str, int] = {}
@@ -193,8 +197,7 @@ class Hub:
 
     def token(self, lease: Lease) -> str:
         """What admits the lease's owner to its agents: nobody else can make it."""
-        text = f"{lease.id}:{lease.fence}:{lease.user}"
-        return hmac.digest(self._secret, text.encode(), "sha256").hex()
+        return _token(self._secret, f"{lease.id}:{lease.fence}:{lease.user}")
 
     def grant_for_agent(self, lease: Lease) -> msg.Grant:
         """The lease, its token, and whose it is."""
@@ -236,6 +239,12 @@ class Hub:
 def over(run: Run) -> msg.RunOver:
     """What agents are told of a run that has ended."""
     return msg.RunOver(id=run.id, state=run.state, reason=run.reason, ended=run.ended)
+
+
+@lru_cache(maxsize=1024)
+def _token(secret: bytes, text: str) -> str:
+    # A grant tells it to the agent, and to the session at once.
+    return hmac.digest(secret, text.encode(), "sha256").hex()
 
 
 def _secret(path: Path) -> bytes:

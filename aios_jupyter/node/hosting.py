@@ -34,6 +34,8 @@ log = logging.getLogger("aios.node")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 ANNOUNCE_TIMEOUT = 10.0
+# What an endpoint says of itself, by the names in its run's detail.
+DETAIL = ("url", "model", "version", "alerts")
 REPORT_INTERVAL = 0.2
 USAGE_INTERVAL = 4.5
 BATCH_BYTES = 1024 * 1024
@@ -59,10 +61,11 @@ class Hosting:
 
     Attributes
     ----------
-    begun
-        Called when the ranks of a run have been started here.
+    prepare, begun
+        Called with each order before it is carried out, gives back the one to go by; and after.
     """
 
+    prepare: Callable[[Hosted, StartRun], StartRun] | None = None
     begun: Callable[[Hosted, StartRun], None] | None = None
 
     def __init__(
@@ -227,6 +230,7 @@ class Hosting:
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
         hosted.order = order
         try:
+            hosted.order = order = self.prepare(hosted, order) if self.prepare else order
             hosted.values.take(order)
             await self._begin(hosted, order)
         except OSError as error:
@@ -323,8 +327,8 @@ class Hosting:
                     )
                 case "metrics" if event["rank"] == 0:
                     hosted.summary.setdefault("metrics", {}).update(event["values"])
-                case "endpoint":
-                    detail = {key: event[key] for key in ("url", "model", "version")}
+                case "endpoint" | "alerts":
+                    detail = {key: event[key] for key in DETAIL if key in event}
                     report = msg.RunReport(run=hosted.run.id, detail=detail)
                     self._report("node.run", report, True)
                 case "exit" if event["code"] != 0:

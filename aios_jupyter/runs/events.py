@@ -68,6 +68,12 @@ class EndpointReady(_Said, tag="endpoint"):
     version: str = ""
 
 
+class Alerted(_Said, tag="alerts"):
+    """What a person should look at now has changed: a sentence for each subject, {} when all is well."""
+
+    alerts: dict[str, str]
+
+
 class NamesPulled(_Said, tag="pulled"):
     """The pulled names are in the file `path`, `size` bytes."""
 
@@ -83,7 +89,15 @@ class CheckpointMade(_Said, tag="checkpoint"):
     seconds: float
 
 
-Said = ProgressMade | MetricsMade | ErrorRaised | EndpointReady | NamesPulled | CheckpointMade
+Said = (
+    ProgressMade
+    | MetricsMade
+    | ErrorRaised
+    | EndpointReady
+    | Alerted
+    | NamesPulled
+    | CheckpointMade
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Said).decode
