@@ -144,6 +144,8 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     expect(cell.locator(ERROR)).to_have_count(0)
     run = lab.panel.locator("[data-run]").first
     expect(run).to_have_attribute("data-state", "succeeded", timeout=SOON)
+    # It is drawn where somebody can see it.
+    cell.locator(".aios-Curves [data-chart=loss]").scroll_into_view_if_needed()
     expect(cell.locator(".aios-Curves [data-chart=loss] canvas")).to_be_visible()
     lab.panel.get_by_role("button", name="Go to the notebook of").first.click()
     active = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
