@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from clusters import until
 
 from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, UsageError
 from aios_jupyter.models import load, publish
@@ -26,13 +28,43 @@ from aios_jupyter.models.protocol_v2 import HEADER, encode_request
 
 from .conftest import TOKEN, Served
 
+# Says how many rows it is called with, and waits for as long as it is held.
 SLOW = """
-import time
+import os, time
 class Slow:
     def predict(self, x):
-        time.sleep(1.0)
+        folder = os.environ.get("SLOW_FOLDER")
+        if folder:
+            with open(f"{folder}/calls", "a") as calls:
+                calls.write(f"{len(x)}\\n")
+        while folder and os.path.exists(f"{folder}/held"):
+            time.sleep(0.01)
         return x * 2
 """
+
+
+class Slow:
+    """What is seen of the slow model, and done to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._calls, self._held = folder / "calls", folder / "held"
+
+    def calls(self) -> list[int]:
+        """The rows of each call since it is held."""
+        return [int(word) for word in self._calls.read_text().split()]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Calls take until `go_on`, or the end."""
+        self._calls.write_text("")
+        self._held.touch()
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    def go_on(self) -> None:
+        self._held.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -43,11 +75,25 @@ def client(endpoint: Served) -> Iterator[EndpointClient]:
 
 @pytest.fixture(scope="package")
 def slow_model(state_dir: Path) -> str:
-    """A model of arbitrary Python that takes a second for each call."""
+    """A model of arbitrary Python that answers when it is told to."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(SLOW, namespace)
     publish(namespace["Slow"](), "slow", input_example=np.ones((2, 3)), allow_pickle=True)
     return "slow"
+
+
+@pytest.fixture
+def slow(slow_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    """The model in the endpoints that this test starts."""
+    monkeypatch.setenv("SLOW_FOLDER", str(tmp_path))
+    return Slow(tmp_path)
+
+
+def listens(endpoint: Served) -> bool:
+    """Whether new connections are taken."""
+    host, _, port = endpoint.address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def ask(
@@ -147,16 +193,21 @@ def test_concurrent_requests_are_batched_and_each_gets_its_own(
 
 
 def test_what_waits_for_a_slow_model_runs_together(
-    serve: Callable[..., Served], slow_model: str
+    serve: Callable[..., Served], slow: Slow
 ) -> None:
-    served = serve(slow_model, "--allow-pickle")
-    started = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(
-            pool.map(lambda i: infer(served.url, TOKEN, np.full((1, 3), float(i))), range(8))
-        )
-    assert [r.tolist() for r in results] == [[[2.0 * i] * 3] for i in range(8)]
-    assert time.monotonic() - started < 6, "eight requests of a second each ran one by one"
+    served = serve("slow", "--allow-pickle")
+    [replica] = psutil.Process(served.process.pid).children()
+
+    def connected() -> int:
+        return sum(c.status == psutil.CONN_ESTABLISHED for c in replica.net_connections())
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool, slow.held():
+        results = pool.map(lambda i: infer(served.url, TOKEN, np.full((1, 3), float(i))), range(8))
+        until(lambda: slow.calls() and connected() == 8, "one is computed, and seven have come")
+        slow.go_on()
+        assert [r.tolist() for r in results] == [[[2.0 * i] * 3] for i in range(8)]
+    assert sum(slow.calls()) == 8
+    assert len(slow.calls()) < 5, "what waited ran one by one"
     assert served.stop() == 0
 
 
@@ -292,22 +343,23 @@ def test_the_openapi_document_names_the_routes_that_exist(endpoint: Served) -> N
 
 
 def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(
-    serve: Callable[..., Served], slow_model: str
+    serve: Callable[..., Served], slow: Slow
 ) -> None:
-    served = serve(slow_model, "--allow-pickle")
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    served = serve("slow", "--allow-pickle", "--grace", "60")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, slow.held():
         with EndpointClient(served.url, TOKEN) as first, EndpointClient(served.url, TOKEN) as idle:
             first.signature()
             idle.signature()
             in_flight = pool.submit(first.infer, np.ones((1, 3)))
-            time.sleep(0.4)
+            until(slow.calls, "it is being computed")
             served.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+            until(lambda: not listens(served), "the endpoint is stopping")
             assert not in_flight.done()
             with pytest.raises((NotFoundError, ConflictError)):
                 idle.infer(np.ones((1, 3)))
-            assert in_flight.result(10).tolist() == [[2, 2, 2]]
-    assert served.process.wait(10) == 0
+            slow.go_on()
+            assert in_flight.result(20).tolist() == [[2, 2, 2]]
+    assert served.process.wait(20) == 0
 
 
 def test_the_process_holds_neither_torch_nor_mlflow(endpoint: Served) -> None:
