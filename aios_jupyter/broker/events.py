@@ -358,13 +358,15 @@ class EndLease(Struct):
     """Tell these agents to end all processes of the lease and to answer with RanksGone.
 
     The lease is named by its id alone, as an agent may hold processes of one long forgotten.
-    `grace` (s) is between SIGTERM and SIGKILL, None the usual one.
+    `grace` (s) is between SIGTERM and SIGKILL, None the usual one. With `keep` its runs go on under
+    another lease, and their code is kept.
     """
 
     lease: str
     nodes: tuple[str, ...]
     reason: str = ""
     grace: float | None = None
+    keep: bool = False
 
 
 class LeaseEnded(Struct):
@@ -374,11 +376,19 @@ class LeaseEnded(Struct):
 
 
 class StopRun(Struct):
-    """Tell these agents to end the ranks of the run."""
+    """Tell these agents to end the ranks of the run; `grace` is as in `EndLease`."""
 
     run: Run
     nodes: tuple[str, ...]
     reason: str
+    grace: float | None = None
+
+
+class Moved(Struct):
+    """Tell these agents, which had the run, that it is under another lease now, on other nodes."""
+
+    run: Run
+    nodes: tuple[str, ...]
 
 
 class MeetAgain(Struct):
@@ -425,6 +435,7 @@ Action: TypeAlias = (
     | EndLease
     | LeaseEnded
     | StopRun
+    | Moved
     | MeetAgain
     | StartAgain
     | RunEnded
