@@ -50,6 +50,8 @@ class FakeUpstream:
         self.calls.append((op, body))
         if op == "extend":
             return self._extend(body["id"], body["time"])
+        if op == "reprioritize":
+            return self._reprioritize(body["id"], body["priority"])
         return {"release": self._release, "cancel": self._cancel, "run.stop": self._stop}[op](
             body["id"]
         )
@@ -96,6 +98,10 @@ class FakeUpstream:
     def _extend(self, lease: str, length: float) -> None:
         row = self._row("leases", lease, "lease")
         self.change("leases", {lease: {**row, "expires": time.time() + length}})
+
+    def _reprioritize(self, request: str, priority: int) -> None:
+        row = self._row("queue", request, "request")
+        self.change("queue", {request: {**row, "priority": priority}})
 
     def _cancel(self, request: str) -> None:
         self._row("queue", request, "request")

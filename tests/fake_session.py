@@ -63,6 +63,15 @@ class FakeHandle:
         return self._result
 
 
+# What is said of a request that waits.
+EXPLAINED: dict[str, Any] = {
+    "id": "q-1", "count": 2, "want": "gpu", "state": "queued", "reason": "Priority",
+    "why": "One request is before it.", "position": 2, "waiting": 3, "eta": 1600.0,
+    "earliest": 1300.0, "latest": None, "first_at": None, "time": 60.0, "predicted": 90.0,
+    "queue": "team", "ran": 0.0, "error": 1.5, "policy": "sjf", "priority": 0,
+}  # fmt: skip
+
+
 class FakeSession:
     """What the verbs call; `calls` has the name and arguments of each."""
 
@@ -102,6 +111,10 @@ class FakeSession:
 
     def cancel(self, request: str) -> None:
         self.cancelled.append(request)
+
+    def reprioritize(self, request: str, priority: int) -> dict[str, Any]:
+        self.calls.append(("reprioritize", {"request": request, "priority": priority}))
+        return EXPLAINED | {"id": request, "priority": priority}
 
     def reservations(self) -> list[dict[str, Any]]:
         return self.booked

@@ -22,6 +22,7 @@ class Cluster:
         self.started: dict[str, float] = {}
         self.records: dict[tuple[str, str], Any] = {}
         self.told: list[ev.Action] = []
+        self.audits: list[ev.Audit] = []
         for name, kind, number in (("g", DeviceKind.GPU, gpus), ("c", DeviceKind.CPU, slots)):
             devices = tuple(
                 Device(id=f"{name}{i}", kind=kind, name="", index=i, memory=1)
@@ -38,7 +39,9 @@ class Cluster:
                 del self.records[action.kind, action.id]
             elif isinstance(action, ev.Granted):
                 self.started[action.request.id] = self.now
-            elif not isinstance(action, ev.Audit):
+            elif isinstance(action, ev.Audit):
+                self.audits.append(action)
+            else:
                 self.told.append(action)
 
     def ask(self, count: int = 1, user: str = "ana", admin: bool = False, **wish: Any) -> str:

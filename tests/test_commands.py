@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from fake_session import SNAPSHOT, FakeHandle, FakeSession, make_lease
+from fake_session import EXPLAINED, SNAPSHOT, FakeHandle, FakeSession, make_lease
 
 import aios_jupyter.session
 from aios_jupyter.commands import Host, aios, invoke, main
@@ -16,10 +16,11 @@ from aios_jupyter.commands.base import pairs
 from aios_jupyter.commands.cluster import device_row, holder_text
 from aios_jupyter.commands.feed import LOG_LINES, POINTS, Feed
 from aios_jupyter.commands.host import read_file, waiting_text
-from aios_jupyter.commands.leases import explain_card, lease_card, lease_table
+from aios_jupyter.commands.leases import lease_card, lease_table
 from aios_jupyter.commands.policies import policy_table
 from aios_jupyter.commands.quotas import quota_table
 from aios_jupyter.commands.views import Card, Column, Table
+from aios_jupyter.commands.waiting import explain_card
 from aios_jupyter.errors import (
     AllocationError,
     ClusterError,
@@ -180,6 +181,36 @@ def test_alloc_in_a_shell_belongs_to_the_shell(monkeypatch: pytest.MonkeyPatch) 
     assert shell("alloc", "--devices", "1") == 0
     assert asked["shell"] is True
     assert asked["start"] is True
+
+
+def test_a_run_says_which_devices_it_wants(session: FakeSession, tmp_path: Path) -> None:
+    script = tmp_path / "x.py"
+    script.write_text("")
+    wish = "--gpus 1 --gpu-model a100 --gpu-memory 8GB --share --placement node --time 2h"
+    for verb in ("train", "run"):
+        assert shell(verb, *wish.split(), str(script)) == 0
+        (name, options), _ = session.calls
+        session.calls.clear()
+        assert name == "start"
+        given = {key: options[key] for key in ("model", "memory", "share", "placement", "time")}
+        assert given == {
+            "model": "a100",
+            "memory": 8 * 10**9,
+            "share": True,
+            "placement": "node",
+            "time": 7200.0,
+        }
+    assert shell("train", "--gpus", "1", str(script)) == 0
+    assert not {"model", "placement", "time"} & session.calls[0][1].keys(), "what is held will do"
+
+
+def test_a_priority_may_be_below_zero(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("priority", "q-1", "-3") == 0
+    assert session.calls[0] == ("reprioritize", {"request": "q-1", "priority": -3})
+    assert "-3, which the policy 'sjf' does not look at" in capsys.readouterr().out
+    assert shell("priority", "q-1", "much") == 2
 
 
 def test_waiting_is_told_once_for_each_change(
@@ -509,13 +540,7 @@ def test_the_audit_reads_like_a_log(
 
 
 def test_explain_shows_place_reason_and_forecast() -> None:
-    found = {
-        "id": "q-1", "count": 2, "want": "gpu", "state": "queued", "reason": "Priority",
-        "why": "One request is before it.", "position": 2, "waiting": 3, "eta": 1600.0,
-        "earliest": 1300.0, "latest": None, "first_at": None, "time": 60.0, "predicted": 90.0,
-        "queue": "team", "ran": 0.0,
-        "error": 1.5, "policy": "sjf",
-    }  # fmt: skip
+    found = EXPLAINED
     text = explain_card(found, 1000.0).text()
     assert text.startswith("request q-1  [Priority]")
     assert "2 of 3" in text

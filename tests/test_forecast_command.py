@@ -13,7 +13,7 @@ import aios_jupyter.session
 from aios_jupyter.commands import main
 from aios_jupyter.commands.charts import WIDTH, Bar, Bars, Panel
 from aios_jupyter.commands.forecasts import accuracy_text, forecast_panel
-from aios_jupyter.commands.leases import queue_table
+from aios_jupyter.commands.waiting import queue_table
 from aios_jupyter.notebook import charts, display
 from aios_jupyter.notebook.widgets import Slot
 

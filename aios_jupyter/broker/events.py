@@ -69,6 +69,15 @@ class Cancelled(Struct):
     admin: bool = False
 
 
+class Reprioritized(Struct):
+    """A request that waits shall have another priority."""
+
+    request: str
+    priority: int
+    by: str
+    admin: bool = False
+
+
 class Released(Struct):
     """Give a lease back before its time."""
 
@@ -259,6 +268,7 @@ Event: TypeAlias = (
     | SessionClosed
     | Submitted
     | Cancelled
+    | Reprioritized
     | Released
     | Extended
     | NodeJoined

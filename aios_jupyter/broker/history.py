@@ -23,11 +23,7 @@ def kinds_of(what: Request | Lease) -> tuple[str, ...]:
 
 
 def predict(history: dict[str, Lasted], request: Request) -> float | None:
-    """How long a lease for this request would last; None: unknown.
-
-    It is the geometric mean of the last ones (each a second longer, as there are some of none):
-    lengths spread over orders of magnitude.
-    """
+    """How long a lease for this request would last; None: unknown."""
     found = None
     for kind in kinds_of(request):
         record = history.get(kind)
@@ -37,7 +33,8 @@ def predict(history: dict[str, Lasted], request: Request) -> float | None:
                 break
     if found is None:
         return None
-    return math.expm1(sum(map(math.log1p, found.lengths)) / len(found.lengths))
+    # Records of an earlier version have it not.
+    return _usual(found.lengths) if found.usual is None else found.usual
 
 
 def errors_of(history: dict[str, Lasted], request: Request) -> tuple[float, ...]:
@@ -52,7 +49,16 @@ def lasted(record: Lasted | None, length: float, predicted: float | None) -> Las
     errors = record.errors
     if predicted:
         errors = (*errors, length / predicted)[-ERRORS:]
-    return Lasted(lengths=(*record.lengths, length)[-KEPT:], errors=errors)
+    lengths = (*record.lengths, length)[-KEPT:]
+    return Lasted(lengths=lengths, errors=errors, usual=_usual(lengths))
+
+
+def _usual(lengths: tuple[float, ...]) -> float:
+    """The geometric mean (each a second longer, as there are some of none).
+
+    Lengths spread over orders of magnitude.
+    """
+    return math.expm1(sum(map(math.log1p, lengths)) / len(lengths))
 
 
 def quantile(values: tuple[float, ...], share: float) -> float:

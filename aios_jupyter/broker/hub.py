@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,7 @@ class Hub:
 
     def token(self, lease: Lease) -> str:
         """What admits the lease's owner to its agents: nobody else can make it."""
-        text = f"{lease.id}:{lease.fence}:{lease.user}"
-        return hmac.digest(self._secret, text.encode(), "sha256").hex()
+        return _token(self._secret, f"{lease.id}:{lease.fence}:{lease.user}")
 
     def grant_for_agent(self, lease: Lease) -> msg.Grant:
         """The lease, its token, and whose it is."""
@@ -253,6 +253,12 @@ class Hub:
 def over(run: Run) -> msg.RunOver:
     """What agents are told of a run that has ended."""
     return msg.RunOver(id=run.id, state=run.state, reason=run.reason, ended=run.ended)
+
+
+@lru_cache(maxsize=1024)
+def _token(secret: bytes, text: str) -> str:
+    # A grant tells it to the agent, and to the session at once.
+    return hmac.digest(secret, text.encode(), "sha256").hex()
 
 
 def _secret(path: Path) -> bytes:

@@ -132,6 +132,13 @@ class ExtendBy(Struct, frozen=True, kw_only=True):
     time: float | None
 
 
+class Reprioritize(Struct, frozen=True, kw_only=True):
+    """`reprioritize`: a request that waits has this priority from now on."""
+
+    id: str
+    priority: int
+
+
 class Notice(Struct, frozen=True, kw_only=True):
     """To a session: something that its user should know of a lease or reservation (`about`)."""
 

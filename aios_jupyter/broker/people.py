@@ -63,6 +63,7 @@ class People:
             "stand": (msg.StandFor, self._stand),
             "submit": (Request, self._submit),
             "cancel": (msg.ById, self._cancel),
+            "reprioritize": (msg.Reprioritize, self._reprioritize),
             "release": (msg.ById, self._release),
             "extend": (msg.ExtendBy, self._extend),
             "reserve": (Booking, self._reserve),
@@ -211,6 +212,16 @@ class People:
     def _cancel(self, connection: Connection, body: msg.ById) -> None:
         self._hub.handle(
             ev.Cancelled(request=body.id, by=connection.name, admin=connection.role == "admin")
+        )
+
+    def _reprioritize(self, connection: Connection, body: msg.Reprioritize) -> None:
+        self._hub.handle(
+            ev.Reprioritized(
+                request=body.id,
+                priority=body.priority,
+                by=connection.name,
+                admin=connection.role == "admin",
+            )
         )
 
     def _reserve(self, connection: Connection, booking: Booking) -> dict[str, Any] | None:

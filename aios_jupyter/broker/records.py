@@ -18,11 +18,12 @@ class Unconfirmed(Struct):
 
 class Lasted(Struct):
     """How long the last leases of one kind lasted (seconds), and by what factor longer than was
-    predicted.
+    predicted. `usual` is what the next one is predicted to last.
     """
 
     lengths: tuple[float, ...]
     errors: tuple[float, ...]
+    usual: float | None = None
 
 
 class Used(Struct):

@@ -23,7 +23,7 @@ from ..schema import (
 )
 from . import events as ev
 from . import history
-from .checks import check_owner, check_time
+from .checks import check_owner, check_priority, check_time
 from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
@@ -97,6 +97,7 @@ class State(Measuring, Suspending):
             ev.SessionClosed: self._session_closed,
             ev.Submitted: self._submitted,
             ev.Cancelled: self._cancelled,
+            ev.Reprioritized: self._reprioritized,
             ev.Released: self._released,
             ev.Extended: self._extended,
             ev.NodeJoined: self._node_joined,
@@ -218,11 +219,7 @@ class State(Measuring, Suspending):
         check_time(request.time)
         if request.scope is Scope.RESERVED:
             raise UsageError("Such a lease comes from a reservation; make one with 'reserve'.")
-        if request.priority > 0 and not event.admin:
-            raise AccessError(
-                f"{request.user} may not ask with priority {request.priority}; leave --priority "
-                "out, give a number below 0, or ask an admin."
-            )
+        check_priority(request.priority, request.user, event.admin)
         queue = self._quotas.queue_for(request)
         request = self._within_limits(request, event.admin)
         pool = self._pool_or_refuse(request)
@@ -273,6 +270,33 @@ class State(Measuring, Suspending):
             self._end_queued(request, reason)
         elif request.state is RequestState.GRANTED:
             self._end(self.leases[request.lease], reason)
+
+    def _reprioritized(self, event: ev.Reprioritized) -> None:
+        request = self.requests.get(event.request)
+        if request is None:
+            raise NotFoundError(
+                f"There is no request {event.request!r}; 'aios queue' lists those that wait."
+            )
+        check_owner(f"Request {request.id}", request.user, event)
+        if request.state is not RequestState.QUEUED:
+            raise ConflictError(f"Request {request.id} waits no more; its priority says nothing.")
+        check_priority(event.priority, event.by, event.admin, now=request.priority)
+        if event.priority == request.priority:
+            return
+        before, request = request.priority, replace(request, priority=event.priority)
+        self._put("request", request.id, request)
+        self._queue.rekey(request)
+        # It may take leases now that it could not take before.
+        self._no_room.pop(self._queue.pool(request.id), None)
+        if event.by != request.user:
+            self._audit(
+                "priority changed",
+                event.by,
+                request=request.id,
+                user=request.user,
+                before=before,
+                after=request.priority,
+            )
 
     # --- nodes
 

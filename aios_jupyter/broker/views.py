@@ -106,6 +106,7 @@ def queue_row(
         "want": request.want.value,
         "count": request.count,
         "queue": request.queue,
+        "priority": request.priority,
         "preemptible": request.preemptible,
         "preempted": request.requeued is not None,
         "least": request.least or request.count,

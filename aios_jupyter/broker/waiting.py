@@ -168,6 +168,15 @@ class Queue:
             self.remove(request)
             self._place(place._replace(pool=pool))
 
+    def rekey(self, request: Request) -> None:
+        """Put a request that has changed where the policy wants it now, as old as it was."""
+        place = self._waiting[request.id]
+        if place.group.aged:
+            return
+        self.remove(request.id)
+        _, arrival, _ = place.entry
+        self._place(place._replace(entry=(self._key(request), arrival, request.id)))
+
     def promote(self, request: str) -> None:
         """A request has waited for so long that it goes before all that have not."""
         place = self._waiting[request]

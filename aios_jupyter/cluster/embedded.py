@@ -9,11 +9,13 @@ the same address, so that agent, ranks and sessions find it; the agent died, the
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from ..tls import Bundle, create
 from .processes import GONE, detach, end, lock, read, running, wait, write
 
 __all__ = ["Paths", "down", "ensure", "lock", "running"]
+
+# Dask's name for the event loop of its scheduler, which is the broker's too.
+EVENT_LOOP = "DASK_DISTRIBUTED__ADMIN__EVENT_LOOP"
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,8 @@ def _start_broker(
         "AIOS_BROKER_LISTEN": earlier["address"] if earlier else _free_address(paths, host),
         "AIOS_BROKER_FILE": str(paths.broker),
     }
+    if find_spec("uvloop") and EVENT_LOOP not in os.environ:
+        environment[EVENT_LOOP] = "uvloop"
     tls = Bundle.dask(paths.tls)
     command = [
         *(sys.executable, "-m", "dask", "scheduler"),

@@ -32,7 +32,7 @@ from .forecasts import forecast
 from .host import Host
 from .kernels import kernel
 from .kv import kv
-from .leases import alloc, cancel, explain_request, extend, leases, queue, release
+from .leases import alloc, extend, leases, release
 from .models import models, promote, publish, rollback
 from .monitor import monitor
 from .nodes import node
@@ -46,6 +46,7 @@ from .sql import sql
 from .storage import data
 from .users import audit, user
 from .vault import decrypt, encrypt, identity
+from .waiting import cancel, explain_request, priority, queue
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
 
@@ -69,7 +70,8 @@ def aios(ctx: click.Context) -> None:
 
 for _verb in (
     *(up, down, status, doctor),
-    *(alloc, release, extend, leases, queue, explain_request, cancel, policy, quota, forecast),
+    *(alloc, release, extend, leases, queue, explain_request, priority, cancel),
+    *(policy, quota, forecast),
     *(reserve, reservations),
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment, sql, kv),

@@ -9,8 +9,8 @@ import click
 
 from .base import DURATION, SIZE, VerbGroup, as_json, echo_json
 from .host import Host
-from .leases import cpus_wanted, devices_wanted, from_queue, gpus_wanted
 from .views import Card, Column, Table
+from .wishes import cpus_wanted, devices_wanted, from_queue, gpus_wanted
 
 KERNEL_COLUMNS = (
     Column("name", "kernel"),

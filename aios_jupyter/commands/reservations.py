@@ -11,8 +11,8 @@ import click
 from ..units import format_duration
 from .base import COUNT, DURATION, SIZE, as_json, echo_json, labelled
 from .host import Host
-from .leases import KINDS, devices_wanted, gpus_wanted, wanted
 from .views import Card, Column, Table, plural
+from .wishes import KINDS, devices_wanted, gpus_wanted, wanted
 
 COLUMNS = (
     Column("id", "reservation"),

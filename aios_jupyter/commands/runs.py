@@ -15,8 +15,15 @@ from ..schema import RunKind
 from ..units import format_duration, format_size
 from .base import NAMES, as_json, echo_json, labelled
 from .host import Host
-from .leases import devices_wanted, from_queue, gpus_wanted, may_be_preempted
 from .views import Card, Column, Table, number
+from .wishes import (
+    details,
+    devices_wanted,
+    from_queue,
+    gpus_wanted,
+    in_detail,
+    may_be_preempted,
+)
 
 if TYPE_CHECKING:
     from ..runs.messages import RankStacks
@@ -82,6 +89,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--profile-all", is_flag=True, help="Profile every rank."),
         labelled,
+        in_detail,
         click.option(
             "--detach", is_flag=True, help="On a lease of its own, and do not wait: see 'attach'."
         ),
@@ -137,11 +145,7 @@ def _start(
     kind: RunKind = RunKind.TRAIN,
 ) -> Any:
     given = ("devices", "gpus", "lease", "name", "framework", "queue", "preemptible")
-    options = {key: flags[key] for key in given}
-    if flags["lease"] and (flags["queue"] or flags["preemptible"]):
-        raise UsageError(
-            "--queue and --preemptible are for a lease of the run's own; leave out --lease."
-        )
+    options = {key: flags[key] for key in given} | details(flags)
     options["detach"] = flags["detach"]
     options["kind"] = kind
     options |= {key: flags[key] for key in ("max_restarts", "checkpoints", "resume", "compress")}

@@ -1,6 +1,7 @@
 """REST under `aios/` for what people do with leases and models in the sidebar.
 
 POST aios/leases/ID/extend          have a lease end {"time": SECONDS} from now
+POST aios/queue/ID/priority         have a request that waits go by {"priority": N} from now on
 PUT  aios/models/NAME/aliases/ALIAS  have an alias stand for {"version": N}, or {"back": true}
 """
 
@@ -32,6 +33,20 @@ class ExtendHandler(AiosHandler):
         self.answer({"extended": lease})
 
 
+class PriorityHandler(AiosHandler):
+    """The priority of a request that waits."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, request: str) -> None:
+        """Change it."""
+        priority: Any = (self.get_json_body() or {}).get("priority")
+        if type(priority) is not int:
+            raise UsageError("priority must be a whole number.")
+        await self.stream.call("reprioritize", {"id": request, "priority": priority})
+        self.answer({"reprioritized": request})
+
+
 class AliasHandler(AiosHandler):
     """An alias of a model."""
 
@@ -54,6 +69,7 @@ def handlers(stream: Stream) -> list[tuple[str, type[AiosHandler], dict[str, Any
     one = r"([^/]+)"
     return [
         (rf"/aios/leases/{one}/extend", ExtendHandler, {"stream": stream}),
+        (rf"/aios/queue/{one}/priority", PriorityHandler, {"stream": stream}),
         (rf"/aios/models/{one}/aliases/{one}", AliasHandler, {"stream": stream}),
     ]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, PolicyChoice
+from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize
 from ..errors import AllocationError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Scope
 from ..units import format_duration, parse_count, parse_duration, parse_size, parse_when
@@ -282,6 +282,32 @@ class LeaseVerbs(Link):
         """Take a waiting request or a reservation back; one that has begun ends."""
         self._call("cancel", ById(id=request))
 
+    def reprioritize(self, request: str, priority: int) -> dict[str, Any]:
+        """Have a request that waits go before or after others under the policy `priority`.
+
+        Parameters
+        ----------
+        request
+            Its id.
+        priority
+            Higher goes first. Its owner may give one up to 0, or lower the one that it has; admins
+            any, to anybody's request.
+
+        Returns
+        -------
+        dict
+            What `explain` says of it then.
+
+        Raises
+        ------
+        AccessError
+            That is for an admin to do.
+        ConflictError
+            The request waits no more.
+        """
+        self._call("reprioritize", Reprioritize(id=request, priority=priority))
+        return self.explain(request)
+
     def policy(
         self,
         name: str | None = None,
@@ -349,16 +375,23 @@ class LeaseVerbs(Link):
         lease: str | None,
         want: dict[str, Any],
         on_wait: Callable[[dict[str, Any]], None] | None,
+        *,
+        own: bool = False,
         **how: Any,
     ) -> Lease:
-        """The lease named, the one held where it is large enough, or one for this run alone."""
+        """The lease named, the one held where it is large enough, or (`own`) one for this run alone."""
+        if lease is not None and own:
+            raise UsageError(
+                "A queue, a time and what else says which devices to take are for a lease of the "
+                "run's own; leave them out, or leave out --lease (lease=)."
+            )
         if lease is not None:
             found: Lease = self._call("lease.get", ById(id=lease), Lease)
             return found
         given = next((n for n in want.values() if n is not None), None)
         count = None if given is None else parse_count(given)[0]
         try:
-            held = self._held()
+            held = None if own else self._held()
         except NotFoundError:
             held = None
         if held and (count is None or len(held.slots) >= count):

@@ -63,6 +63,13 @@ class RunVerbs(LeaseVerbs):
         on_wait: Callable[[dict[str, Any]], None] | None = None,
         queue: str = "",
         preemptible: bool = False,
+        memory: str | int | None = None,
+        model: str = "",
+        share: bool = False,
+        placement: str = "",
+        cpus_per_device: int = 0,
+        memory_per_device: str | int | None = None,
+        time: str | float | None = None,
     ) -> RunHandle:
         """Start code on every device of a lease, one rank each, and return at once.
 
@@ -74,9 +81,10 @@ class RunVerbs(LeaseVerbs):
         devices, gpus, lease
             Where: a lease by id; else the one held; else one for this run alone, given back at its
             end.
-        queue, preemptible
-            As for `alloc`, where a lease is taken for this run alone. It ends with the run: one
-            that was preempted says so, and is started again by whoever wants it.
+        queue, preemptible, memory, model, share, placement, cpus_per_device, memory_per_device, time
+            As for `alloc`: with any of them a lease is taken for this run alone, whatever is held.
+            It ends with the run: one that was preempted says so, and is started again by whoever
+            wants it.
         detach
             Give the run a lease of its own with which it outlives this session; `attach` follows
             it from any other.
@@ -123,7 +131,19 @@ class RunVerbs(LeaseVerbs):
         elif push:
             payload = cells.pack(dict(push), set(explicit))
         want = {"gpus": gpus} if gpus is not None else {"devices": devices}
-        how: dict[str, Any] = {"queue": queue, "preemptible": preemptible}
+        asked = {
+            "queue": queue,
+            "preemptible": preemptible,
+            "memory": memory,
+            "model": model,
+            "share": share,
+            "placement": placement,
+            "cpus_per_device": cpus_per_device,
+            "memory_per_device": memory_per_device,
+        }
+        how: dict[str, Any] = {key: value for key, value in asked.items() if value}
+        if time is not None:
+            how["time"] = time
         if detach and lease is None:
             held = self.alloc(
                 **(want if any(want.values()) else {"devices": 1}),
@@ -133,7 +153,7 @@ class RunVerbs(LeaseVerbs):
                 **how,
             )
         else:
-            held = self._lease_for_run(lease, want, on_wait, **how)
+            held = self._lease_for_run(lease, want, on_wait, own=bool(how), **how)
         count = devices if gpus is None else gpus
         world = len(held.slots) if count is None else parse_count(count)[1]
         spec = RunSpec(

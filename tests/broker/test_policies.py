@@ -17,8 +17,8 @@ from aios_jupyter.broker.policy import AGING, POLICIES, PRIORITY_WORTH, Pool
 from aios_jupyter.broker.shares import HALF_LIFE
 from aios_jupyter.broker.sortedlist import SortedList
 from aios_jupyter.broker.state import State
-from aios_jupyter.errors import AccessError, AiosError, UsageError
-from aios_jupyter.schema import Want
+from aios_jupyter.errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
+from aios_jupyter.schema import RequestState, Want
 
 
 def test_first_come_first_served() -> None:
@@ -89,6 +89,54 @@ def test_only_an_admin_gives_a_priority_above_the_usual() -> None:
     with pytest.raises(AccessError, match="may not ask with priority 1"):
         cluster.ask(priority=1)
     assert cluster.ask(priority=1, admin=True) in cluster.started
+
+
+def test_a_request_that_waits_may_be_given_another_priority() -> None:
+    cluster = Cluster("fifo")
+    cluster.choose("priority")
+    cluster.ask(8)
+    first, second = cluster.ask(), cluster.ask()
+    cluster.do(ev.Reprioritized(request=first, priority=-1, by="ana"))
+    assert cluster.queue() == [second, first]
+    cluster.do(ev.Reprioritized(request=first, priority=0, by="ana"))
+    assert cluster.queue() == [first, second], "its owner may take that back"
+    cluster.do(ev.Reprioritized(request=second, priority=3, by="root", admin=True))
+    assert cluster.queue() == [second, first]
+    cluster.restart()
+    assert cluster.queue() == [second, first]
+    audits = [audit for audit in cluster.audits if audit.what == "priority changed"]
+    assert [(audit.who, audit.detail["request"]) for audit in audits] == [("root", second)]
+
+
+def test_a_priority_that_rises_may_preempt() -> None:
+    cluster = Cluster("priority")
+    low = cluster.ask(8, preemptible=True)
+    waiting = cluster.ask(8)
+    cluster.do(ev.Tick())
+    assert cluster.queue() == [waiting]
+    cluster.do(ev.Reprioritized(request=waiting, priority=1, by="root", admin=True))
+    assert cluster.queue() == [low] or waiting in cluster.started
+    assert cluster.state.requests[low].state is RequestState.QUEUED
+
+
+def test_a_priority_that_is_not_ones_to_give_changes_nothing() -> None:
+    cluster = Cluster("priority")
+    granted, waiting = cluster.ask(8), cluster.ask()
+    before = list(cluster.state.records())
+    for error, says, event in (
+        (AccessError, "priority 1", ev.Reprioritized(request=waiting, priority=1, by="ana")),
+        (AccessError, "belongs to ana", ev.Reprioritized(request=waiting, priority=-1, by="eve")),
+        (ConflictError, "waits no more", ev.Reprioritized(request=granted, priority=-1, by="ana")),
+        (NotFoundError, "no request", ev.Reprioritized(request="x", priority=0, by="ana")),
+        (
+            UsageError,
+            "not a priority",
+            ev.Reprioritized(request=waiting, priority=-(10**9), by="ana"),
+        ),
+    ):
+        with pytest.raises(error, match=says):
+            cluster.do(event)
+    assert list(cluster.state.records()) == before
 
 
 def test_users_take_turns_and_the_one_who_had_less_goes_first() -> None:

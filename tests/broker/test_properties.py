@@ -625,6 +625,18 @@ class Broker(RuleBasedStateMachine):
         answer = self.do(ev.Cancelled(request=request.id, by=by, admin=admin))
         assert isinstance(answer, AccessError) == (by != request.user and not admin)
 
+    @precondition(lambda self: self.state.requests)
+    @rule(index=number, by=users, admin=st.booleans(), priority=st.sampled_from([-1, 0, 2]))
+    def reprioritize(self, index: int, by: str, admin: bool, priority: int) -> None:
+        request = self.pick(self.state.requests, index)
+        answer = self.do(
+            ev.Reprioritized(request=request.id, priority=priority, by=by, admin=admin)
+        )
+        if isinstance(answer, AiosError):
+            assert self.state.requests[request.id].priority == request.priority
+        else:
+            assert admin or (by == request.user and priority <= max(0, request.priority))
+
     @precondition(lambda self: self.state.leases)
     @rule(index=number, by=users, admin=st.booleans())
     def release(self, index: int, by: str, admin: bool) -> None:

@@ -33,6 +33,7 @@ ROUTES = [
     ("GET", "aios/history"),
     ("GET", "aios/kernels"),
     ("POST", "aios/leases/l-7c1/extend"),
+    ("POST", "aios/queue/q-a1/priority"),
     ("PUT", "aios/models/digits/aliases/champion"),
     ("GET", "aios/models"),
     ("GET", "aios/events"),
@@ -304,6 +305,17 @@ async def test_a_lease_is_not_extended_by_what_is_no_time(
         await jp_fetch("aios/leases/l-7c1/extend", method="POST", body=f'{{"time": {time}}}')
     assert refusal(error)[0] == 400
     assert cluster.upstream.calls == []
+
+
+async def test_a_request_is_given_another_priority(
+    jp_fetch: Any, server: AiosApp, cluster: Any
+) -> None:
+    await jp_fetch("aios/queue/q-a1/priority", method="POST", body='{"priority": -2}')
+    assert cluster.upstream.calls == [("reprioritize", {"id": "q-a1", "priority": -2})]
+    for wrong in ("{}", '{"priority": "high"}', '{"priority": 1.5}', '{"priority": true}'):
+        with pytest.raises(HTTPClientError) as error:
+            await jp_fetch("aios/queue/q-a1/priority", method="POST", body=wrong)
+        assert refusal(error)[0] == 400
 
 
 async def test_an_alias_is_moved(

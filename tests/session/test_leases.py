@@ -11,7 +11,7 @@ import pytest
 from clusters import environment, free, until
 
 from aios_jupyter.broker.messages import ById
-from aios_jupyter.errors import AllocationError, NotFoundError, UsageError
+from aios_jupyter.errors import AllocationError, ConflictError, NotFoundError, UsageError
 from aios_jupyter.session import Session, connect
 
 
@@ -207,6 +207,39 @@ def test_explain_says_why_a_request_waits_and_until_when(session: Session) -> No
     assert (ended["state"], ended["reason"]) == ("ended", f"cancelled by {session.user}")
     with pytest.raises(NotFoundError, match="no request 'q-none'"):
         session.explain("q-none")
+
+
+def test_a_request_that_waits_is_given_another_priority(session: Session) -> None:
+    before = session.policy()["name"]
+    session.policy("priority")
+    held = session.alloc(gpus=4)
+    granted: list[str] = []
+    try:
+        with connect(label="second") as second:
+
+            def ask(label: str) -> None:
+                lease = second.alloc(gpus=4, label=label)
+                granted.append(label)
+                second.release(lease.id)
+
+            threads = []
+            for number, label in enumerate(("first", "second"), 1):
+                threads.append(threading.Thread(target=ask, args=(label,)))
+                threads[-1].start()
+                until(lambda number=number: len(session.queue()) == number, f"{label} waits")
+            later = session.queue()[1]
+            assert later["label"] == "second"
+            assert session.reprioritize(later["id"], 2)["position"] == 1
+            assert [row["label"] for row in session.queue()] == ["second", "first"]
+            assert [row["priority"] for row in session.queue()] == [2, 0]
+            session.release(held.id)
+            for thread in threads:
+                thread.join(20)
+            assert granted == ["second", "first"]
+            with pytest.raises(ConflictError, match="waits no more"):
+                session.reprioritize(later["id"], 0)
+    finally:
+        session.policy(before)
 
 
 def test_two_sessions_share_one_simulated_gpu(session: Session) -> None:

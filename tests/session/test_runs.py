@@ -11,7 +11,7 @@ import pytest
 from clusters import free, until
 
 from aios_jupyter.config import IS_LINUX
-from aios_jupyter.errors import NotFoundError, RunError, UsageError
+from aios_jupyter.errors import AllocationError, NotFoundError, RunError, UsageError
 from aios_jupyter.session import Session, connect
 
 
@@ -43,6 +43,30 @@ def test_without_a_lease_a_run_takes_one_and_gives_it_back(session: Session) -> 
     assert result.world_size == 2
     until(lambda: len(free(session)) == 4, "the devices are free")
     assert session.leases() == []
+
+
+def test_a_run_that_says_which_devices_takes_a_lease_of_its_own(session: Session) -> None:
+    held = session.alloc(gpus=1)
+    code = "import os; told = os.environ['AIOS_DEVICE_MEMORY']"
+    handle = session.start(
+        code,
+        cell=True,
+        gpus=1,
+        pull=["told"],
+        model="simulated",
+        memory="8GB",
+        share=True,
+        time="1h",
+    )
+    (own,) = [lease for lease in session.leases() if lease.id != held.id]
+    assert own.expires is not None
+    assert handle.wait().pulled == {"told": "8000000000"}
+    with pytest.raises(UsageError, match="leave out --lease"):
+        session.start(code, cell=True, lease=held.id, time="1h")
+    with pytest.raises(AllocationError, match="'h100'"):
+        session.start(code, cell=True, gpus=1, model="h100")
+    with pytest.raises(UsageError, match="length of time"):
+        session.start(code, cell=True, gpus=1, time=0)
 
 
 def test_a_function_and_its_arguments_travel(session: Session) -> None:
