@@ -5,7 +5,7 @@
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph and HDFS, which it installs and starts
-#   make horovod  Horovod built for torch, in an environment beside .venv
+#   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
 #   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
 #   make lint    formatters, linters, types and the front end's unit tests

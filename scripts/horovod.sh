@@ -33,12 +33,13 @@ if ! compgen -G "$wheels/horovod-$version-*.whl" >/dev/null; then
   command -v cmake >/dev/null || install cmake
   log=$wheels/build.log
   mkdir -p "$wheels"
+  # A wheel in pip's cache may be one for other frameworks.
   # CMake 4 refuses what the Gloo inside asks for, unless told not to.
   if ! PATH="$PWD/$here/bin:$PATH" CXX="$PWD/scripts/horovod-cxx.sh" MAKEFLAGS="-j$(nproc)" \
     CMAKE_POLICY_VERSION_MINIMUM=3.5 \
     HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
     HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
-    $here/bin/python -m pip wheel --no-deps --no-build-isolation --no-binary horovod \
+    $here/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-binary horovod \
     --wheel-dir "$wheels" "horovod==$version" >"$log" 2>&1; then
     tail -n 30 "$log" >&2
     echo "Horovod could not be built; the whole log is in $log" >&2
