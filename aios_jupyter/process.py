@@ -49,9 +49,9 @@ def own_memory(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def end_with_parent() -> None:
-    """In a new child (`preexec_fn`), Linux: SIGTERM when the parent's thread ends; see prctl(2)."""
-    _libc().prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """In a new child (`preexec_fn`), Linux: a signal when the parent's thread ends; see prctl(2)."""
+    _libc().prctl(PR_SET_PDEATHSIG, number)
 
 
 @functools.cache

@@ -176,6 +176,8 @@ class Request(Struct, frozen=True, kw_only=True):
     policies `las` and `gittins` go by; `behind` is the place in the line, under `priority`, of who
     took its devices.
 
+    `batch` is the batch of notebooks that it is of, "" for none.
+
     `idle` is after how many seconds without computing the lease is warned, whatever else is set.
 
     `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
@@ -194,6 +196,7 @@ class Request(Struct, frozen=True, kw_only=True):
     scope: Scope = Scope.SESSION
     priority: int = 0
     queue: str = ""
+    batch: str = ""
     preemptible: bool = False
     idle: float | None = None
     predicted: float | None = None
@@ -268,7 +271,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`,
-    `queue`, `preemptible`, `priority`, `idle`, `ran` and `attained` are the request's, `booking` is the
+    `queue`, `batch`, `preemptible`, `priority`, `idle`, `ran` and `attained` are the request's, `booking` is the
     reservation that it comes from. A lease that was `preempted` is ending so that others can have
     its devices. `warned`: its session has been told of its end. `idle_since` is set when it was
     found idle, and it ends at `idle_ends` unless it computes again. `grace` is between SIGTERM and
@@ -288,6 +291,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     label: str = ""
     scope: Scope = Scope.SESSION
     queue: str = DEFAULT_QUEUE
+    batch: str = ""
     preemptible: bool = False
     priority: int = 0
     idle: float | None = None
@@ -311,6 +315,7 @@ class RunKind(StrEnum):
     TRAIN = "train"
     RUN = "run"
     ENDPOINT = "endpoint"
+    KERNEL = "kernel"
 
 
 class RunState(StrEnum):
@@ -373,7 +378,7 @@ class Run(Struct, frozen=True, kw_only=True):
     `attempt` rises from 0 with each restart. Those after a failure are `max_restarts` at most;
     `uncounted` are the others: after it was preempted, or to have more devices. A restart may have
     `least` to `most` ranks (the broker's to say). `checkpoints` is where those are that any node can
-    read, "" where there is no such place.
+    read, "" where there is no such place. `batch` is the batch of notebooks that it is of.
 
     A run whose lease was taken waits without one for `awaits`, that lease's request. `past` are nodes
     that it was on under earlier leases. `begun` is when this attempt was (the broker's to say, all three).
@@ -406,3 +411,4 @@ class Run(Struct, frozen=True, kw_only=True):
     awaits: str = ""
     past: tuple[str, ...] = ()
     begun: float = 0.0
+    batch: str = ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import ipaddress
 import json
 import os
 import ssl
@@ -220,6 +221,44 @@ def issue(
     return _issue(to or directory, party, name, role, key, authority, days)
 
 
+def issue_endpoint(directory: Path, name: str, hosts: Iterable[str], to: Path) -> Path:
+    """Sign a certificate for an HTTP endpoint, `NAME.pem` and `NAME.key` in `to`.
+
+    Endpoints have an authority of their own below `directory`: what it signs opens no port of the
+    cluster. Clients that trust it look at host names, so that the certificate has `hosts`.
+
+    Returns
+    -------
+    Path
+        The authority's certificate, which clients trust.
+
+    Raises
+    ------
+    AccessError
+        The cluster's authority is not here: neither is the right to speak for it.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if not (directory / "ca.key").exists():
+        raise AccessError(
+            "The cluster's key is not here, so that no certificate can be made for an endpoint; give "
+            "one of your own with --certificate and --key."
+        )
+    own = directory / "endpoints"
+    own.mkdir(exist_ok=True, mode=0o700)
+    if not (own / "ca.pem").exists():
+        new = ec.generate_private_key(ec.SECP256R1())
+        _write_key(own / "ca.key", new)
+        made = _sign("AIOS endpoints", "authority", new.public_key(), new, issuer=None)
+        _write_certificate(own / "ca.pem", made)
+    key = serialization.load_pem_private_key((own / "ca.key").read_bytes(), password=None)
+    authority = x509.load_pem_x509_certificate((own / "ca.pem").read_bytes())
+    _issue(to, name, name, "endpoint", key, authority, hosts=tuple(hosts))
+    return own / "ca.pem"
+
+
 def facts(certificate: Path) -> tuple[str, str, int, float]:
     """Name, role, serial number and end (epoch seconds) of a certificate in a file.
 
@@ -248,18 +287,25 @@ def _issue(
     signer: Any,
     issuer: Any,
     days: float = LIFETIME_DAYS,
+    hosts: tuple[str, ...] = (),
 ) -> int:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(directory / f"{party}.key", key)
-    certificate = _sign(name, role, key.public_key(), signer, issuer, days)
+    certificate = _sign(name, role, key.public_key(), signer, issuer, days, hosts)
     _write_certificate(directory / f"{party}.pem", certificate)
     return int(certificate.serial_number)
 
 
 def _sign(
-    name: str, role: str, public_key: Any, signer: Any, issuer: Any, days: float = LIFETIME_DAYS
+    name: str,
+    role: str,
+    public_key: Any,
+    signer: Any,
+    issuer: Any,
+    days: float = LIFETIME_DAYS,
+    hosts: tuple[str, ...] = (),
 ) -> Any:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -287,7 +333,33 @@ def _sign(
     ).add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
     )
+    if issuer is None:
+        builder = builder.add_extension(_may_sign(), critical=True)
+    if hosts:
+        builder = builder.add_extension(_names(hosts), critical=False)
     return builder.sign(signer, hashes.SHA256())
+
+
+def _may_sign() -> Any:
+    from cryptography import x509
+
+    others = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
+        "encipher_only decipher_only"
+    )
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **dict.fromkeys(others.split(), False))
+
+
+def _names(hosts: Iterable[str]) -> Any:
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = []
+    for host in dict.fromkeys(hosts):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            found.append(x509.DNSName(host))
+    return x509.SubjectAlternativeName(found)
 
 
 def _write_key(path: Path, key: Any) -> None:

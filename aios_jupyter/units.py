@@ -5,11 +5,12 @@ Pure functions. Durations are seconds, sizes bytes, points in time seconds since
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from datetime import datetime, timedelta
 
-from .errors import UsageError
+from .errors import ClusterError, UsageError
 
 # More devices than any cluster has, and more memory than a record can say.
 MOST_DEVICES = 1_000_000
@@ -188,3 +189,17 @@ def format_size(size: float) -> str:
         size /= 1024
     digits = 0 if unit == "B" or abs(size) >= 100 else 1
     return f"{size:.{digits}f}".removesuffix(".0") + f" {unit}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` as a pair; the host may be an IPv6 address in brackets.
+
+    Raises
+    ------
+    ClusterError
+        It is not one.
+    """
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(ValueError):
+        return host.strip("[]"), int(port)
+    raise ClusterError(f"{address!r} is not an address; give host:port.")

@@ -1,7 +1,10 @@
-"""Requests per processor second of an endpoint, against itself without batching and raw calls.
+"""Requests per processor second of an endpoint, against other servers and raw calls.
 
-The peers: `throughput_speedup` is against the same server with `--max-batch 1`, 16 connections with
-one sample each, a 108,000-parameter network. `of_in_process` is samples per processor second of the
+All serve the same 108,000-parameter network in ONNX Runtime on one thread and are asked by the same
+client, 16 connections with one sample each, in turns. `throughput_speedup` is ours over the best of
+the peers that `--peers PYTHON` has (LitServe, MLServer, BentoML, MLflow), each asked in the JSON of
+its own protocol, ours in v2's binary tensors; `json_speedup` is ours in JSON too. Without `--peers`
+there is `batching_speedup` alone: against the same server with `--max-batch 1`. `of_in_process` is samples per processor second of the
 endpoint over those of ONNX Runtime called in this process with batches of 16, on a network that
 takes milliseconds. Both servers run side by side and take turns, so that other load hits both.
 `failed_while_moving` counts requests, of `requests_while_moving`, that were not answered with 200
@@ -14,28 +17,33 @@ import argparse
 import asyncio
 import json
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from peers import serving as serving_peers
 from report import report
 
 from aios_jupyter import __version__
-from aios_jupyter.models import load, publish, set_alias
+from aios_jupyter.models import fetch, load, publish, set_alias
 from aios_jupyter.models.protocol_v2 import HEADER, encode_request
 
 TOKEN = "benchmark"
 CONNECTIONS = 16
+PEER_SECONDS = 120.0
 SMALL = (1, 28, 28)
 LARGE = (3, 96, 96)
 
@@ -105,12 +113,12 @@ def serving(model: str, token_file: Path, *options: str) -> Iterator[Server]:
         process.stdout.close()
 
 
-def http_request(path: str, body: bytes, json_length: int | None) -> bytes:
+def http_request(path: str, body: bytes, json_length: int | None, more: str = "") -> bytes:
     """The bytes of a request, made once."""
     binary = f"{HEADER}: {json_length}\r\n" if json_length is not None else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-        f"{binary}Content-Length: {len(body)}\r\n\r\n"
+        f"{binary}{more}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -184,7 +192,7 @@ def small_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
             rates["json"].append(drive(batched, plain, seconds)[0])
         _, alone = drive(batched, request, seconds, connections=1)
         return {
-            "throughput_speedup": statistics.median(
+            "batching_speedup": statistics.median(
                 a / b for a, b in zip(rates["batched"], rates["single"], strict=True)
             ),
             "requests_per_cpu_second": statistics.median(rates["batched"]),
@@ -194,6 +202,86 @@ def small_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
             "rss_mb": batched.memory() / 1e6,
             "ready_seconds": batched.ready_seconds,
         }
+
+
+def beside(python: str, token: Path, seconds: float, rounds: int) -> tuple[Any, Any]:
+    """Ours and each peer on the small network, in turns; figures, and versions."""
+    versions = serving_peers.installed(python)
+    sample = np.random.default_rng(0).random((1, *SMALL)).round(4).tolist()
+    ours = binary(SMALL, "small")
+    plain = http_request("/predict", json.dumps({"inputs": sample}).encode(), None)
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", "ours_json", *versions)}
+    with ExitStack() as stack:
+        server = stack.enter_context(serving("small", token))
+        peers = {
+            name: stack.enter_context(peer_serving(python, name, token.parent)) for name in versions
+        }
+        requests = {
+            name: http_request(
+                serving_peers.PEERS[name].path,
+                serving_peers.body_of(name, sample),
+                None,
+                "Content-Type: application/json\r\n",
+            )
+            for name in peers
+        }
+        for name, peer in peers.items():
+            drive(peer, requests[name], 1)
+        for _ in range(rounds):
+            rates["ours"].append(drive(server, ours, seconds)[0])
+            rates["ours_json"].append(drive(server, plain, seconds)[0])
+            for name, peer in peers.items():
+                rates[name].append(drive(peer, requests[name], seconds)[0])
+    best = [max(rates[name][turn] for name in versions) for turn in range(rounds)]
+
+    def over(which: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[which], best, strict=True))
+
+    figures = {"throughput_speedup": over("ours"), "json_speedup": over("ours_json")}
+    figures |= {f"{name}_per_cpu_second": statistics.median(r) for name, r in rates.items()}
+    return figures, versions
+
+
+@contextmanager
+def peer_serving(python: str, name: str, scratch: Path) -> Iterator[Server]:
+    """Another server for the small network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = Path(fetch("small").path) / "model.onnx"
+    log = (scratch / f"{name}.log").open("wb")
+    started = time.perf_counter()
+    process = psutil.Popen(
+        serving_peers.command(python, name, model, port, scratch),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}{serving_peers.PEERS[name].ready}"
+        while not answers(url):
+            assert process.poll() is None, (scratch / f"{name}.log").read_text()[-3000:]
+            assert time.perf_counter() - started < PEER_SECONDS, f"{name} does not come up"
+            time.sleep(0.2)
+        yield Server(process, port, time.perf_counter() - started)
+    finally:
+        log.close()
+        with suppress(ProcessLookupError):  # it may not have come up
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except psutil.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(url: str) -> bool:
+    """Whether somebody answers there with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def large_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
@@ -259,6 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has other servers")
     parser.add_argument("--requests", type=int, default=10_000, help="while an alias moves")
     options = parser.parse_args()
     import onnxruntime
@@ -273,12 +362,17 @@ def main() -> None:
         figures = small_network(token, options.seconds, options.rounds)
         figures |= large_network(token, options.seconds, options.rounds)
         figures |= moves(token, options.requests)
+        versions: dict[str, str] = {}
+        if options.peers:
+            more, versions = beside(options.peers, token, options.seconds, options.rounds)
+            figures |= more
     report(
         "serve",
         figures,
         {
-            "throughput_speedup: the same server with --max-batch 1": __version__,
+            "batching_speedup: the same server with --max-batch 1": __version__,
             "of_in_process: onnxruntime, batches of 16": onnxruntime.__version__,
+            **versions,
         },
     )
 

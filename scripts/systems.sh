@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Installs the storage systems that `make test-systems` starts: Ceph from the distribution, HDFS
-# from the jars that a Python package of Spark carries.
+# Installs the storage systems that `make test-systems` starts: Ceph, PostgreSQL and Redis from the
+# distribution, HDFS from the jars that a Python package of Spark carries.
 set -euo pipefail
 here=.systems
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
 if ! command -v apt-get >/dev/null; then
-  echo "These tests install Debian's packages of Ceph and Java; run them on Debian or Ubuntu." >&2
+  echo "These tests install Debian's packages of Ceph, Java, PostgreSQL and Redis; run them on Debian or Ubuntu." >&2
   exit 1
 fi
 
 packages=(ceph-mon ceph-osd radosgw ceph-common curl default-jre-headless libasm-java
   libjersey1-core-java libjersey1-server-java libjersey1-servlet-java libjersey1-json-java
-  libjsr311-api-java)
+  libjsr311-api-java postgresql redis-server)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
@@ -26,7 +26,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     "${missing[@]}" >/dev/null
 fi
 
-.venv/bin/python -m pip install --quiet --constraint constraints.txt hdfs-native
+.venv/bin/python -m pip install --quiet --constraint constraints.txt hdfs-native 'psycopg[binary]'
 
 # The last Spark whose jars hold the servers of Hadoop, too. Its source package is all that is
 # needed; building it takes an older setuptools.

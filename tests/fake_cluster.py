@@ -11,7 +11,7 @@ import asyncio
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aios_jupyter.errors import AccessError, NotFoundError
@@ -227,6 +227,7 @@ def lease(name: str, user: str, label: str, left: float | None, **changes: Any) 
         "state": "active",
         "used": True,
         "scope": "session",
+        "batch": "",
         **changes,
     }
 
@@ -249,6 +250,7 @@ def run(name: str, of: View, state: str, ago: float, took: float | None, **chang
         "metrics": {},
         "reason": "",
         "detail": {},
+        "batch": "",
         **changes,
     }
 
@@ -263,6 +265,25 @@ def request(name: str, user: str, label: str, position: int, **changes: Any) -> 
         "submitted": time.time() - 95,
         "position": position,
         "reason": "",
+        "batch": "",
+        **changes,
+    }
+
+
+def batch(name: str, of: View, total: int, **changes: Any) -> View:
+    return {
+        "id": f"batch-{name}",
+        "user": of["user"],
+        "label": of["label"],
+        "host": "ada-01",
+        "pid": 1234,
+        "state": "running",
+        "total": total,
+        "done": 0,
+        "failed": 0,
+        "running": 0,
+        "started": time.time() - 600,
+        "ended": None,
         **changes,
     }
 
@@ -271,7 +292,7 @@ def busy() -> View:
     """Every state that a row can be in."""
     mine = lease("7c1", "ada", "quickstart.ipynb", 3130)
     serving = lease("9e2", "ada", "digits", None, scope="detached")
-    bobs = lease("b44", "bob", "sweep.ipynb", 140)
+    bobs = lease("b44", "bob", "sweep.ipynb", 140, batch="batch-5e")
     ending = lease("d05", "carol", "segmentation.ipynb", 900, state="ending")
     outside = [{"pid": 31337, "memory": 11 * GB, "name": "python", "user": "dave"}]
     used = {"utilization": 82.0, "memory_used": 31 * GB, "temperature": 67.0, "power": 311.0}
@@ -296,7 +317,7 @@ def busy() -> View:
     epoch = {"done": 310, "total": 500, "unit": "steps", "label": "epoch 3 of 5"}
     runs = [
         run("digits-cnn", mine, "running", 83, None, progress=epoch, metrics={"loss": 0.4127}),
-        run("sweep-3", bobs, "starting", 4, None, framework="tensorflow"),
+        run("sweep-3", bobs, "starting", 4, None, framework="tensorflow", batch="batch-5e"),
         run(
             "digits",
             serving,
@@ -336,7 +357,8 @@ def busy() -> View:
     kept = {"frameworks": ["torch"], "processes": 3, "memory": 410_000_000}
     nodes = [node("ada-01", warm=kept), node("grace-02", cpus=16, memory=128 * GB)]
     nodes.append(node("hopper-03", "lost", 8, 32 * GB))
-    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs)
+    sweep = batch("5e", bobs, 12, done=5, failed=1, running=1)
+    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs, [sweep])
 
 
 def ended() -> View:
@@ -395,6 +417,7 @@ def view(
     queue: list[View],
     leases: list[View],
     runs: list[View],
+    batches: Sequence[View] = (),
 ) -> View:
     sections = {
         "nodes": nodes,
@@ -403,6 +426,7 @@ def view(
         "leases": leases,
         "reservations": [],
         "runs": runs,
+        "batches": batches,
     }
     simulated = any(row["kind"] == "simulated" for row in devices)
     return {

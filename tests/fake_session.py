@@ -126,6 +126,9 @@ class FakeSession:
     def queue(self) -> list[dict[str, Any]]:
         return self.waits
 
+    def batches(self) -> list[dict[str, Any]]:
+        return list(self.status()["batches"].values())
+
     def runs(self) -> list[dict[str, Any]]:
         return [*self.rows, {"id": "r-1", "state": self.run_state}] if not self.rows else self.rows
 
@@ -191,7 +194,7 @@ SNAPSHOT: dict[str, Any] = {
         "d2": {**DEVICE, "id": "d2", "index": 2, "holder": None, "utilization": None,
                "outside": [{"pid": 7, "memory": 0, "name": "python", "user": "eve"}]},
     },
-    "queue": {}, "leases": {}, "reservations": {}, "runs": {},
+    "queue": {}, "leases": {}, "reservations": {}, "runs": {}, "batches": {},
 }  # fmt: skip
 RESERVATION = {
     "id": "b-1", "user": "me", "label": "night", "want": "gpu", "count": 2, "start": 4e9,

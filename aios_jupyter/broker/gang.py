@@ -23,6 +23,9 @@ ECHO = "echo"
 FAILURES = "failures"
 MOST_FAILURES = 20
 LONGEST_ECHO = 80
+# What a person should look at, a sentence for each subject; its node says so.
+ALERTS = "alerts"
+MOST_ALERTS = 5
 # Its lease was taken for others: whoever started it may have it go on.
 PREEMPTED = "preempted"
 # Why it was told to end this attempt, that has not failed, and to go on with other devices.
@@ -52,7 +55,7 @@ def created(run: Run, now: float) -> Run:
         awaits="",
         past=(),
         begun=now,
-        detail=_without(run.detail, _OURS, CHECKPOINT, DATA),
+        detail=_without(run.detail, _OURS, CHECKPOINT, DATA, ALERTS),
     )
 
 
@@ -69,6 +72,13 @@ def reported(run: Run, report: RunReported) -> Run:
         metrics={**run.metrics, **(report.metrics or {})},
         detail={**run.detail, **detail},
     )
+
+
+def new_alerts(before: Run, now: Run) -> list[str]:
+    """What a run's owner is told: what has come to what a person should look at."""
+    known, alerts = before.detail.get(ALERTS, {}), now.detail.get(ALERTS, {})
+    fresh = [str(text) for subject, text in alerts.items() if subject not in known]
+    return [f"{now.name or now.id}: {text}" for text in fresh[:MOST_ALERTS]]
 
 
 def exited(run: Run, exit: RankExit, *, final: bool = False, lost: str = "") -> Run:

@@ -64,6 +64,8 @@ class Hub:
         The last sample of each device.
     warm
         What each node keeps ready for the next runs.
+    batches
+        How far each batch of notebooks is.
     activity
         When something was computed last under each lease.
     changed
@@ -96,6 +98,7 @@ class Hub:
         self.agents: dict[str, Connection] = {}
         self.usage: dict[str, Usage] = {}
         self.warm: dict[str, WarmUse] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
         self.changed = False
         self.used = time.monotonic()
         self._refusals: dict[str, int] = {}

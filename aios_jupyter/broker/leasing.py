@@ -99,6 +99,7 @@ class Leasing(Allotting):
             label=request.label,
             scope=request.scope,
             queue=request.queue,
+            batch=request.batch,
             preemptible=request.preemptible,
             priority=request.priority,
             idle=request.idle,

@@ -101,6 +101,10 @@ class Ledger:
         lines = [self._queue.ordered(p) for p in Pool if pool in (None, p)]
         return [self.requests[id] for id in heapq.merge(*lines, key=self._queue.arrival)]
 
+    def open_requests(self, session: str) -> list[Request]:
+        """What a session waits for, and what it holds leases by."""
+        return [self.requests[id] for id in self._open.get(session, ())]
+
     def pool(self, request: str) -> Pool:
         """The line in which a request waits."""
         return self._queue.pool(request)

@@ -132,6 +132,21 @@ class ExtendBy(Struct, frozen=True, kw_only=True):
     time: float | None
 
 
+class BatchTold(Struct, frozen=True, kw_only=True):
+    """`batch.tell`: how far a batch of notebooks is; those that are not named here wait.
+
+    `over`: nothing of it runs any more, and nothing will.
+    """
+
+    id: str
+    label: str
+    total: int
+    succeeded: int = 0
+    failed: int = 0
+    running: int = 0
+    over: bool = False
+
+
 class Reprioritize(Struct, frozen=True, kw_only=True):
     """`reprioritize`: a request that waits has this priority from now on."""
 

@@ -125,10 +125,10 @@ class People:
         owner = session.owner
         others = self._hub.sessions.get(owner.id, set())
         others.discard(connection)
-        if others:
-            return
-        self._hub.sessions.pop(owner.id, None)
-        if session.passive:
+        if not others:
+            self._hub.sessions.pop(owner.id, None)
+        # Those that only look on, or are led here by others, keep nothing.
+        if session.passive or any(not other.context.passive for other in others):
             return
         self._lost[owner.id] = owner
         self._look_for(owner)
@@ -149,7 +149,7 @@ class People:
         if connection.context is not None:
             raise ConflictError("This connection has said hello before; open another one.")
         owner = hello.owner
-        _check_names(owner.host, owner.label)
+        check_names(owner.host, owner.label)
         if owner.id != msg.session_id(hello.secret):
             raise AccessError("That session belongs to somebody else.")
         if connection.role in ("node", "broker"):
@@ -160,8 +160,8 @@ class People:
             raise AccessError("That session belongs to somebody else.")
         connection.context = SessionLink(owner, hello.passive)
         self._hub.sessions.setdefault(owner.id, set()).add(connection)
-        self._lost.pop(owner.id, None)
         if not hello.passive:
+            self._lost.pop(owner.id, None)
             self._hub.handle(ev.SessionOpened(owner=owner))
         return msg.Welcome(
             cluster=self._hub.settings.cluster,
@@ -197,10 +197,16 @@ class People:
 
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
-        _check_id(request.id)
-        _check_names(request.label, request.queue)
+        check_id(request.id)
+        check_names(request.label, request.queue)
         _check_time(request.time)
-        request = replace(request, session=owner.id, user=owner.user, submitted=time.time())
+        request = replace(
+            request,
+            session=owner.id,
+            user=owner.user,
+            submitted=time.time(),
+            batch=self._batch_of(owner, request),
+        )
         event = ev.Submitted(request=request, admin=connection.role == "admin")
         self._hub.handle(event, told=(request.id, connection))
         request = self._hub.state.requests[request.id]
@@ -208,6 +214,17 @@ class People:
         if lease is None or lease.state is not LeaseState.ACTIVE:
             return msg.Submitted(request=request)
         return msg.Submitted(request=request, lease=lease, token=self._hub.token(lease))
+
+    def _batch_of(self, owner: Owner, request: Request) -> str:
+        """The batch that a request belongs to: what a notebook of one asks for is of it, too."""
+        open_ = self._hub.state.open_requests(owner.id)
+        batch = request.batch or next((r.batch for r in open_ if r.batch), "")
+        if batch:
+            check_id(batch)
+        known = self._hub.batches.get(batch)
+        if known and known["user"] != owner.user:
+            raise AccessError(f"Batch {batch} belongs to {known['user']}, not to you.")
+        return batch
 
     def _cancel(self, connection: Connection, body: msg.ById) -> None:
         self._hub.handle(
@@ -226,8 +243,8 @@ class People:
 
     def _reserve(self, connection: Connection, booking: Booking) -> dict[str, Any] | None:
         owner = connection.context.owner
-        _check_id(booking.id)
-        _check_names(booking.label)
+        check_id(booking.id)
+        check_names(booking.label)
         booking = replace(booking, session=owner.id, user=owner.user)
         self._hub.handle(ev.Booked(booking=booking, admin=connection.role == "admin"))
         return reservation_rows(self._hub.state).get(booking.id)
@@ -265,7 +282,7 @@ class People:
         if body.max_time is not None:
             limits.append(("max-time", "", body.max_time))
         for limit, queue, seconds in limits:
-            _check_names(queue)
+            check_names(queue)
             self._hub.handle(
                 ev.LimitChanged(
                     name=limit, queue=queue, seconds=seconds or None, by=by, admin=admin
@@ -329,8 +346,8 @@ class People:
 
     def _run_create(self, connection: Connection, run: Run) -> Run:
         owner = connection.context.owner
-        _check_id(run.id)
-        _check_names(run.name, run.label, run.framework)
+        check_id(run.id)
+        check_names(run.name, run.label, run.framework)
         known = self._hub.state.runs.get(run.id)
         if known:
             kind = ConflictError if known.user == owner.user else AccessError
@@ -352,6 +369,7 @@ class People:
             world_size=len(slots),
             started=time.time(),
             detail={},
+            batch=lease.batch,
         )
         missing = [node for node in run.nodes if node not in self._hub.agents]
         if missing:
@@ -402,14 +420,16 @@ class People:
             self._hub.handle(ev.Cancelled(request=booking.id, by="an admin", admin=True))
 
 
-def _check_id(identity: str) -> None:
+def check_id(identity: str) -> None:
+    """Refuse what cannot be an id."""
     if not ID.fullmatch(identity):
         raise UsageError(
             f"{identity[:80]!r} is not an id; use up to 64 letters, digits, '-' and '_'."
         )
 
 
-def _check_names(*names: str) -> None:
+def check_names(*names: str) -> None:
+    """Refuse names that are too long."""
     if any(len(name) > LONGEST_NAME for name in names):
         raise UsageError(f"A name has at most {LONGEST_NAME} characters; give a shorter one.")
 

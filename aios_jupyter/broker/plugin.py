@@ -30,7 +30,7 @@ from ..config import settings
 from ..errors import AiosError
 from ..process import process_start
 from ..tls import Bundle
-from .protocol import split_address
+from ..units import split_address
 from .service import Broker
 
 log = logging.getLogger("aios.broker")

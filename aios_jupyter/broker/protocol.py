@@ -17,16 +17,17 @@ become refusals with its sentence, and events wait until it succeeds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from ..errors import AiosError, ClusterError, ProtocolError, from_kind
 from ..tls import SERVER_ROLES, peer
+from ..units import split_address
 from . import frames, messages
 from .frames import MAX_FRAME
 
@@ -64,6 +65,8 @@ class Connection(asyncio.Protocol):
     server
         Whether this side listens: it then expects a hello first.
     """
+
+    through = ""  # where a socket is to lead, whose other end checks who is there
 
     def __init__(
         self,
@@ -108,6 +111,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if self.through:
+            self._transport.write(f"{self.through}\n".encode())
+            return
         try:
             self.name, self.role, self.serial = peer(transport)
         except AiosError:
@@ -404,25 +410,27 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     address: str,
-    context: ssl.SSLContext,
+    context: ssl.SSLContext | Path,
     handlers: dict[str, Handler] | None = None,
     on_close: Callable[[Connection], None] | None = None,
     timeout: float = 10.0,
 ) -> Connection:
-    """Open a connection to `host:port`; the caller says hello.
+    """Open a connection to `host:port`, or by way of a socket; the caller says hello.
 
     Raises
     ------
     ClusterError
         Nothing answers there, or it is not of this cluster.
     """
-    host, port = split_address(address)
-    loop = asyncio.get_running_loop()
+    loop, connection = asyncio.get_running_loop(), Connection(handlers or {}, on_close=on_close)
     try:
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: Connection(handlers or {}, on_close=on_close), host, port, ssl=context
-            )
+            if isinstance(context, Path):
+                connection.through = address
+                await loop.create_unix_connection(lambda: connection, str(context))
+            else:
+                host, port = split_address(address)
+                await loop.create_connection(lambda: connection, host, port, ssl=context)
     except (OSError, ssl.SSLError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise ClusterError(f"The cluster at {address} does not answer ({reason}).") from None
@@ -433,17 +441,9 @@ async def serve(
     host: str,
     port: int,
     context: ssl.SSLContext,
-    make: Callable[[], Connection],
+    make: Callable[[], asyncio.Protocol],
 ) -> tuple[asyncio.Server, int]:
     """Listen on `host:port` (port 0: any) and return the server and its port."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(make, host, port, ssl=context, backlog=512)
     return server, server.sockets[0].getsockname()[1]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` as a pair; the host may be an IPv6 address in brackets."""
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(ValueError):
-        return host.strip("[]"), int(port)
-    raise ClusterError(f"{address!r} is not an address; give host:port.")

@@ -82,6 +82,8 @@ class Running(Preempting):
             changed = gang.reported(run, event)
             if changed != run:
                 self._put("run", run.id, changed)
+            for text in gang.new_alerts(run, changed):
+                self._out.append(ev.Notice(session=run.session, about=run.id, text=text))
 
     # --- the end of an attempt
 

@@ -21,6 +21,7 @@ from ..tls import Bundle, Revoked
 from . import events as ev
 from . import messages as msg
 from .admins import Admins
+from .batches import Batches
 from .hub import AgentLink, Hub, SessionLink
 from .nodes import Nodes
 from .people import People
@@ -66,11 +67,13 @@ class Broker:
         self._people = People(self.hub)
         self._nodes = Nodes(self.hub, self._revoked)
         self._watchers = Watchers(self.hub, self._people)
+        self._batches = Batches(self.hub, self._people)
         self._admins = Admins(self.hub, self._people)
         self._handlers: dict[str, Handler] = {
             **self._people.handlers(),
             **self._nodes.handlers(),
             **self._watchers.handlers(),
+            **self._batches.handlers(),
             **self._admins.handlers(),
             "shutdown": (None, self._people.guard("shutdown", self._shutdown)),
             "user.changed": (
@@ -121,6 +124,7 @@ class Broker:
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._watchers.left(connection)
+        self._batches.left(connection)
         match connection.context:
             case AgentLink() as link:
                 self._nodes.left(link, connection)

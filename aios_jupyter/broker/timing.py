@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
-from ..schema import Booking, Lease, LeaseState, Request, Slot
+from ..schema import Booking, Lease, LeaseState, Request, RunKind, Slot
 from ..units import format_duration
 from . import events as ev
 from .bookings import FARTHEST, Bookings
@@ -22,6 +22,10 @@ LIMITS = ("idle", "max-time")
 KERNEL_KEEPS = (
     " Then the notebook and its files are kept, and the kernel's variables too, unless it has "
     "something on a GPU: such a kernel is ended. Running a cell keeps the lease."
+)
+FAR_KERNEL_KEEPS = (
+    " Then the notebook and its files are kept; the kernel, which runs where its devices are, is ended "
+    "with its variables. Running a cell keeps the lease."
 )
 
 
@@ -186,12 +190,16 @@ class Timing(Bookings):
         self._deadlines.arm("idle", lease.id)
         for_ = format_duration(self._now - since)
         self._audit("lease idle", lease.user, lease=lease.id, since=since)
-        runs = list(self._live.get(lease.id, ()))
+        live = [self.runs[id] for id in self._live.get(lease.id, ())]
+        runs = [run.id for run in live if run.kind is not RunKind.KERNEL]
         what = f"Nothing has been computed on lease {lease.id} for {for_}"
         what += f", though its run {runs[0]} has not ended (does it hang?)" if runs else ""
         text = f"{what}: it ends in {format_duration(self.idle_grace)} unless it is used."
         owner = self.sessions.get(lease.session)
-        text += KERNEL_KEEPS if owner is not None and owner.kernel else ""
+        if len(runs) < len(live):
+            text += FAR_KERNEL_KEEPS
+        elif owner is not None and owner.kernel:
+            text += KERNEL_KEEPS
         self._tell(lease.session, lease.id, text)
 
     def _found_busy(self, event: ev.FoundBusy) -> None:

@@ -18,7 +18,7 @@ from .policy import POLICIES, Pool
 from .reasons import why
 from .state import State
 
-SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
+SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs", "batches")
 Snapshot = dict[str, Any]
 
 
@@ -28,6 +28,7 @@ def snapshot(
     cluster: dict[str, Any],
     etas: Mapping[str, float],
     warm: Mapping[str, WarmUse] = MappingProxyType({}),
+    batches: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> Snapshot:
     """Every row.
 
@@ -41,6 +42,8 @@ def snapshot(
         When requests will start, for those of which it is known.
     warm
         What each node keeps ready for the next runs.
+    batches
+        Rows of batches, to which the rows of queue, leases and runs name theirs.
     """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
@@ -78,6 +81,7 @@ def snapshot(
         "leases": {lease.id: _lease(state, lease) for lease in state.leases.values()},
         "reservations": reservation_rows(state),
         "runs": {run.id: _run(run, state, usage) for run in state.runs.values()},
+        "batches": dict(batches),
     }
 
 
@@ -106,6 +110,7 @@ def queue_row(
         "want": request.want.value,
         "count": request.count,
         "queue": request.queue,
+        "batch": request.batch,
         "priority": request.priority,
         "preemptible": request.preemptible,
         "preempted": request.requeued is not None,
@@ -254,6 +259,7 @@ def _lease(state: State, lease: Lease) -> dict[str, Any]:
         "scope": lease.scope.value,
         "request": lease.request,
         "queue": lease.queue,
+        "batch": lease.batch,
         "preemptible": lease.preemptible,
         "preempted": lease.preempted,
         "reason": lease.reason,

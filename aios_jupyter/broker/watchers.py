@@ -75,7 +75,8 @@ class Watchers:
             "broker_pid": os.getpid(),
         }
         etas = self._hub.outlook.etas(time.time())
-        return snapshot(self._hub.state, self._hub.usage, cluster, etas, self._hub.warm)
+        hub = self._hub
+        return snapshot(hub.state, hub.usage, cluster, etas, hub.warm, hub.batches)
 
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:

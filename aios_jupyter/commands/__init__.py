@@ -6,7 +6,7 @@ views, charts     what a verb shows: tables, cards, bars
 feed      what a run has said so far
 cluster, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
 prepare, sql, kv, vault    and those of tables, shared values and encrypted data
-models, optimize, endpoints, monitor, export    and those of models
+models, optimize, endpoints, monitor, export, gallery    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
 """
@@ -29,6 +29,7 @@ from .data import augment
 from .endpoints import endpoints, predict, serve
 from .export import export
 from .forecasts import forecast
+from .gallery import gallery
 from .host import Host
 from .kernels import kernel
 from .kv import kv
@@ -45,7 +46,7 @@ from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .sql import sql
 from .storage import data
 from .users import audit, user
-from .vault import decrypt, encrypt, identity
+from .vault import decrypt, encrypt, identity, require
 from .waiting import cancel, explain_request, priority, queue
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -76,10 +77,14 @@ for _verb in (
     *(train, run, runs, attach, logs, stacks, profile, stop, batch),
     *(data, augment, sql, kv),
     *(optimize, publish, models, promote, rollback, serve, endpoints, predict, monitor, export),
+    gallery,
     *(kernel, user, node, audit),
 ):
     aios.add_command(_verb)
-for _verb in (*(data_clean, data_features, data_split, data_steps), *(encrypt, decrypt, identity)):
+for _verb in (
+    *(data_clean, data_features, data_split, data_steps),
+    *(encrypt, decrypt, identity, require),
+):
     data.add_command(_verb)
 
 

@@ -206,17 +206,34 @@ def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
 
 
 def _list_operations(context: click.Context) -> None:
-    from ..data.policy import OPERATIONS
+    from ..data.policy import MEDIA
 
-    rows = [{"usage": kind.usage, "meaning": kind.meaning} for kind in OPERATIONS.values()]
     columns = (Column("usage", "operation"), Column("meaning", "what it does"))
-    context.obj.show(Table(columns, rows, empty=""), list(OPERATIONS))
+    tables = [
+        Table(
+            columns,
+            [{"usage": kind.usage, "meaning": kind.meaning} for kind in kinds.values()],
+            empty="",
+            title=f"of {medium}s",
+        )
+        for medium, kinds in MEDIA.items()
+    ]
+    context.obj.show(Panel(tables), {medium: list(kinds) for medium, kinds in MEDIA.items()})
     context.exit()
 
 
 def _preview(host: Host, entry: Entry) -> bytes | None:
     if not host.shows_images:
         return None
+    files = any(kind.startswith(("binary", "struct")) for kind in entry.schema.values())
+    if entry.format in {"csv", "jsonl", "parquet", "database"} and not files:
+        from .pictures import spread
+
+        return spread(entry)
+    if entry.format == "sounds":
+        from .pictures import waves
+
+        return waves(entry)
     from .preview import grid
 
     return grid(entry)
@@ -229,7 +246,7 @@ def _preview(host: Host, entry: Entry) -> bytes | None:
     "--policy",
     required=True,
     metavar="TEXT",
-    help='What is done to each image: "rotate(15), shift(0.1), hflip, noise(0.05)".',
+    help='What is done to each: "rotate(15), shift(0.1), hflip, noise(0.05)".',
 )
 @click.option(
     "--copies",
@@ -237,7 +254,7 @@ def _preview(host: Host, entry: Entry) -> bytes | None:
     default=1,
     show_default=True,
     metavar="N",
-    help="Augmented copies of each image, beside the image itself.",
+    help="Augmented copies of each, beside the original.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S")
 @click.option(
@@ -250,10 +267,10 @@ def _preview(host: Host, entry: Entry) -> bytes | None:
 )
 @click.pass_obj
 def augment(host: Host, source: str, output: str, policy: str, copies: int, seed: int) -> Any:
-    """Make a larger dataset from SOURCE by varying images.
+    """Make a larger dataset from SOURCE by varying what it holds.
 
-    SOURCE itself is in the new dataset, followed by the copies, with their labels. The same seed
-    gives the same bytes on any cluster.
+    It holds images, sounds or texts. SOURCE itself is in the new dataset, followed by the copies,
+    with their labels. The same seed gives the same bytes on any cluster.
     """
     session = host.session(start=True)
     with host.progress(f"augmenting {source}") as advance:
@@ -261,7 +278,7 @@ def augment(host: Host, source: str, output: str, policy: str, copies: int, seed
             source, output, policy, copies=copies, seed=seed, on_progress=advance
         )
     image = None
-    if host.shows_images:
+    if host.shows_images and entry.format not in {"sounds", "text"}:
         from ..data.preview import preview, to_png
 
         image = to_png(preview(source, policy, n=PREVIEW_TILES, seed=seed))

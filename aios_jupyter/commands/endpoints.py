@@ -11,6 +11,7 @@ import click
 from ..errors import UsageError
 from ..units import format_duration, parse_duration
 from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
+from .data import dataset_card
 from .host import Host
 from .optimize import parse_share
 from .views import Card, Column, Table
@@ -21,7 +22,9 @@ ENDPOINT_COLUMNS = (
     Column("state", "state"),
     Column("url", "url"),
     Column("lease", "lease"),
+    Column("replicas", "replicas", right=True),
     Column("age", "age", right=True),
+    Column("alerts", "alerts"),
 )
 
 
@@ -53,12 +56,27 @@ def parse_canary(text: str | None) -> tuple[str, float] | None:
 @click.option("--name", metavar="NAME", help="The endpoint's name; the model's otherwise.")
 @click.option(
     "--replicas",
-    type=click.IntRange(1, 256),
-    default=1,
+    default="1",
+    show_default=True,
     metavar="N",
-    help="Processes that answer, a device each.",
+    help="Processes that answer, a device each; 1:4 by load, 0:2 none while nobody asks.",
+)
+@click.option(
+    "--idle",
+    type=DURATION,
+    default=60.0,
+    metavar="TIME",
+    help="Without need, before there are fewer (1m).",
 )
 @click.option("--canary", metavar="ALIAS=SHARE", help="A second version: challenger=10%.")
+@click.option("--shadow", metavar="ALIAS", help="A version that gets copies of all requests.")
+@click.option(
+    "--tls/--no-tls",
+    default=None,
+    help="HTTPS with the cluster's certificate; the default where other machines reach it.",
+)
+@click.option("--certificate", metavar="FILE", help="HTTPS with your own, a PEM file.")
+@click.option("--key", metavar="FILE", help="The certificate's key.")
 @click.option("--pinned", is_flag=True, help="Stay with this version when the alias moves.")
 @click.option(
     "--max-latency",
@@ -81,8 +99,13 @@ def serve(
     ref: str,
     devices: int | None,
     name: str | None,
-    replicas: int,
+    replicas: str,
+    idle: float,
     canary: str | None,
+    shadow: str | None,
+    tls: bool | None,
+    certificate: str | None,
+    key: str | None,
     pinned: bool,
     max_latency: float | None,
     rate: float | None,
@@ -101,7 +124,12 @@ def serve(
         name=name,
         timeout=timeout,
         replicas=replicas,
+        idle=idle,
         canary=parse_canary(canary),
+        shadow=shadow,
+        tls=tls,
+        certificate=certificate,
+        key=key,
         follow=not pinned,
         max_latency=max_latency,
         rate=rate,
@@ -116,7 +144,11 @@ def endpoint_card(endpoint: Any) -> Card:
     return Card(
         f"endpoint {endpoint.name}",
         badge="ready",
-        fields=(("model", f"{endpoint.model}/{endpoint.version}"), ("url", endpoint.url)),
+        fields=(
+            ("model", f"{endpoint.model}/{endpoint.version}"),
+            ("url", endpoint.url),
+            ("trust", endpoint.authority),
+        ),
         note="Ask it with predict, or over HTTP with its token (Open Inference Protocol v2).",
     )
 
@@ -148,7 +180,12 @@ def endpoints_stop(host: Host, endpoint: str) -> None:
 def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
     """Endpoints, one a line."""
     shown = [
-        {**row, "age": format_duration(max(0.0, now - row["started"])) if "started" in row else ""}
+        {
+            **row,
+            "age": format_duration(max(0.0, now - row["started"])) if "started" in row else "",
+            "replicas": f"{row.get('metrics', {}).get('replicas', 1):g}",
+            "alerts": " ".join(row.get("alerts", ())),
+        }
         for row in rows
     ]
     return Table(ENDPOINT_COLUMNS, shown, empty="Nothing is served; start with: serve MODEL@ALIAS")
@@ -157,13 +194,27 @@ def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
 @click.command()
 @click.argument("ref")
 @click.argument("input_", metavar="INPUT")
+@click.option(
+    "-o", "--output", metavar="NAME", help="Predict for all of the dataset INPUT, as a new one."
+)
+@click.option("--allow-pickle", is_flag=True, help="With -o: a model that runs code of its own.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
 @click.pass_obj
-def predict(host: Host, ref: str, input_: str, json_: bool) -> Any:
+def predict(
+    host: Host, ref: str, input_: str, output: str | None, allow_pickle: bool, json_: bool
+) -> Any:
     """Ask a served model REF for its prediction on INPUT.
 
-    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image.
+    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image. With -o it is a
+    dataset of the catalogue, and the cluster's workers open the model: nobody need serve it.
     """
+    if output is not None:
+        session = host.session(start=True)
+        with host.progress(f"predicting {input_}") as advance:
+            made = session.predict_dataset(
+                ref, input_, output, allow_pickle=allow_pickle, on_progress=advance
+            )
+        return echo_json(made) if json_ else host.show(dataset_card(made), made)
     data = host.value(input_)
     answer = host.session(start=False).predict(ref, data)
     if json_:

@@ -61,6 +61,7 @@ def monitor_panel(found: dict[str, Any]) -> Panel:
             ("requests", f"{seen.requests:,}" + (f" ({versions})" if versions else "")),
             ("errors", f"{wrong:,} ({codes})" if wrong else "none"),
             ("time", f"p50 {seen.p50_ms:.3g}, p95 {seen.p95_ms:.3g}, p99 {seen.p99_ms:.3g} ms"),
+            ("shadow", _shadow_text(seen.shadow)),
             ("drift", _drift_text(found)),
             ("alerts", " ".join(found["alerts"])),
         ),
@@ -81,6 +82,16 @@ def monitor_panel(found: dict[str, Any]) -> Panel:
     if seen.requests:
         parts.append(_times(seen))
     return Panel(parts)
+
+
+def _shadow_text(answers: dict[str, int]) -> str:
+    """How a shadow's answers were, beside those that were given."""
+    compared = answers.get("same", 0) + answers.get("different", 0) + answers.get("failed", 0)
+    if not compared:
+        return ""
+    same = f"{answers.get('same', 0) / compared:.1%} of {compared:,} answers the same"
+    left = [f"{answers[how]:,} {how}" for how in ("failed", "dropped") if answers.get(how)]
+    return ", ".join([same, *left])
 
 
 def _drift_text(found: dict[str, Any]) -> str:

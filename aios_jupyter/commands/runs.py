@@ -208,18 +208,28 @@ def attach(host: Host, run: str, verbose: bool) -> Any:
 @click.pass_obj
 def runs(host: Host, json_: bool) -> Any:
     """List runs, the last first."""
-    rows = host.session(start=False).runs()
+    session = host.session(start=False)
+    rows = session.runs()
     if json_:
         return echo_json(rows)
-    return host.show(run_table(rows, time.time()), rows)
+    going = [row for row in session.batches() if row["state"] == "running"]
+    return host.show(run_table(rows, time.time(), "; ".join(map(batch_text, going))), rows)
 
 
-def run_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
+def batch_text(row: dict[str, Any]) -> str:
+    """`batch sweep.ipynb of ana: 5 of 12 done, 1 failed, 2 running`."""
+    failed = f", {row['failed']} failed" if row["failed"] else ""
+    counts = f"{row['done']} of {row['total']} done{failed}, {row['running']} running"
+    return f"batch {row['label']} of {row['user']}: {counts}"
+
+
+def run_table(rows: Sequence[dict[str, Any]], now: float, title: str = "") -> Table:
     """Runs, one a line."""
     return Table(
         RUN_COLUMNS,
         [_run_row(row, now) for row in rows],
-        empty="There are no runs; start one with: train SCRIPT",
+        empty=title or "There are no runs; start one with: train SCRIPT",
+        title=title,
     )
 
 

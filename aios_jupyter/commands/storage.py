@@ -1,4 +1,4 @@
-"""`data cp|keys|du|keep|gc|verify`: where datasets are, what they take, and whether they are whole."""
+"""`data cp|keys|du|quota|keep|gc|verify`: where datasets are, what they take, and whether they are whole."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ USE_COLUMNS = (
     Column("size", "size", right=True),
     Column("kind", "what"),
     Column("name", "dataset"),
+)
+QUOTA_COLUMNS = (
+    Column("owner", "whose"),
+    Column("used", "used", right=True),
+    Column("limit", "limit", right=True),
 )
 GARBAGE_COLUMNS = (
     Column("size", "size", right=True),
@@ -153,6 +158,40 @@ def data_du(host: Host, json_: bool) -> Any:
     return host.show(Table(USE_COLUMNS, rows, "Nothing takes any space."), found)
 
 
+@data.command("quota")
+@click.argument("user", default="")
+@click.option("--size", type=SIZE, metavar="SIZE", help="At most so much, like 50GB.")
+@click.option("--remove", is_flag=True, help="Take the limit away.")
+@as_json
+@click.pass_obj
+def data_quota(host: Host, user: str, size: int | None, remove: bool, json_: bool) -> Any:
+    """Limit the data that USER's datasets take here.
+
+    Without USER it is the limit of all together; without --size or --remove they are listed. What
+    lies elsewhere and is only in the catalog does not count.
+    """
+    from ..data.catalog import Catalog
+    from ..data.records import EVERYBODY
+
+    catalog = Catalog()
+    if size is not None and remove:
+        raise UsageError("Give --size or --remove, not both.")
+    if size is not None or remove:
+        catalog.set_quota(user or EVERYBODY, size)
+    found = [quota for quota in catalog.quotas() if user in {"", quota.owner}]
+    if json_:
+        return echo_json(found)
+    rows = [
+        {
+            "owner": "all together" if quota.owner == EVERYBODY else quota.owner,
+            "used": format_size(quota.used),
+            "limit": None if quota.limit is None else format_size(quota.limit),
+        }
+        for quota in found
+    ]
+    return host.show(Table(QUOTA_COLUMNS, rows, f"'{user}' has no datasets and no limit."), found)
+
+
 @data.command("keep")
 @click.argument("dataset")
 @click.option("--versions", type=click.IntRange(min=0), required=True, metavar="N")
@@ -206,15 +245,11 @@ def data_verify(host: Host, datasets: tuple[str, ...], no_mend: bool) -> Any:
     datasets, where none is named.
     """
     from ..data.catalog import Catalog
-    from ..data.upkeep import verify
+    from ..data.upkeep import verify_all
 
     catalog = Catalog()
-    entries = [catalog.get(name) for name in datasets] or catalog.list()
-    found = []
     with host.progress("verifying") as advance:
-        for number, entry in enumerate(entries):
-            found += verify(catalog, entry, mend=not no_mend)
-            advance(number + 1, len(entries))
+        count, found = verify_all(catalog, datasets, mend=not no_mend, on_progress=advance)
     rows = [
         {
             "dataset": f.entry.ref,
@@ -224,7 +259,7 @@ def data_verify(host: Host, datasets: tuple[str, ...], no_mend: bool) -> Any:
         }
         for f in found
     ]
-    empty = f"All as it was added ({len(entries)} looked at)."
+    empty = f"All as it was added ({count} looked at)."
     shown = host.show(Table(FINDING_COLUMNS, rows, empty), found)
     left = [f for f in found if not f.mended]
     if left:

@@ -1,4 +1,4 @@
-"""`data encrypt|decrypt|identity`: datasets encrypted at rest. They need no cluster."""
+"""`data encrypt|decrypt|require|identity`: datasets encrypted at rest. They need no cluster."""
 
 from __future__ import annotations
 
@@ -53,6 +53,22 @@ def decrypt(host: Host, dataset: str, output: str) -> Any:
 
     entry = run(dataset, output)
     return host.show(dataset_card(entry), entry)
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--remove", is_flag=True, help="Allow plain versions again.")
+@click.pass_obj
+def require(host: Host, dataset: str, remove: bool) -> None:
+    """Refuse new versions of DATASET that are not encrypted.
+
+    Those that are there stay as they are; a plain copy has to have another name.
+    """
+    from ..data.catalog import Catalog
+
+    Catalog().seal(dataset, not remove)
+    rule = "as they are" if remove else "only when they are encrypted"
+    host.show(Card(f"dataset {dataset}", (("new versions", rule),)))
 
 
 @click.command()

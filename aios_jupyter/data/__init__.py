@@ -1,6 +1,6 @@
 """Datasets: a catalogue of them, what reads and writes them, augmentation and preparation.
 
-`Catalog`, `Entry`, `Recipe` and `split` are here for users; they are imported when they are first used.
+`Catalog`, `Entry`, `Recipe`, `embedding` and `split` are here for users; they are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .catalog import Catalog, Entry
+    from .embeddings import embedding
     from .recipe import Recipe
     from .splits import split
 
-__all__ = ["Catalog", "Entry", "Recipe", "split"]
+__all__ = ["Catalog", "Entry", "Recipe", "embedding", "split"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from .splits import split
 
         return split
+    if name == "embedding":
+        from .embeddings import embedding
+
+        return embedding
     if name == "Recipe":
         from .recipe import Recipe
 

@@ -7,6 +7,7 @@ this are downloaded when they are first used, which many networks do not allow.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import sqlalchemy
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
 
 from ..errors import MissingExtraError, NotFoundError, UsageError
+from . import credentials
 
 _ROWS_AT_ONCE = 10_000
 _POSTGRES = "psycopg"
@@ -44,6 +46,9 @@ def read(place: str, name: str) -> pa.Table:
         # As text: SQLite's columns hold values of any type, which SQLAlchemy's types would refuse.
         chosen = ", ".join(_identifier(connection, column.name) for column in table.columns)
         text = f"SELECT {chosen} FROM {_identifier(connection, name)}"  # noqa: S608
+        # In the same order each time, so that the same rows are the same version of a dataset.
+        if keys := [_identifier(connection, column.name) for column in table.primary_key.columns]:
+            text += f" ORDER BY {', '.join(keys)}"
         result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
             sqlalchemy.text(text.replace(":", r"\:"))
         )
@@ -52,6 +57,37 @@ def read(place: str, name: str) -> pa.Table:
                 column.extend(values)
     names = [column.name for column in table.columns]
     return pa.table(dict(zip(names, map(_column, columns), strict=True)))
+
+
+def place_of(url: str) -> tuple[str, str]:
+    """Database and table of a dataset's URL, such as `postgresql://host/shop#orders`.
+
+    Raises
+    ------
+    UsageError
+        It names no table.
+    """
+    place, _, name = url.partition("#")
+    if not name:
+        some = ", ".join(names(place)[:8]) or "none"
+        raise UsageError(f"{_shown(url)} names no table; write it behind a #: there are {some}.")
+    return place, name
+
+
+def table(url: str) -> pa.Table:
+    """The table that a dataset is."""
+    return read(*place_of(url))
+
+
+def fingerprint(url: str) -> tuple[str, int]:
+    """A hash of all rows of a dataset's table, and how many bytes they take."""
+    found = table(url).combine_chunks()
+    digest = hashlib.sha256()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_table(found)
+    digest.update(sink.getvalue())
+    return digest.hexdigest(), found.nbytes
 
 
 def names(place: str) -> list[str]:
@@ -111,11 +147,18 @@ def _url(place: str) -> str | sqlalchemy.URL:
             raise NotFoundError(f"There is no database file {place}; check the path.")
         return f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true"
     url = sqlalchemy.make_url(place)
+    if url.drivername == "sqlite" and url.database:
+        # A path, which is opened for reading and not made where there is none.
+        return _url(url.database)
     if url.password is not None:
         raise UsageError(
-            "The URL has a password in it, which would be kept with the notebook; leave it out "
-            "and put it where the database's own driver looks (PGPASSWORD, ~/.pgpass)."
+            "The URL has a password in it, which would be kept with the notebook; leave it out and "
+            "store it with 'aios data keys add NAME' (user and password) and write NAME@ before the "
+            "host, or put it where the database's own driver looks (PGPASSWORD, ~/.pgpass)."
         )
+    known = credentials.get(url.username) if url.username else None
+    if known is not None:
+        url = url.set(username=known.get("user", url.username), password=known.get("password"))
     if url.drivername == "postgresql":
         url = url.set(drivername=f"postgresql+{_POSTGRES}")
     return url

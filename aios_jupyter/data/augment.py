@@ -7,63 +7,36 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConflictError, UsageError
-from . import arrays, cache, chunks, formats, layout, storage
-from .catalog import Catalog, Entry, check_name, looks_like_path
+from ..errors import ConflictError
+from . import arrays, chunks, formats, layout, storage, texts
+from .augment_job import MANIFEST, Job, Source, decoded, is_folder, plan_job, resolved
+from .catalog import Catalog, Entry
 from .pipeline import Pipeline, check_images
-from .policy import Policy, parse
+from .policy import Policy
 from .preview import preview, to_png
+from .sequences import TextPipeline
 
-__all__ = ["Source", "augment", "preview", "to_png"]
+__all__ = ["Source", "augment", "preview", "resolved", "to_png"]
 
 if TYPE_CHECKING:
     from distributed import Client
 
-# Part of the key of finished chunks: raise it when the same policy gives other pixels.
-_PIXELS = 2
-_MOST_COPIES = 1000
 _CHUNK_BYTES = 8 * 2**20
 _CHUNKS = 32
 _LEAST_ARRAY_ROWS = 64
 _LEAST_FILES = 8
-_MANIFEST = ".aios-augment.json"
-
-Source = str | Path | Entry | NDArray[Any] | tuple[NDArray[Any], NDArray[Any] | None]
-
+_LINES = 10_000
 
 _Made = tuple[Entry, tuple[layout.FileCheck, ...]]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What to make. `key` is the same for the same pixels, and so names the finished chunks."""
-
-    source: Entry
-    target: str
-    name: str
-    suffix: str
-    policy: Policy
-    copies: int
-    seed: int
-    keep_original: bool
-    key: str
-    how: str
-
-    @property
-    def work(self) -> Path:
-        return storage.data_dir("work") / self.key
 
 
 def augment(
@@ -94,7 +67,8 @@ def augment(
         or URL, whose stem becomes the name. Image folders become folders; arrays become npz unless
         the suffix says Parquet.
     policy
-        Such as `"rotate(15), shift(0.1), hflip"`.
+        Such as `"rotate(15), shift(0.1), hflip"`; of a folder of sounds `"speed(0.9, 1.1),
+        noise(0.01)"`, of texts `"drop(0.1), typo(0.02)"`.
     copies
         Augmented copies of each image.
     seed
@@ -118,7 +92,7 @@ def augment(
         The workers died or the cluster went away.
     """
     catalog = catalog or Catalog()
-    job = _plan(src, str(dst), parse(policy), copies, seed, keep_original, catalog)
+    job = plan_job(src, str(dst), policy, copies, seed, keep_original, catalog)
     total = job.source.rows * copies
     progress = on_progress or _no_progress
     finished = _finished(job, catalog)
@@ -126,99 +100,17 @@ def augment(
         progress(total, total)
         return finished
     with _locked(job.work), storage.writing():
-        make = _make_folder if job.source.format == "folder" else _make_arrays
+        make: Callable[..., _Made] = _make_arrays
+        if is_folder(job.source):
+            make = _make_folder
+        elif job.source.format == "text":
+            make = _make_lines
         entry, checks = make(job, client, progress)
         shutil.rmtree(job.work)
         return catalog.put(entry, checks)
 
 
-def _plan(
-    src: Source,
-    dst: str,
-    policy: Policy,
-    copies: int,
-    seed: int,
-    keep_original: bool,
-    catalog: Catalog,
-) -> _Job:
-    if not 1 <= copies <= _MOST_COPIES:
-        raise UsageError(f"The number of copies must be 1 to {_MOST_COPIES}, but is {copies}.")
-    Pipeline(policy, seed)
-    if policy.mixes:
-        raise UsageError(
-            "mixup and cutmix mix the images of a training batch; leave them out here, and use "
-            "aios_jupyter.augment(policy) in the loader."
-        )
-    source = _source(src, catalog)
-    folder = source.format == "folder"
-    name, target, suffix = _destination(dst, folder)
-    if folder and target and (storage.is_remote(target) or _holds_something_else(Path(target))):
-        raise ConflictError(
-            f"{target} is not a new local folder; give another one, or a name to keep the result "
-            "in the catalogue."
-        )
-    what = f"copies={copies}, seed={seed}" + ("" if keep_original else ", without originals")
-    identity = [source.version, str(policy), copies, seed, keep_original, _PIXELS]
-    return _Job(
-        source=source,
-        target=target,
-        name=name,
-        suffix=suffix,
-        policy=policy,
-        copies=copies,
-        seed=seed,
-        keep_original=keep_original,
-        key=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
-        how=f"augment {policy}; {what}",
-    )
-
-
-def _source(src: Source, catalog: Catalog) -> Entry:
-    if isinstance(src, str | Path | Entry):
-        return catalog.get(src)
-    x, y = src if isinstance(src, tuple) else (src, None)
-    x = np.ascontiguousarray(x)
-    check_images(x)
-    if y is not None and len(np.atleast_1d(y)) != len(x):
-        raise UsageError(f"There are {len(x)} images but {np.size(y)} labels; each needs one.")
-    description = arrays.describe_arrays(x, None if y is None else np.asarray(y))
-    digest = hashlib.sha256(str(x.shape).encode() + x.data.cast("B"))
-    if y is not None:
-        digest.update(f"{np.asarray(y).dtype}".encode() + np.ascontiguousarray(y).tobytes())
-    version = digest.hexdigest()[:12]
-    _decoded(version, lambda: (x, y))
-    return Entry(
-        name="array",
-        url="",
-        format="npz",
-        version=version,
-        rows=len(x),
-        schema=description.schema,
-        classes=description.classes,
-    )
-
-
-def _destination(dst: str, folder: bool) -> tuple[str, str, str]:
-    """Name in the catalogue, place ("" for the catalogue's own), and suffix ("" for a folder)."""
-    if not looks_like_path(dst):
-        check_name(dst)
-        return dst, "", "" if folder else ".npz"
-    target = storage.absolute(dst)
-    place = Path(target)
-    suffix = place.suffix.lower()
-    if folder:
-        if suffix in {".npz", ".parquet", ".pq"}:
-            raise UsageError(f"An image folder becomes a folder; {dst} must not end in {suffix}.")
-        name = place.name
-    elif suffix not in {".npz", ".parquet", ".pq"}:
-        raise UsageError(f"{dst} must end in .npz or .parquet, or be a name without a slash.")
-    else:
-        name = place.stem
-    check_name(name)
-    return name, target, "" if folder else suffix
-
-
-def _finished(job: _Job, catalog: Catalog) -> Entry | None:
+def _finished(job: Job, catalog: Catalog) -> Entry | None:
     """The result of the same job from before, if it is still the newest and still there."""
     known = catalog.versions(job.name)
     if not known:
@@ -234,8 +126,8 @@ def _finished(job: _Job, catalog: Catalog) -> Entry | None:
     return entry if layout.content(entry.url, entry.format).version == entry.version else None
 
 
-def _make_arrays(job: _Job, client: Client | None, progress: chunks.Progress) -> _Made:
-    images, labels = _decoded(
+def _make_arrays(job: Job, client: Client | None, progress: chunks.Progress) -> _Made:
+    images, labels = decoded(
         job.source.version, lambda: formats.load(job.source.url, job.source.format)
     )
     x = np.load(images, mmap_mode="r")
@@ -266,7 +158,7 @@ def _make_arrays(job: _Job, client: Client | None, progress: chunks.Progress) ->
 
 
 def _in_order(
-    job: _Job, x: NDArray[Any], tasks: Sequence[chunks.ArrayTask]
+    job: Job, x: NDArray[Any], tasks: Sequence[chunks.ArrayTask]
 ) -> Iterator[NDArray[Any]]:
     """The images of the result: the originals, then each copy of all."""
     if job.keep_original:
@@ -280,7 +172,7 @@ def _in_order(
 
 
 def _write_arrays(
-    job: _Job, shape: tuple[int, ...], blocks: Iterator[NDArray[Any]], y: NDArray[Any] | None
+    job: Job, shape: tuple[int, ...], blocks: Iterator[NDArray[Any]], y: NDArray[Any] | None
 ) -> _Made:
     parquet = job.suffix in {".parquet", ".pq"}
 
@@ -305,8 +197,35 @@ def _write_arrays(
     return _entry(job, url, form, content)
 
 
-def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) -> _Made:
-    names = layout.list_images(job.source.url)
+def _make_lines(job: Job, _: Client | None, progress: chunks.Progress) -> _Made:
+    """The lines of a text and copies of each; they are made here, which is soon done."""
+    rows = list(texts.rows(job.source.url))
+    pipeline, total = TextPipeline(job.policy, job.seed), len(rows) * job.copies
+
+    def write(file: Any) -> None:
+        if job.keep_original:
+            file.writelines(f"{row}\n".encode() for row in rows)
+        for copy in range(job.copies):
+            for start in range(0, len(rows), _LINES):
+                made = pipeline.apply(rows[start : start + _LINES], start, copy + 1)
+                file.writelines(f"{row}\n".encode() for row in made)
+                progress(copy * len(rows) + start + len(made), total)
+
+    progress(0, total)
+    if job.target:
+        with storage.written_aside(job.target) as file:
+            write(file)
+        return _entry(job, job.target, "text", layout.content(job.target, "text"))
+    with storage.scratch(job.name) as aside:
+        with aside.open("wb") as file:
+            write(file)
+        path, content = layout.adopt(aside, job.name, job.suffix, "text")
+    return _entry(job, str(path), "text", content)
+
+
+def _make_folder(job: Job, client: Client | None, progress: chunks.Progress) -> _Made:
+    form = job.source.format
+    names = layout.list_files(job.source.url, form)
     mark = "-aug"
     while any(mark in name for name in names):
         mark += "aug"
@@ -318,6 +237,7 @@ def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) ->
             source=job.source.url,
             names=tuple(names[start : start + step]),
             first=start,
+            medium=job.policy.medium,
             policy=str(job.policy),
             seed=job.seed,
             copies=job.copies,
@@ -335,16 +255,16 @@ def _make_folder(job: _Job, client: Client | None, progress: chunks.Progress) ->
         aside.mkdir(parents=True)
     chunks.run(chunks.augment_files, tasks, client, progress)
     if job.target:
-        (aside / _MANIFEST).write_text(json.dumps({"made_from": job.source.ref, "how": job.how}))
-        content = layout.content(str(aside), "folder")
+        (aside / MANIFEST).write_text(json.dumps({"made_from": job.source.ref, "how": job.how}))
+        content = layout.content(str(aside), form)
         storage.replace_directory(aside, Path(job.target))
-        return _entry(job, job.target, "folder", content)
-    path, content = layout.adopt(aside, job.name, "")
-    return _entry(job, str(path), "folder", content)
+        return _entry(job, job.target, form, content)
+    path, content = layout.adopt(aside, job.name, "", form)
+    return _entry(job, str(path), form, content)
 
 
 def _entry(
-    job: _Job, url: str, form: str, content: layout.Content
+    job: Job, url: str, form: str, content: layout.Content
 ) -> tuple[Entry, tuple[layout.FileCheck, ...]]:
     description = formats.describe(url, form)
     entry = Entry(
@@ -368,34 +288,6 @@ def _step(rows: int, row_bytes: int, least: int) -> int:
     """Rows of a chunk: many chunks for progress, none too small for a task, none too large."""
     most = _CHUNK_BYTES // row_bytes if row_bytes else rows
     return max(1, min(max(least, -(-rows // _CHUNKS)), max(1, most)))
-
-
-def _decoded(
-    version: str, load: Callable[[], tuple[NDArray[Any], NDArray[Any] | None]]
-) -> tuple[Path, Path | None]:
-    """The images and labels of a source as npy files that workers can map; made once."""
-    directory = storage.data_dir("cache", version)
-    images, labels = directory / "x.npy", directory / "y.npy"
-    if images.exists():
-        os.utime(directory)
-    else:
-        x, y = load()
-        check_images(x)
-        # It is made even where it does not fit: without it nothing can be done.
-        cache.make_room(x.nbytes, spare=version)
-        # The labels first: the images' file says that all is there.
-        if y is not None:
-            with storage.written_aside(str(labels)) as file:
-                np.lib.format.write_array(file, np.asarray(y), allow_pickle=False)
-        with storage.written_aside(str(images)) as file:
-            arrays.write_npy(file, x.shape, (x,))
-    return images, labels if labels.exists() else None
-
-
-def _holds_something_else(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    return not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MANIFEST).exists())
 
 
 @contextlib.contextmanager

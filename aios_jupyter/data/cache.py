@@ -1,7 +1,8 @@
 """Copies of remote datasets on this machine, the least recently used dropped for new ones.
 
 Each version has a directory `cache/VERSION` of the state directory's data; its time is when it was
-last used. The file `whole` in it says that the copy is complete and has been verified.
+last used. The file `whole` in it says that the copy is complete and has been verified. What is
+unpacked or decoded for augmentation and for ranks lies there, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 from ..config import settings
 from . import storage, transfer
 from .entries import Entry
+from .layout import DATABASE
 
 # Somebody may be reading what was used a moment ago.
 _IN_USE = 600.0
@@ -37,7 +39,7 @@ def local(
     ConflictError, AiosError
         The data has changed since it was added, or cannot be read.
     """
-    if not storage.is_remote(entry.url):
+    if not storage.is_remote(entry.url) or entry.format == DATABASE:
         return entry
     home = storage.data_dir("cache", entry.version)
     place = home / f"data{PurePosixPath(entry.url.rstrip('/')).suffix}"
@@ -56,6 +58,23 @@ def local(
             (home / "whole").touch()
         os.utime(home)
     return msgspec.structs.replace(entry, url=str(place))
+
+
+def place_of(version: str) -> Path:
+    """The directory of a version, which may not be there; it counts as used now."""
+    path = storage.data_dir("cache") / version
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(path)
+    return path
+
+
+@contextlib.contextmanager
+def held(version: str) -> Iterator[Path]:
+    """The directory of a version, for one process at a time, which may write there aside."""
+    path = place_of(version)
+    with _locked(path):
+        os.utime(path)
+        yield path
 
 
 def make_room(need: int, *, spare: str = "", now: float | None = None) -> bool:

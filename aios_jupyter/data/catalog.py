@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import ConflictError, NotFoundError, UsageError
 from ..runs import events
-from .entries import Entry, check_name, is_name, looks_like_path
+from .entries import ENCRYPTED, Entry, check_name, is_name, looks_like_path
 from .records import Records
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Entry", "check_name", "inspect", "looks_like_path"]
 
 MNIST = "mnist"
-# The format of what `vault` has encrypted.
-ENCRYPTED = "age"
 
 _SAMPLES = Path(__file__).parent / "samples"
 # Within the class, `list` is its method.
@@ -109,8 +107,7 @@ class Catalog(Records):
         from .arrays import describe_arrays, write_npz
 
         check_name(name)
-        x = np.asarray(x)
-        y = None if y is None else np.asarray(y)
+        x, y = np.asarray(x), None if y is None else np.asarray(y)
         if x.ndim == 0 or len(x) == 0:
             raise UsageError("There is nothing in the array; a dataset needs at least one row.")
         if any(array is not None and array.dtype.hasobject for array in (x, y)):
@@ -254,6 +251,7 @@ class Catalog(Records):
         named = not looks_like_path(str(target))
         if named:
             check_name(str(target))
+            self.check_room(entry.size)
             suffix = PurePosixPath(entry.url.rstrip("/")).suffix
             place = str(storage.data_dir(str(target)) / f"{entry.version}{suffix}")
         else:
@@ -295,7 +293,7 @@ class Catalog(Records):
                 database.execute("INSERT INTO retention VALUES (?, ?, ?)", (name, versions, days))
 
     def frame(self, ref: str | Path | Entry) -> pd.DataFrame:
-        """A table (CSV, JSON lines, Parquet) as pandas has it.
+        """A table (CSV, JSON lines, Parquet, of a database) as pandas has it.
 
         Raises
         ------
@@ -303,7 +301,7 @@ class Catalog(Records):
             It is something else.
         """
         entry = self.get(ref)
-        if entry.format not in {"csv", "jsonl", "parquet"}:
+        if entry.format not in {"csv", "jsonl", "parquet", "database"}:
             raise UsageError(
                 f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
             )

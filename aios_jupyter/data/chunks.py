@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..errors import AiosError, ClusterError
-from . import arrays, formats, storage
+from . import arrays, media, storage
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ class ArrayTask:
 
 @dataclass(frozen=True)
 class FolderTask:
-    """Some images of a folder, the first of which is number `first`; `done` marks their end."""
+    """Some files of a folder, the first of which is number `first`; `done` marks their end."""
 
     source: str
     names: tuple[str, ...]
     first: int
+    medium: str
     policy: str
     seed: int
     copies: int
@@ -90,23 +91,19 @@ def augment_rows(task: ArrayTask) -> int:
 
 
 def augment_files(task: FolderTask) -> int:
-    """Do a `FolderTask`; gives the number of images."""
-    pipeline = Pipeline(task.policy, task.seed)
-    resize = pipeline.resize_only()
+    """Do a `FolderTask`; gives the number of files made."""
+    medium = media.of(task.medium, task.policy, task.seed)
     with one_opencv_thread():
         for number, name in enumerate(task.names, task.first):
             place = Path(task.target) / PurePosixPath(name)
             blob = storage.read_file(task.source, name)
-            image = formats.decode_image(blob, f"{name} in {task.source}")[None]
+            thing = medium.read(blob, f"{name} in {task.source}")
             files = {}
             if task.keep_original:
-                if resize is not None:
-                    blob = formats.encode_image(resize.apply(image)[0], place.suffix)
-                files[place.name] = blob
+                files[place.name] = medium.original(blob, thing, place.suffix)
             for copy in range(1, task.copies + 1):
-                result = pipeline.apply(image, number, copy)[0]
                 beside = f"{place.stem}{task.mark}{copy}{place.suffix}"
-                files[beside] = formats.encode_image(result, place.suffix)
+                files[beside] = medium.vary(thing, number, copy, place.suffix)
             _write(place.parent, files)
     done = Path(task.done)
     done.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ from ..errors import UsageError
 from ..schema import Struct
 from .description import Field
 
+# The format of what `vault` has encrypted.
+ENCRYPTED = "age"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (
     *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
@@ -26,7 +28,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         An absolute path, or a URL that fsspec knows.
     format
         `folder` (one subfolder of images per class), `npz`, `npy`, `parquet`, `csv`, `jsonl`,
-        `sounds`, `text` or `webdataset`.
+        `sounds`, `text`, `webdataset`, or `database` for a table of one (`…/shop#orders`).
     version
         A short hash of the content.
     rows, size

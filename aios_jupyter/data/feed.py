@@ -1,32 +1,31 @@
-"""Batches for torch on every rank, from a dataset: sharded, shuffled, ahead of time, resumable.
+"""Batches on every rank, from a dataset: sharded, shuffled, ahead of time, resumable.
 
-A leaf module: it imports numpy; torch when the first batch is made. Arrays are unpacked once to a
-file that the ranks of a machine map, so that they are in its memory once.
+A leaf module: it imports numpy and OpenCV; torch or TensorFlow when the first batch is made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, UsageError
 from ..runs import events
-from . import layout, storage
 from .catalog import Catalog, Entry, readable
+from .loader import Augment, AugmentRows
+from .rows import Source, ahead, source_of
 
 Array = NDArray[Any]
-Transform = Callable[[Array, Any], tuple[Any, Any]]
+Transform = Callable[[Any, Any], tuple[Any, Any]]
+_Batch = TypeVar("_Batch")
 
-_LABELS = ("label", "y", "class", "target")
 # How many batches are made before they are asked for.
 _AHEAD = 4
 _THREADS = 2
@@ -41,7 +40,7 @@ def loader(
     shuffle: bool = True,
     seed: int = 0,
     drop_last: bool = True,
-    transform: Transform | None = None,
+    transform: Transform | Augment | AugmentRows | None = None,
     rank: int | None = None,
     world_size: int | None = None,
 ) -> Loader:
@@ -55,11 +54,14 @@ def loader(
                 ...
                 train.checkpoint(state, step := step + 1)
 
+    `batches.tf()` is the same for TensorFlow and Keras, and `batches.arrays()` as arrays.
+
     Parameters
     ----------
     name
-        Arrays, a folder of images of one size, or a table of numbers: its column `label` (or `y`,
-        `class`, `target`) is `y`, the others are `x` as float32.
+        Arrays; images of a folder or of WebDataset's shards; a table of numbers, whose column
+        `label` (or `y`, `class`, `target`) is `y` and the others `x` as float32; sounds of one
+        length, as float32 from -1 to 1; or texts, as a list.
     batch_size
         Rows for each rank.
     shuffle, seed
@@ -69,7 +71,9 @@ def loader(
         Leave out what does not fill a batch on every rank. Without it the first rows fill it, so
         that all ranks take as many steps.
     transform
-        Is called with the arrays of a batch, in a thread, and gives what is made tensors of.
+        What `aios_jupyter.augment` gives: a row becomes the same in each epoch whatever the number
+        of ranks, and images of several sizes one size by `resize`. Or a function that is called, in
+        a thread, with the arrays of a batch, and gives what tensors are made of.
     rank, world_size
         Those of this process by default.
 
@@ -113,7 +117,7 @@ class Loader:
         shuffle: bool,
         seed: int,
         drop_last: bool,
-        transform: Transform | None,
+        transform: Transform | Augment | AugmentRows | None,
         rank: int,
         world_size: int,
     ) -> None:
@@ -148,28 +152,68 @@ class Loader:
         return rows // together if self._drop_last else math.ceil(rows / together)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """The rest of this epoch."""
+        """The rest of this epoch, as tensors of torch."""
         torch = _torch()
+        pin = torch.cuda.is_available()
+
+        def tensors(x: Any, y: Any) -> tuple[Any, Any]:
+            return _tensor(torch, x, pin), _tensor(torch, y, pin)
+
+        return self._rest(tensors)
+
+    def arrays(self) -> Iterator[tuple[Any, Any]]:
+        """The rest of this epoch, as arrays of numpy."""
+        return self._rest(lambda x, y: (x, y))
+
+    def tf(self, *, endless: bool = False) -> Any:
+        """The rest of this epoch as a `tf.data.Dataset`; gone through again, it is the next epoch.
+
+            model.fit(batches.tf(), epochs=10)
+            model.fit(batches.tf(endless=True), steps_per_epoch=len(batches), epochs=10)
+
+        It is this rank's own part, and made ahead: a `prefetch` after it would only let a
+        checkpoint count batches that no step has seen.
+
+        Parameters
+        ----------
+        endless
+            Epoch after epoch. Keras takes the length of the first pass for that of all, so that one
+            which begins in the middle of an epoch needs it.
+        """
+        from .feeding import tf_batches
+
+        return tf_batches(self, endless)
+
+    def first(self) -> tuple[Any, Any]:
+        """The batch that comes next, without going on."""
+        order = self._order()
+        left = order[self._taken :]
+        return self._make(self._share(left if len(left) else order, 0))
+
+    def _rest(self, shown: Callable[[Any, Any], _Batch]) -> Iterator[_Batch]:
         order = self._order()[self._taken :]
-        count = self._batches(len(order))
         clock = Clock()
+
+        def make(number: int) -> _Batch:
+            return shown(*self._make(self._share(order, number)))
+
+        count = self._batches(len(order))
         with ThreadPoolExecutor(_THREADS, "aios-feed") as pool:
-            waiting: deque[Future[tuple[Any, Any]]] = deque()
-            try:
-                for number in range(count + _AHEAD):
-                    if number < count:
-                        waiting.append(pool.submit(self._make, self._share(order, number), torch))
-                    if number >= _AHEAD or number >= count:
-                        if not waiting:
-                            break
-                        with clock:
-                            made = waiting.popleft().result()
-                        self._taken += self._batch * self._world
-                        self.stall = clock.tell()
-                        yield made
-            finally:
-                for future in waiting:
-                    future.cancel()
+            with contextlib.closing(ahead(pool, make, range(count), _AHEAD)) as batches:
+                for number, future in enumerate(batches, 1):
+                    with clock:
+                        made = future.result()
+                    self._taken += self._batch * self._world
+                    self.stall = clock.tell()
+                    if number == count:
+                        # Who has the last batch is at the beginning of the next epoch: not
+                        # everybody asks for one more.
+                        self._next_epoch()
+                    yield made
+        if not count:
+            self._next_epoch()
+
+    def _next_epoch(self) -> None:
         self.epoch += 1
         self._taken = 0
 
@@ -186,12 +230,19 @@ class Loader:
         places = np.arange(start, start + self._batch)
         return order[places % len(order)]
 
-    def _make(self, rows: NDArray[np.int64], torch: Any) -> tuple[Any, Any]:
+    def _make(self, rows: NDArray[np.int64]) -> tuple[Any, Any]:
         x, y = self._source.take(rows)
-        if self._transform is not None:
-            x, y = self._transform(x, y)
-        pin = torch.cuda.is_available()
-        return _tensor(torch, x, pin), None if y is None else _tensor(torch, y, pin)
+        transform = self._transform
+        if isinstance(transform, Augment | AugmentRows):
+            return transform.batch(x, y, indices=rows, epoch=self.epoch)
+        if transform is not None:
+            return transform(x, y)
+        if isinstance(x, list) and not isinstance(x[0], str):
+            raise UsageError(
+                f"The images of {self._ref} differ in shape; give the loader "
+                "transform=aios_jupyter.augment('resize(…)'), or a function of your own."
+            )
+        return x, y
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, for a checkpoint: the same on every rank."""
@@ -216,7 +267,7 @@ class Loader:
 
 
 def _tensor(torch: Any, values: Any, pin: bool) -> Any:
-    if isinstance(values, torch.Tensor):
+    if values is None or isinstance(values, list | torch.Tensor):
         return values
     array = np.ascontiguousarray(values)
     made = torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -261,124 +312,3 @@ class Clock:
             self._told = now
             channel.metrics({"stall": part}, None)
         return part
-
-
-# --- where rows come from
-
-
-class Source:
-    """Rows that are taken by their numbers."""
-
-    rows: int
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[Array, Array | None]:
-        """`x` and `y` of some rows."""
-        raise NotImplementedError
-
-
-def source_of(entry: Entry) -> Source:
-    """Where the rows of a dataset come from.
-
-    Raises
-    ------
-    UsageError
-        Its format has no rows that can be fed.
-    """
-    if entry.format == "npz":
-        return _Arrays(entry, _unpack_arrays)
-    if entry.format == "folder":
-        return _Images(entry)
-    if entry.format == "parquet" and "image" not in entry.schema:
-        return _Arrays(entry, _unpack_table)
-    if entry.format == "parquet":
-        return _Arrays(entry, _unpack_arrays)
-    raise UsageError(
-        f"'{entry.name or entry.url}' is {entry.format}, which cannot be fed to ranks."
-    )
-
-
-class _Arrays(Source):
-    """Arrays that are unpacked once on a machine, and mapped."""
-
-    def __init__(self, entry: Entry, unpack: Callable[[Entry], tuple[Array, Array | None]]) -> None:
-        folder = storage.data_dir(".feed")
-        self._x_file, y_file = (folder / f"{entry.version}.{end}.npy" for end in "xy")
-        # `x` is written last: with it, `y` is whole too.
-        if not self._x_file.exists():
-            x, y = unpack(entry)
-            if y is not None:
-                _save(y_file, _numbered(y))
-            _save(self._x_file, x)
-        self._x = np.load(self._x_file, mmap_mode="r")
-        self._y = np.load(y_file) if y_file.exists() else None
-        self.rows = len(self._x)
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[Array, Array | None]:
-        return self._x[rows], None if self._y is None else self._y[rows]
-
-
-def _save(path: Path, array: Array) -> None:
-    with storage.written_aside(str(path)) as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def _numbered(y: Array) -> Array:
-    """Labels that are text as their places among the classes."""
-    if y.dtype.kind not in "US":
-        return y.astype(np.int64) if y.dtype.kind in "iub" else y
-    return np.searchsorted(np.unique(y), y)
-
-
-def _unpack_arrays(entry: Entry) -> tuple[Array, Array | None]:
-    return Catalog().load(entry)
-
-
-def _unpack_table(entry: Entry) -> tuple[Array, Array | None]:
-    from pyarrow import parquet
-
-    fs, path = storage.locate(entry.url)
-    try:
-        with fs.open(path, "rb") as file:
-            table = parquet.read_table(file)
-    except (OSError, ValueError) as error:
-        raise storage.unreadable(entry.url, error) from None
-    label = next((name for name in _LABELS if name in table.column_names), None)
-    columns = []
-    for name in table.column_names:
-        if name == label:
-            continue
-        values = table.column(name).to_pandas().to_numpy()
-        if values.dtype.kind not in "iufb":
-            raise UsageError(
-                f"The column '{name}' of '{entry.name}' is {table.schema.field(name).type} and no "
-                "number; make features first: aios data features."
-            )
-        columns.append(values.astype(np.float32))
-    if not columns:
-        raise UsageError(f"'{entry.name}' has no column besides its label.")
-    y = None if label is None else table.column(label).to_pandas().to_numpy()
-    if y is not None and y.dtype == object:
-        y = y.astype(str)
-    return np.stack(columns, axis=1), y
-
-
-class _Images(Source):
-    """Images of a folder, decoded as they are taken."""
-
-    def __init__(self, entry: Entry) -> None:
-        self._url = entry.url
-        self._names = layout.list_images(entry.url)
-        classes = {name: n for n, name in enumerate(layout.file_classes(self._names))}
-        self._y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
-        self.rows = len(self._names)
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[Array, Array | None]:
-        from .formats import read_image
-
-        images = [read_image(self._url, self._names[row]) for row in rows]
-        if len({image.shape for image in images}) > 1:
-            raise UsageError(
-                f"The images of {self._url} differ in shape; augment them with resize(…) in the "
-                "policy first."
-            )
-        return np.stack(images), self._y[rows]

@@ -6,7 +6,7 @@ It imports numpy; torch, TensorFlow and Keras where their function is called.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from .feed import Loader
     from .loader import Augment
 
 Array = NDArray[Any]
@@ -175,6 +176,38 @@ def tf_dataset(transform: Augment, dataset: Any) -> Any:
         return result if pairs else result[0]
 
     return tf.data.Dataset.zip((dataset, random)).map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tf_batches(loader: Loader, endless: bool) -> Any:
+    """The batches of a loader as a `tf.data.Dataset`; each pass is the rest of an epoch, or all."""
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise MissingExtraError("TensorFlow", "tensorflow") from None
+    first = tuple(value for value in loader.first() if value is not None)
+    arrays = tuple(np.asarray(value) for value in first)
+    kinds = [
+        tf.string if isinstance(value, list) else tf.as_dtype(array.dtype)
+        for value, array in zip(first, arrays, strict=True)
+    ]
+    spec = tuple(
+        tf.TensorSpec(array.shape, kind) for array, kind in zip(arrays, kinds, strict=True)
+    )
+    alone = len(spec) == 1
+
+    def batches() -> Iterator[Any]:
+        while True:
+            for x, y in loader.arrays():
+                yield x if alone else (x, y)
+            if not endless:
+                return
+
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec[0] if alone else spec)
+    options = tf.data.Options()
+    # It is this rank's part already, and made ahead already: more of it would be counted as used.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_optimization.inject_prefetch = False
+    return data.with_options(options)
 
 
 def _classes(transform: Augment, rest: Sequence[Any]) -> tuple[Any, ...]:

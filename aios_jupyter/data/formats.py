@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -25,13 +26,15 @@ Array = NDArray[Any]
 
 FORMATS = (
     *("folder", "npz", "npy", "parquet", "csv", "jsonl"),
-    *("sounds", "text", "webdataset"),
+    *("sounds", "text", "webdataset", "database"),
 )
 
 IMAGE_COLUMNS = ("image", "img", "x", "pixels")
 _ROWS_AT_ONCE = 1024
 # An image of more pixels is a bomb, or not for training.
 MOST_PIXELS = 2**27
+# How every PNG file begins: its header comes first, and has this length.
+_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 def describe(url: str, form: str) -> Description:
@@ -39,7 +42,7 @@ def describe(url: str, form: str) -> Description:
     match form:
         case "npz" | "npy":
             return arrays.describe_npz(url) if form == "npz" else arrays.describe_npy(url)
-        case "csv" | "jsonl" | "parquet":
+        case "csv" | "jsonl" | "parquet" | "database":
             from . import tables
 
             return tables.describe(url, form)
@@ -77,7 +80,7 @@ def load(url: str, form: str) -> tuple[Array, Array | None]:
             return arrays.load_npy(url)
         case "parquet":
             return load_parquet(url)
-        case "csv" | "jsonl":
+        case "csv" | "jsonl" | "database":
             from . import tables
 
             return tables.load(url, form)
@@ -170,22 +173,31 @@ def decode_image(blob: bytes, what: str) -> Array:
 
 def check_pixels(blob: bytes, what: str) -> None:
     """Raise `UsageError` for a file that unpacks to more pixels than any picture has."""
+    if blob[:16] == _PNG:
+        # What PIL would find, in a fifth of the time that a small image takes to be decoded.
+        width, height = struct.unpack(">II", blob[16:24].ljust(8, b"\0"))
+    else:
+        width, height = _size(blob)
+    if width * height > MOST_PIXELS:
+        raise UsageError(
+            f"{what} unpacks to more than {MOST_PIXELS // 10**6} million pixels; if it is no "
+            "decompression bomb, make it smaller first."
+        )
+
+
+def _size(blob: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image; none where it is not known."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         # It reads no more than the header; what it does not know is left to what decodes.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            width, height = Image.open(io.BytesIO(blob)).size
+            return Image.open(io.BytesIO(blob)).size
     except Image.DecompressionBombError:
-        width = height = MOST_PIXELS
+        return MOST_PIXELS, MOST_PIXELS
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return
-    if width * height > MOST_PIXELS:
-        raise UsageError(
-            f"{what} unpacks to more than {MOST_PIXELS // 10**6} million pixels; if it is no "
-            "decompression bomb, make it smaller first."
-        )
+        return 0, 0
 
 
 def encode_image(image: Array, suffix: str = ".png") -> bytes:

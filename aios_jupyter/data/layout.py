@@ -32,6 +32,9 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "webdataset": frozenset({".tar"}),
 }
 _FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
+# The format of a table of a database, which has no files.
+DATABASE = "database"
+_DATABASES = frozenset({"postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle"})
 BLOCK = 8 * 2**20
 _READ = 2**20
 
@@ -56,6 +59,12 @@ class Content:
     files: tuple[FileCheck, ...]
 
 
+def is_database(url: str) -> bool:
+    """Whether a URL is that of a database rather than of files."""
+    scheme, mark, _ = url.partition("://")
+    return bool(mark) and scheme.partition("+")[0] in _DATABASES
+
+
 def detect_format(url: str) -> str:
     """The format of a file or folder, by suffixes.
 
@@ -66,6 +75,8 @@ def detect_format(url: str) -> str:
     UsageError
         It is something else.
     """
+    if is_database(url):
+        return DATABASE
     suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
     fs, path = locate(url)
     with reading(url):
@@ -159,6 +170,11 @@ def file_classes(names: Iterable[str]) -> list[str]:
 
 def content(url: str, form: str) -> Content:
     """Read a dataset once, for its hashes."""
+    if form == DATABASE:
+        from . import attached
+
+        digest, size = attached.fingerprint(url)
+        return Content(digest[:12], size, ())
     fs, path = locate(url)
     if not fs.isdir(path):
         digest, check = _hash_file(fs, path, "", url)
@@ -190,15 +206,20 @@ def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]
     return digest.hexdigest(), FileCheck(name=name, size=size, blocks=tuple(blocks))
 
 
-def adopt(aside: Path, name: str, suffix: str) -> tuple[Path, Content]:
-    """Move a finished file or image folder to where the data of `name` is kept, named by its hash.
+def adopt(aside: Path, name: str, suffix: str, form: str = "folder") -> tuple[Path, Content]:
+    """Move a finished file or folder to where the data of `name` is kept, named by its hash.
+
+    Parameters
+    ----------
+    form
+        Which files of a folder count.
 
     Returns
     -------
     path, content
         Where it is now, and its hashes.
     """
-    found = content(str(aside), "folder")
+    found = content(str(aside), form)
     path = data_dir(name) / f"{found.version}{suffix}"
     if aside.is_dir():
         replace_directory(aside, path)

@@ -85,6 +85,12 @@ def parts(entry: Entry, room: Path) -> list[Part]:
         return _groups(_from_text(entry, room))
     if entry.format == "npz":
         return _groups(_from_arrays(entry, room))
+    if entry.format == layout.DATABASE:
+        from . import attached
+
+        copy = room / "source.parquet"
+        parquet.write_table(attached.table(entry.url), copy, row_group_size=PART_ROWS // 2)
+        return _groups(str(copy))
     raise UsageError(f"'{entry.name or entry.url}' is {entry.format}, which is no table.")
 
 

@@ -3,7 +3,8 @@
 A policy is a list of operations, each with numbers in brackets and, if it shall not always happen,
 a probability `p`. `OPERATIONS` has them all. Geometric operations act in the order written; then
 come color, and then what cannot be fused, in the order of `AFTER`, wherever they are written. Each
-image draws its own values, uniformly from the ranges.
+image draws its own values, uniformly from the ranges. For sounds and texts there are a few in the
+same language (`MEDIA`), which act in the order written.
 """
 
 from __future__ import annotations
@@ -104,6 +105,25 @@ OPERATIONS: dict[str, Kind] = {
     ),
 }
 
+SOUND_OPERATIONS: dict[str, Kind] = {
+    "shift": _range("shift(0.1)", "move in time by up to this part of the length", -1, 1, 0),
+    "speed": _range("speed(0.9, 1.1)", "play slower and lower, or faster and higher", 0.25, 4, 1),
+    "volume": _range("volume(0.2)", "make louder or softer by up to this part", 0, 4, 1),
+    "noise": Kind("noise(0.01)", "Gaussian noise with this part of the loudest as its sigma"),
+    "cutout": Kind("cutout(0.1)", "silence a stretch of this part of the length"),
+}
+
+TEXT_OPERATIONS: dict[str, Kind] = {
+    "drop": Kind("drop(0.1)", "leave each word out with this probability"),
+    "swap": Kind("swap(0.1)", "exchange each word and the next with this probability"),
+    "repeat": Kind("repeat(0.05)", "write each word twice with this probability"),
+    "typo": Kind("typo(0.02)", "misspell each letter with this probability"),
+}
+
+MEDIA = {"image": OPERATIONS, "sound": SOUND_OPERATIONS, "text": TEXT_OPERATIONS}
+# How many numbers an operation is written with; one name takes as many in every medium.
+_NUMBERS = {name: kind.numbers for kinds in MEDIA.values() for name, kind in kinds.items()}
+
 COLOR = frozenset({"brightness", "contrast", "saturation", "hue"})
 AFTER = (
     *("solarize", "posterize", "autocontrast", "equalize"),
@@ -127,7 +147,7 @@ class Operation:
     p: float = 1.0
 
     def __str__(self) -> str:
-        numbers = [f"{x:.12g}" for x in (self.low, self.high)[: OPERATIONS[self.name].numbers]]
+        numbers = [f"{x:.12g}" for x in (self.low, self.high)[: _NUMBERS[self.name]]]
         if self.p != 1:
             numbers.append(f"p={self.p:.12g}")
         return f"{self.name}({', '.join(numbers)})"
@@ -138,6 +158,7 @@ class Policy:
     """A parsed policy. `str(policy)` is the same for every way to write the same policy."""
 
     operations: tuple[Operation, ...]
+    medium: str = "image"
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.operations))
@@ -148,15 +169,20 @@ class Policy:
         return any(operation.name in MIX for operation in self.operations)
 
 
-def parse(text: str | Policy) -> Policy:
+def parse(text: str | Policy, medium: str = "image") -> Policy:
     """Parse a policy.
+
+    Parameters
+    ----------
+    medium
+        Of what: `MEDIA` has the operations of each.
 
     Raises
     ------
     UsageError
         It does not parse; the sentence names the column, and a line below points at it.
     """
-    return text if isinstance(text, Policy) else _Parser(text).policy()
+    return text if isinstance(text, Policy) else _Parser(text, medium).policy()
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
@@ -169,19 +195,22 @@ _WORD = re.compile(r"[^\s,()]+")
 class _Parser:
     """Recursive descent over one line of text; `at` is the position of the next character."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, medium: str) -> None:
         self.text = re.sub(r"\s", " ", text)
+        self.medium = medium
+        self.kinds = MEDIA[medium]
         self.at = 0
 
     def policy(self) -> Policy:
         operations = []
         self._skip_space()
         if not self._rest():
-            self._fail("the policy is empty; write one like 'rotate(15), shift(0.1), hflip'")
+            some = ", ".join(kind.usage for kind in list(self.kinds.values())[:2])
+            self._fail(f"the policy is empty; write one like '{some}'")
         while True:
             operations.append(self._operation())
             if not self._rest():
-                return Policy(tuple(operations))
+                return Policy(tuple(operations), self.medium)
             if not self._take(","):
                 self._fail(f"expected a comma before {self._found()}")
 
@@ -189,13 +218,12 @@ class _Parser:
         start = self.at
         match = _NAME.match(self.text, start)
         if match is None:
-            self._fail(f"expected an operation such as 'rotate(15)' instead of {self._found()}")
+            some = next(iter(self.kinds.values())).usage
+            self._fail(f"expected an operation such as '{some}' instead of {self._found()}")
         name = match[0]
-        kind = OPERATIONS.get(name.lower())
+        kind = self.kinds.get(name.lower())
         if kind is None:
-            near = difflib.get_close_matches(name.lower(), OPERATIONS, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATIONS)}."
-            self._fail(f"there is no operation '{name}'; {hint}")
+            self._fail(f"there is no operation '{name}'; {self._hint(name.lower())}")
         name = name.lower()
         self.at = match.end()
         self._skip_space()
@@ -209,6 +237,13 @@ class _Parser:
             if kind.default == _HALF and p is not None:
                 numbers, p = [(p, start)], None
         return self._build(name, kind, numbers, 1.0 if p is None else p)
+
+    def _hint(self, name: str) -> str:
+        other = next((medium for medium, kinds in MEDIA.items() if name in kinds), None)
+        if other is not None:
+            return f"it is for {other}s, and this is for {self.medium}s."
+        near = difflib.get_close_matches(name, self.kinds, n=1, cutoff=0.5)
+        return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.kinds)}."
 
     def _brackets(self, name: str, kind: Kind) -> tuple[list[tuple[float, int]], float | None]:
         """The numbers, each with its place, and the probability where it is given."""

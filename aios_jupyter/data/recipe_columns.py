@@ -68,7 +68,7 @@ def _takes(step: Step) -> Callable[[Any], bool]:
 
 _TAKES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("log", "scale", "minmax", "robust", "clip", "drop_outside", "bins", "cut"), is_number),
-    **dict.fromkeys(("strip", "lower", "onehot", "ordinal", "frequency", "hash_text", "number"), is_text),
+    **dict.fromkeys(("strip", "lower", "onehot", "ordinal", "frequency", "hash_text", "embed", "number"), is_text),
     "date_parts": is_date,
 }  # fmt: skip
 

@@ -247,6 +247,13 @@ def _hash_text(series: Any, step: Step, _: Learned) -> dict[str, Any]:
     return {f"_h{place}": found[:, place] for place in range(width)}
 
 
+def _embed(series: Any, step: Step, _: Learned) -> dict[str, Any]:
+    from .embeddings import embed
+
+    found = embed(str(step.values[0]), [text or "" for text in labels(series)])
+    return {f"_e{place}": found[:, place] for place in range(found.shape[1])}
+
+
 def _flag(frame: Frame, step: Step, columns: Sequence[str], _: Any) -> tuple[Frame, int]:
     flags = {f"{name}_missing": frame[name].isna().astype("int8") for name in columns}
     return frame.assign(**flags), sum(int(flag.sum()) for flag in flags.values())
@@ -348,6 +355,7 @@ _APPLY: dict[str, Apply] = {
     "frequency": _each(_frequency),
     "date_parts": _wider(_date_parts),
     "hash_text": _wider(_hash_text),
+    "embed": _wider(_embed),
     **dict.fromkeys(
         ("check_present", "check_unique", "check_range", "check_values", "check_matches"), _check
     ),

@@ -88,6 +88,8 @@ FORMS: dict[str, Form] = {
     "date_parts": Form("date_parts(born)", "year, month, day, weekday and hour"),
     "hash_text": Form("hash_text(note, 64)", "so many columns that count words by their hash",
                       (1, 1), (1, 1)),
+    "embed": Form("embed(note, minilm)", "columns with the embedding of that name",
+                  (1, 1), (1, 1), None),
     "check_present": Form("check_present(id)", "refuse data where it is missing"),
     "check_unique": Form("check_unique(id)", "refuse data where a value comes twice"),
     "check_range": Form("check_range(age, 0, 120)", "refuse other numbers", (1, 1), (2, 2)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..config import settings
-from .entries import Entry, check_name
+from ..errors import ConflictError
+from ..schema import Struct
+from ..units import format_size
+from .entries import ENCRYPTED, Entry, check_name
 
 if TYPE_CHECKING:
     from .layout import FileCheck
@@ -35,7 +39,28 @@ _MORE_TABLES = (
     # Other places where the same content is.
     "CREATE TABLE IF NOT EXISTS copies (version TEXT, url TEXT, UNIQUE (version, url))",
     "CREATE TABLE IF NOT EXISTS retention (name TEXT PRIMARY KEY, versions INTEGER, days REAL)",
+    "CREATE TABLE IF NOT EXISTS quotas (owner TEXT PRIMARY KEY, size INTEGER)",
+    # Names whose new versions have to be encrypted.
+    "CREATE TABLE IF NOT EXISTS sealed (name TEXT PRIMARY KEY)",
 )
+# Whose quota it is that all owners share.
+EVERYBODY = "*"
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """How much data of the catalogue's own somebody has, and may have.
+
+    Attributes
+    ----------
+    owner
+        A user, or `*` for all together.
+    used, limit
+        Bytes; no limit is None.
+    """
+
+    owner: str
+    used: int
+    limit: int | None
 
 
 class Records:
@@ -53,11 +78,29 @@ class Records:
             One without an owner becomes this user's.
         checks
             Hashes of its files, for `checks`.
+
+        Raises
+        ------
+        ConflictError
+            It is more than a quota allows, or has to be encrypted and is not. Data of the
+            catalogue's own is removed then.
         """
         check_name(entry.name)
         entry = msgspec.structs.replace(
             entry, created=time.time(), owner=entry.owner or getpass.getuser()
         )
+        try:
+            if entry.format != ENCRYPTED and entry.name in self.sealed():
+                raise ConflictError(
+                    f"New versions of '{entry.name}' have to be encrypted; give another name and "
+                    f"then 'aios data encrypt', or allow it with 'aios data require {entry.name} "
+                    "--remove'."
+                )
+            if _is_own(entry.url):
+                self.check_room(entry.size, entry.owner, spare=entry.url)
+        except ConflictError:
+            self._discard(entry)
+            raise
         with self._open() as database:
             key = (entry.name, entry.version)
             database.execute(
@@ -100,6 +143,98 @@ class Records:
             found = database.execute("SELECT name, versions, days FROM retention").fetchall()
         return {name: (versions, days) for name, versions, days in found}
 
+    def seal(self, name: str, required: bool = True) -> None:
+        """Say whether new versions of a dataset have to be encrypted."""
+        check_name(name)
+        with self._open() as database:
+            if required:
+                database.execute("INSERT OR IGNORE INTO sealed VALUES (?)", (name,))
+            else:
+                database.execute("DELETE FROM sealed WHERE name = ?", (name,))
+
+    def sealed(self) -> set[str]:
+        """The names whose new versions have to be encrypted."""
+        if not self._path.exists():
+            return set()
+        with self._open() as database:
+            return {name for (name,) in database.execute("SELECT name FROM sealed")}
+
+    def set_quota(self, owner: str, size: int | None) -> None:
+        """Say how many bytes of the catalogue's own data somebody may have.
+
+        Parameters
+        ----------
+        owner
+            A user; `*` for all together.
+        size
+            None takes the limit away.
+        """
+        with self._open() as database:
+            database.execute("DELETE FROM quotas WHERE owner = ?", (owner,))
+            if size is not None:
+                database.execute("INSERT INTO quotas VALUES (?, ?)", (owner, size))
+
+    def quotas(self) -> list[Quota]:
+        """What each owner has and may have; all together first."""
+        limits, used = self._limits(), self._used()
+        everybody = sum(used.values())
+        owners = sorted((limits.keys() | used.keys()) - {EVERYBODY})
+        return [
+            Quota(owner=owner, used=have, limit=limits.get(owner))
+            for owner, have in [(EVERYBODY, everybody), *((o, used.get(o, 0)) for o in owners)]
+        ]
+
+    def check_room(self, size: int, owner: str = "", *, spare: str = "") -> None:
+        """Raise `ConflictError` where so many more bytes pass a quota.
+
+        Parameters
+        ----------
+        owner
+            This user by default.
+        spare
+            A URL that does not count: what is new takes its place.
+        """
+        if not (limits := self._limits()):
+            return
+        owner = owner or getpass.getuser()
+        used = self._used(spare)
+        for whose, have in ((owner, used.get(owner, 0)), (EVERYBODY, sum(used.values()))):
+            if whose in limits and have + size > limits[whose]:
+                who = f"'{owner}'" if whose == owner else "all users together"
+                raise ConflictError(
+                    f"The datasets of {who} take {format_size(have)} here, and "
+                    f"{format_size(size)} more would pass the quota of "
+                    f"{format_size(limits[whose])}; forget some with 'aios data rm' and 'aios data "
+                    "gc', or raise it with 'aios data quota'."
+                )
+
+    def _limits(self) -> dict[str, int]:
+        if not self._path.exists():
+            return {}
+        with self._open() as database:
+            return dict(database.execute("SELECT owner, size FROM quotas").fetchall())
+
+    def _used(self, spare: str = "") -> dict[str, int]:
+        """Bytes of the catalogue's own data, by owner; what several entries share counts once."""
+        found: dict[str, tuple[str, int]] = {}
+        for entry in self._rows():
+            if entry.url != spare and _is_own(entry.url):
+                found.setdefault(entry.url, (entry.owner, entry.size))
+        used: dict[str, int] = {}
+        for owner, size in found.values():
+            used[owner] = used.get(owner, 0) + size
+        return used
+
+    def _discard(self, entry: Entry) -> None:
+        """Remove data of the catalogue's own, unless an entry refers to it."""
+        if not _is_own(entry.url) or any(known.url == entry.url for known in self._rows()):
+            return
+        place = Path(entry.url)
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
     def _rows(self, name: str | None = None) -> list[Entry]:
         if not self._path.exists():
             return []
@@ -120,6 +255,11 @@ class Records:
                 yield database
         finally:
             database.close()
+
+
+def _is_own(url: str) -> bool:
+    """Whether data lies where this catalogue keeps what it makes."""
+    return url.startswith(f"{settings().state_dir / 'data'}/")
 
 
 def _default_path() -> Path:

@@ -69,6 +69,20 @@ def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     return (x[..., 0] if x.shape[2] == 1 else x), y
 
 
+def as_floats(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples from -1 to 1."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    middle, full = scale(samples.dtype)
+    return ((samples.astype(np.float32) - np.float32(middle)) / np.float32(full)).astype(np.float32)
+
+
+def scale(kind: np.dtype[Any]) -> tuple[float, float]:
+    """Silence, and how far from it the loudest sample is; bytes of a WAV file have no sign."""
+    full = float(2 ** (8 * kind.itemsize - 1))
+    return (full if kind.kind == "u" else 0.0), full
+
+
 def read(url: str, name: str) -> Sound:
     """One sound of a folder.
 
@@ -77,7 +91,11 @@ def read(url: str, name: str) -> Sound:
     UsageError
         It is cut off, or not a WAV file of whole numbers.
     """
-    blob = read_file(url, name)
+    return decode(read_file(url, name), f"{name} in {url}")
+
+
+def decode(blob: bytes, what: str) -> Sound:
+    """A WAV file's sound; `what` names it where it is damaged."""
     try:
         with wave.open(io.BytesIO(blob)) as file:
             frames, width = file.getnframes(), file.getsampwidth()
@@ -85,11 +103,11 @@ def read(url: str, name: str) -> Sound:
             data = file.readframes(frames)
     except (wave.Error, EOFError) as error:
         raise UsageError(
-            f"{name} in {url} is not a WAV file of whole numbers ({str(error) or 'it is cut off'}); "
+            f"{what} is not a WAV file of whole numbers ({str(error) or 'it is cut off'}); "
             "convert it to PCM, or get it again."
         ) from None
     if len(data) < frames * width * channels or rate == 0:
-        raise UsageError(f"{name} in {url} is cut off; get it again.")
+        raise UsageError(f"{what} is cut off; get it again.")
     if width == 3:
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
@@ -97,3 +115,15 @@ def read(url: str, name: str) -> Sound:
     else:
         samples = np.frombuffer(data, np.dtype(_KINDS[width]))
     return Sound(samples.reshape(-1, channels), rate)
+
+
+def encode(sound: Sound) -> bytes:
+    """A sound as a WAV file."""
+    kind = sound.samples.dtype
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(sound.samples.shape[1])
+        writer.setsampwidth(kind.itemsize)
+        writer.setframerate(sound.rate)
+        writer.writeframes(sound.samples.astype(_KINDS[kind.itemsize]).tobytes())
+    return file.getvalue()

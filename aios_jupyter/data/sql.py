@@ -231,6 +231,8 @@ class _Lookup:
 
 def _arrow(entry: Entry) -> pa.Table:
     """Arrays as columns without a copy: each row of an array with more than one axis is a list."""
+    if entry.format == layout.DATABASE:
+        return attached.table(entry.url)
     if entry.format == "folder":
         files = layout.list_images(entry.url)
         labels = [name.split("/")[0] for name in files]

@@ -1,4 +1,4 @@
-"""Tables: CSV, JSON lines and Parquet, one file or a folder of parts, read in blocks.
+"""Tables: CSV, JSON lines and Parquet, one file or a folder of parts; and those of databases.
 
 A leaf module: it imports pyarrow, and is imported only where tables are read.
 """
@@ -16,7 +16,7 @@ from pyarrow import csv, dataset
 
 from ..errors import UsageError
 from .description import MOST_CLASSES, Description, Tally
-from .layout import list_files
+from .layout import DATABASE, list_files
 from .storage import locate, reading
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def frame(url: str, form: str) -> pd.DataFrame:
         return _open(url, form).to_table().to_pandas()
 
 
+def head(url: str, form: str, rows: int) -> pa.Table:
+    """The first rows, for who only wants to look at some."""
+    with reading(url):
+        return _open(url, form).head(rows, batch_readahead=1, fragment_readahead=1)
+
+
 def load(url: str, form: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The columns of numbers as rows of an array, and the label column."""
     table = frame(url, form)
@@ -77,6 +83,10 @@ def load(url: str, form: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
 
 def _open(url: str, form: str) -> Any:
+    if form == DATABASE:
+        from . import attached
+
+        return dataset.dataset(attached.table(url))
     fs, path = locate(url)
     files: Any = path
     if fs.isdir(path):

@@ -22,7 +22,7 @@ _AT_ONCE = 10_000
 def describe(url: str) -> Description:
     """How many lines or documents, how long, and their classes."""
     tally, lengths, first = Tally(), [], ""
-    for text in _rows(url):
+    for text in rows(url):
         first = first or text
         lengths.append(len(text))
         if len(lengths) == _AT_ONCE:
@@ -40,7 +40,7 @@ def describe(url: str) -> Description:
 
 def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """All texts, and the number of each one's class."""
-    x = np.array(list(_rows(url)), object)
+    x = np.array(list(rows(url)), object)
     classes = _classes(url)
     if not classes:
         return x, None
@@ -53,19 +53,21 @@ def _classes(url: str) -> list[str]:
     return file_classes(named_files(url, "text")[1]) if fs.isdir(path) else []
 
 
-def _rows(url: str) -> Iterator[str]:
+def rows(url: str) -> Iterator[str]:
+    """The lines of a file, or the documents of a folder in order."""
     fs, path = locate(url)
     if fs.isdir(path):
         root, names = named_files(url, "text")
         for name in names:
-            yield _decode(read_file(root, name), f"{name} in {url}")
+            yield decode(read_file(root, name), f"{name} in {url}")
         return
     with reading(url), fs.open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            yield _decode(line, f"line {number} of {url}").rstrip("\r\n")
+            yield decode(line, f"line {number} of {url}").rstrip("\r\n")
 
 
-def _decode(blob: bytes, what: str) -> str:
+def decode(blob: bytes, what: str) -> str:
+    """Bytes as text; `what` names them where they are none."""
     try:
         return blob.decode("utf-8")
     except UnicodeDecodeError as error:

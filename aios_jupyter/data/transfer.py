@@ -76,6 +76,11 @@ def copy(
     AiosError
         The storage failed in spite of several attempts, or is full.
     """
+    if form == layout.DATABASE:
+        raise UsageError(
+            'A table of a database has no files to copy; keep its rows with: aios sql "SELECT * FROM '
+            'NAME" --to NEW'
+        )
     fs, path = storage.locate(source)
     with storage.reading(source):
         folder = fs.isdir(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,23 @@ def verify(catalog: Catalog, entry: Entry, *, mend: bool = True) -> list[Finding
         )
         found.append(Finding(entry, check.name, what, mended))
     return found
+
+
+def verify_all(
+    catalog: Catalog,
+    refs: Iterable[str] = (),
+    *,
+    mend: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, list[Finding]]:
+    """`verify` for datasets by name, all where none is named; how many, and what was found."""
+    entries = [catalog.get(ref) for ref in refs] or catalog.list()
+    found = []
+    for number, entry in enumerate(entries, 1):
+        found += verify(catalog, entry, mend=mend)
+        if on_progress is not None:
+            on_progress(number, len(entries))
+    return len(entries), found
 
 
 def _name_blocks(bad: list[int], check: FileCheck) -> str:

@@ -19,9 +19,10 @@ import msgspec
 import pyrage
 
 from ..config import settings
-from ..errors import AccessError, ConflictError, NotFoundError, UsageError
+from ..errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
 from . import layout, storage
-from .catalog import ENCRYPTED, Catalog, Entry, check_name
+from .catalog import Catalog, Entry, check_name, inspect
+from .entries import ENCRYPTED
 
 _KEY = ".key"
 _PUBLIC = ".pub"
@@ -197,14 +198,28 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
         plain = room if suffix == ".tar" else aside
         with fs.open(place, "rb") as source, plain.open("wb") as target, _told(entry):
             pyrage.decrypt_io(source, target, _identities())
-        if suffix == ".tar":
-            aside.mkdir()
-            with tarfile.open(room) as archive:
-                archive.extractall(aside, filter="data")
-            suffix = ""
-        path = storage.data_dir(name) / f"{entry.version}-plain{suffix}"
-        storage.replace_directory(aside, path) if aside.is_dir() else aside.replace(path)
+        if suffix != ".tar":
+            path, content = layout.adopt(aside, name, suffix)
+            found = _known(catalog, entry, str(path), content.version)
+            made = {"made_from": (entry.ref,), "how": "decrypt", "size": content.size, "owner": ""}
+            return catalog.put(msgspec.structs.replace(found, name=name, **made), content.files)
+        aside.mkdir()
+        with tarfile.open(room) as archive:
+            archive.extractall(aside, filter="data")
+        path = storage.data_dir(name) / f"{entry.version}-plain"
+        storage.replace_directory(aside, path)
         return catalog.add(name, path, made_from=entry, how="decrypt")
+
+
+def _known(catalog: Catalog, entry: Entry, url: str, version: str) -> Entry:
+    """What the catalogue says of data that it had before it was encrypted; looked at if it has none."""
+    for ref in entry.made_from:
+        with contextlib.suppress(AiosError):
+            found = catalog.get(ref)
+            if found.version == version:
+                return msgspec.structs.replace(found, url=url)
+    found = inspect(url)
+    return msgspec.structs.replace(found, tags=entry.tags)
 
 
 def _suffix(entry: Entry) -> str:

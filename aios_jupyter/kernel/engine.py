@@ -4,7 +4,8 @@
     papermill.execute_notebook("in.ipynb", "out.ipynb", engine_name="aios", gpus=2, time="4h")
 
 papermill's command line has no flags for engines, so what to ask for comes from the environment
-there, or from the notebook itself: `"aios": {"gpus": 2}` in its metadata. Loaded by papermill alone.
+there, or from the notebook itself: `"aios": {"gpus": 2}` in its metadata. The names are those of
+`session.asking.Asks`. Loaded by papermill alone.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ from papermill.log import logger
 from traitlets import default
 
 from ..errors import UsageError
-from .specs import NOUNS, PROVISIONER, request_of
-
-# What can be asked for: keywords here and in the notebook's metadata, AIOS_… in the environment.
-SETTINGS = (*NOUNS, "gpu_memory", "gpu_model", "time", "max_wait", "queue")
+from ..session.asking import ASKS, COUNTS, request_of
+from .specs import PROVISIONER
 
 
 class LeasingKernelManager(AsyncKernelManager):
@@ -61,15 +60,16 @@ class AiosEngine(NBClientEngine):
         """Wait for the devices, run the notebook, and give them back.
 
         Besides what can be asked for, `label` is what people see in the queue (the notebook's
-        name), and `on_start` is called once there is a kernel.
+        name), `batch` the batch that it is of, and `on_start` is called once there is a kernel.
 
         Raises
         ------
         AllocationError
             Refused, cancelled, or not granted in the time given.
         """
-        given = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
+        given = {name: kwargs.pop(name) for name in ASKS if name in kwargs}
         asks = wanted(given, os.environ, nb_man.nb.metadata.get("aios", {}))
+        asks["batch"] = kwargs.pop("batch", "")
         source = kwargs.pop("input_path", None) or nb_man.output_path or "notebook"
         label = kwargs.pop("label", "") or Path(str(source)).name
         started = kwargs.pop("on_start", None)
@@ -100,20 +100,20 @@ def wanted(
     UsageError
         It makes no sense.
     """
-    unknown = sorted(set(metadata) - set(SETTINGS))
+    unknown = sorted(set(metadata) - set(ASKS))
     if unknown:
         raise UsageError(
             f"The notebook's metadata asks for {unknown[0]!r}; what can be asked for is "
-            f"{', '.join(SETTINGS)}."
+            f"{', '.join(ASKS)}."
         )
-    variables = {name: environment.get(f"AIOS_{name.upper()}") or None for name in SETTINGS}
+    variables = {name: environment.get(f"AIOS_{name.upper()}") or None for name in ASKS}
     asks: dict[str, Any] = {}
     for source in (metadata, variables, given):
         said = {name: value for name, value in source.items() if value is not None}
-        if set(said) & set(NOUNS):
-            asks = {name: value for name, value in asks.items() if name not in NOUNS}
+        if set(said) & set(COUNTS):
+            asks = {name: value for name, value in asks.items() if name not in COUNTS}
         asks |= said
-    if not set(asks) & set(NOUNS):
+    if not set(asks) & set(COUNTS):
         asks["devices"] = 1
     request_of(asks)
     return asks

@@ -44,6 +44,7 @@ def main(path: Path) -> int:
             cwd=order["cwd"],
             progress_bar=False,
             label=output.name,
+            batch=order["batch"],
             on_start=on_start,
             **order["asks"],
         )

@@ -6,14 +6,16 @@ A kernelspec names it and says what to ask for:
         "provisioner_name": "aios-provisioner", "config": {"gpus": 2, "time": "4h"}}}
 
 The devices are leased before the process starts, stay the kernel's when it is restarted, and end
-with it: `session/kernels.py` has how, also for kernels and servers that are killed.
+with it: `session/kernels.py` has how, also for kernels and servers that are killed. Where all of
+them are on another machine the kernel runs there, and Jupyter talks to ports of its own machine.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jupyter_client.multikernelmanager import MultiKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -22,11 +24,11 @@ from traitlets import Float, Int, Unicode, Union
 
 from ..commands.host import waiting_text
 from ..errors import AiosError
-from ..schema import DeviceKind, Lease
-from ..session.asking import FOREVER
+from ..runs.tunnel import CHANNELS
+from ..schema import DeviceKind, Lease, Slot
+from ..session.asking import FOREVER, KERNEL_ASKS, request_of
 from ..session.kernels import Tenancy
 from ..units import parse_duration
-from .specs import request_of
 
 ON_GPU = (DeviceKind.GPU, DeviceKind.MIG)
 
@@ -40,7 +42,7 @@ def _length(about: str) -> Any:
 
 
 class AiosProvisioner(LocalProvisioner):
-    """A local kernel that holds devices.
+    """A kernel that holds devices, on this machine or on that of its devices.
 
     The configuration is that of the kernelspec; it means what the flags of `aios alloc` mean.
     """
@@ -54,18 +56,31 @@ class AiosProvisioner(LocalProvisioner):
     max_wait = _length("Give up after so long in the queue.")
     queue = Unicode("", help="Whose quota it takes from.")
     idle = _length("Give the devices back after so long without use.")
+    batch = Unicode("", help="The batch of notebooks that it is of.")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._tenancy: Tenancy | None = None
         self._asked = True  # for its start, by somebody
         self._taken = ""
+        self._far = False
         self._ran = False
         # Whoever starts the kernel may know when it runs a cell, as a Jupyter server does.
         self._server_kernel: Any = None
         if self.parent is not None and self.parent.has_trait("execution_state"):
             self._server_kernel = self.parent
             self.parent.observe(self._executes, "execution_state")
+
+    @property
+    def lease_id(self) -> str:
+        """The lease that the kernel holds now, "" for none."""
+        lease = self._tenancy.lease if self._tenancy else None
+        return lease.id if lease else ""
+
+    @property
+    def node(self) -> str:
+        """The node that the kernel runs on where that is not this machine, else ""."""
+        return str(getattr(self.process, "node", ""))
 
     # --- called by the kernel manager, in this order
 
@@ -77,12 +92,14 @@ class AiosProvisioner(LocalProvisioner):
             # It was ended with its lease, and Jupyter starts again what has died.
             self.log.warning("aios: it starts again without devices: %s", self._taken)
             await self._give_back()
+            self._far = False
             prepared = await super().pre_launch(**kwargs)
             prepared["env"]["CUDA_VISIBLE_DEVICES"] = ""
             return prepared
         self._taken = ""
         try:
             lease = await self._leased(str(environment.get("JPY_SESSION_NAME") or ""))
+            await self._place(lease)
             prepared = await super().pre_launch(**kwargs)
         except AiosError as error:
             await self._give_back()
@@ -96,6 +113,10 @@ class AiosProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Start the process; the devices are its own from its first moment."""
         try:
+            if self._far:
+                await self._launch_far(cmd, **kwargs)
+                self._asked = False
+                return self.connection_info
             info = await super().launch_kernel(cmd, **kwargs)
             self._asked = False
             if self._tenancy is not None and not self._taken:
@@ -140,9 +161,9 @@ class AiosProvisioner(LocalProvisioner):
             assert tenancy.lease is not None
             return tenancy.lease
         await self._give_back()
-        names = ("gpus", "devices", "cpus", "gpu_memory", "gpu_model", "time", "queue", "idle")
         label = Path(notebook).name or self.kernel_spec.display_name
-        request = request_of({name: getattr(self, name) for name in names}, label)
+        asks = {name: getattr(self, name) for name in KERNEL_ASKS}
+        request = request_of(asks, label, self.batch)
         self._tenancy = Tenancy(
             request,
             wait=parse_duration(self.max_wait) if self.max_wait else FOREVER,
@@ -152,6 +173,35 @@ class AiosProvisioner(LocalProvisioner):
             busy=self._busy,
         )
         return await self._tenancy.take()
+
+    # --- on another machine
+
+    async def _place(self, lease: Lease) -> None:
+        """Where the kernel is to run: here if one of its devices is here."""
+        tenancy, manager = self._tenancy, self.parent
+        assert tenancy is not None
+        self._far = manager is not None and not here(lease)
+        if not self._far or manager is None:
+            await tenancy.close_far()
+            return
+        before = {channel: getattr(manager, f"{channel}_port") for channel in CHANNELS}
+        ports = await tenancy.listen(manager.ip, before)
+        for channel, port in ports.items():
+            setattr(manager, f"{channel}_port", port)
+        self.ports_cached = True
+
+    async def _launch_far(self, cmd: list[str], **kwargs: Any) -> None:
+        tenancy, manager = self._tenancy, self.parent
+        assert tenancy is not None
+        assert manager is not None
+        file = manager.connection_file
+        command = [part.replace(file, "{connection_file}") for part in cmd]
+        connection = _read(file)
+        folder = str(kwargs.get("cwd") or Path.cwd())
+        process = await tenancy.start_far(command, connection, kwargs["env"], folder)
+        # It has what is asked of a process here.
+        self.process, self.pid, self.pgid = cast("Any", process), process.pid, None
+        self.log.info("aios: the kernel runs on node %s", process.node)
 
     async def _give_back(self) -> None:
         tenancy, self._tenancy = self._tenancy, None
@@ -208,13 +258,21 @@ class Refused(web.HTTPError):
         return self._sentence
 
 
+def _read(file: str) -> dict[str, Any]:
+    return dict(json.loads(Path(file).read_text()))
+
+
+def here(lease: Lease) -> list[Slot]:
+    """The devices of a lease that are on this machine."""
+    return [slot for slot in lease.slots if slot.node == socket.gethostname()]
+
+
 def visible(lease: Lease) -> dict[str, str]:
     """The variables by which a kernel sees its devices on this machine, and no others.
 
     Devices on other machines are for `%%aios train`, which runs there.
     """
-    here = [slot for slot in lease.slots if slot.node == socket.gethostname()]
-    gpus = [slot.device for slot in here if slot.kind in ON_GPU]
+    gpus = [slot.device for slot in here(lease) if slot.kind in ON_GPU]
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(gpus),
         "AIOS_LEASE": lease.id,

@@ -12,10 +12,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..errors import ConflictError, NotFoundError, UsageError
-from ..session.asking import request_for
+from ..session.asking import KERNEL_ASKS, KernelAsks, request_of, settled
 from ..units import format_duration, format_size, parse_count, parse_duration
 
 PROVISIONER = "aios-provisioner"
@@ -26,35 +26,18 @@ NOUNS = {"gpus": "GPU", "devices": "device", "cpus": "CPU slot"}
 
 
 def add(
-    *,
-    gpus: int | str | None = None,
-    devices: int | str | None = None,
-    cpus: int | str | None = None,
-    gpu_memory: str | int | None = None,
-    gpu_model: str = "",
-    time: str | float | None = None,
-    max_wait: str | float | None = None,
-    queue: str = "",
-    idle: str | float | None = None,
-    name: str = "",
-    display_name: str = "",
-    replace: bool = False,
+    *, name: str = "", display_name: str = "", replace: bool = False, **asks: Unpack[KernelAsks]
 ) -> dict[str, Any]:
     """Add a kernel that has devices of its own, for every front end of this user.
 
     Parameters
     ----------
-    gpus, devices, cpus, gpu_memory, gpu_model, time, queue
-        What it leases before it starts, as for `Session.alloc`.
-    max_wait
-        After how long in the queue its start is given up.
-    idle
-        After how long in which neither it nor its devices compute it is warned, and then gives its
-        devices back.
     name, display_name
         What `-k` and what people call it; made of what it asks for by default.
     replace
         Take the place of a kernel of that name.
+    asks
+        What it leases before it starts, and when it gives that back: see `KernelAsks`.
 
     Returns
     -------
@@ -68,21 +51,7 @@ def add(
     ConflictError
         There is a kernel of that name.
     """
-    config = {
-        key: value
-        for key, value in {
-            "gpus": gpus,
-            "devices": devices,
-            "cpus": cpus,
-            "gpu_memory": None if gpu_memory is None else str(gpu_memory),
-            "gpu_model": gpu_model,
-            "time": None if time is None else parse_duration(time),
-            "max_wait": None if max_wait is None else parse_duration(max_wait),
-            "queue": queue,
-            "idle": None if idle is None else parse_duration(idle),
-        }.items()
-        if value not in {None, ""}
-    }
+    config = settled(asks, KERNEL_ASKS)
     request_of(config)
     name = name or _name(config)
     if not NAME.fullmatch(name):
@@ -140,27 +109,6 @@ def rm(name: str) -> str:
         )
     shutil.rmtree(found["path"])
     return str(found["path"])
-
-
-def request_of(config: Mapping[str, Any], label: str = "") -> Any:
-    """The request of a kernelspec's configuration.
-
-    Raises
-    ------
-    UsageError
-        It makes no sense.
-    """
-    return request_for(
-        gpus=config.get("gpus"),
-        devices=config.get("devices"),
-        cpus=config.get("cpus"),
-        memory=config.get("gpu_memory") or None,
-        model=config.get("gpu_model") or "",
-        time=config.get("time") or None,
-        queue=config.get("queue") or "",
-        idle=config.get("idle") or None,
-        label=label,
-    )
 
 
 def asks_text(config: Mapping[str, Any]) -> str:

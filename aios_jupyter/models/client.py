@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.parse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,18 +57,28 @@ class EndpointClient:
         The endpoint's token.
     timeout
         Seconds to wait for a reply.
+    authority
+        The certificate that the endpoint's must be, or be signed by; its host's name is not looked
+        at then. None trusts what this machine trusts.
     """
 
-    def __init__(self, url: str, token: str, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, token: str, *, timeout: float = 60.0, authority: Path | None = None
+    ) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url!r} is no endpoint; give an address such as http://HOST:PORT.")
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
         self.url = url.rstrip("/")
         self._path = parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
+        self._connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            self._connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout, context=_context(authority)
+            )
+        else:
+            self._connection = http.client.HTTPConnection(
+                parts.hostname, parts.port, timeout=timeout
+            )
         self._headers = {"Authorization": f"Bearer {token}"}
         self._signature: Signature | None = None
 
@@ -161,6 +173,12 @@ class EndpointClient:
             raise NotFoundError(
                 f"No endpoint answers at {self.url}; see: aios endpoints."
             ) from None
+        except ssl.SSLCertVerificationError as error:
+            self._connection.close()
+            raise AccessError(
+                f"The endpoint at {self.url} shows a certificate that is not trusted here "
+                f"({error.verify_message}); give the one that signed it."
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise ClusterError(
@@ -169,6 +187,19 @@ class EndpointClient:
         if reply.status != 200:
             raise _error(reply.status, content, self.url)
         return content, reply
+
+
+def _context(authority: Path | None) -> ssl.SSLContext:
+    if authority is None:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is this one certificate, or one that it has signed
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(authority)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"{authority} is no certificate ({error}); give a PEM file.") from None
+    return context
 
 
 _LOST = (
@@ -187,7 +218,9 @@ def _error(status: int, content: bytes, url: str) -> AiosError:
     return _BY_STATUS.get(status, ClusterError)(sentence)
 
 
-def infer(url: str, token: str, x: Any, *, timeout: float = 60.0) -> np.ndarray | Any:
+def infer(
+    url: str, token: str, x: Any, *, timeout: float = 60.0, authority: Path | None = None
+) -> np.ndarray | Any:
     """Ask the endpoint at `url` once (`EndpointClient.infer` says what goes in and comes out)."""
-    with EndpointClient(url, token, timeout=timeout) as client:
+    with EndpointClient(url, token, timeout=timeout, authority=authority) as client:
         return client.infer(x)

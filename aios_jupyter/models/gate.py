@@ -99,6 +99,11 @@ class Gate:
         Called with what answered, status and seconds of each counted request.
     rate
         Counted requests that are let through.
+
+    Attributes
+    ----------
+    closing
+        How many replies are still to end their connection; None: all.
     """
 
     def __init__(
@@ -112,6 +117,22 @@ class Gate:
         self._authorization = f"Bearer {token}".encode()
         self._max_body = max_body
         self.on_request = on_request
+        self.closing: int | None = 0
+
+    def let_through(self, rate: Rate) -> None:
+        """Counted requests that are let through from now on."""
+        self._rate = rate
+
+    def shed(self, replies: int | None) -> None:
+        """End the connection with each of the next so many replies; None: with all."""
+        self.closing = replies
+
+    def closes(self) -> bool:
+        """Whether the next reply is to end its connection."""
+        if not self.closing:
+            return self.closing is None
+        self.closing -= 1
+        return True
 
     def route(
         self,
@@ -208,6 +229,8 @@ class _Operation:
             (b"content-length", b"%d" % len(reply.body)),
             *reply.headers,
         ]
+        if self._gate.closes():
+            head.append((b"connection", b"close"))
         if reply.json_length is not None:
             head.append((HEADER.lower().encode(), b"%d" % reply.json_length))
         await send({"type": "http.response.start", "status": reply.status, "headers": head})

@@ -50,6 +50,8 @@ class Traffic(Struct, frozen=True):
         From the histogram: interpolated within its buckets.
     buckets
         Upper border in seconds and requests up to it.
+    shadow
+        Copies of requests by how the shadow's answers were: same, different, failed, dropped.
     """
 
     requests: int
@@ -59,6 +61,7 @@ class Traffic(Struct, frozen=True):
     p95_ms: float
     p99_ms: float
     buckets: tuple[tuple[float, float], ...]
+    shadow: dict[str, int] = {}
 
 
 def traffic(metrics: str) -> Traffic:
@@ -68,6 +71,7 @@ def traffic(metrics: str) -> Traffic:
     codes: dict[str, int] = {}
     versions: dict[str, int] = {}
     buckets: dict[float, float] = {}
+    shadow: dict[str, int] = {}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             if sample.name == "aios_endpoint_requests_total":
@@ -77,6 +81,9 @@ def traffic(metrics: str) -> Traffic:
             elif sample.name == "aios_endpoint_request_seconds_bucket":
                 border = float(sample.labels["le"])
                 buckets[border] = buckets.get(border, 0.0) + sample.value
+            elif sample.name == "aios_endpoint_shadow_total":
+                how = sample.labels["answer"]
+                shadow[how] = shadow.get(how, 0) + int(sample.value)
     steps = tuple(sorted(buckets.items()))
     return Traffic(
         requests=sum(codes.values()),
@@ -86,6 +93,29 @@ def traffic(metrics: str) -> Traffic:
         p95_ms=1000 * quantile(steps, 0.95),
         p99_ms=1000 * quantile(steps, 0.99),
         buckets=steps,
+        shadow=shadow,
+    )
+
+
+def since(before: Traffic | None, now: Traffic) -> Traffic:
+    """What has come between two looks at the same endpoint. Pure."""
+    if before is None or before.requests > now.requests:
+        return now
+    earlier = dict(before.buckets)
+    steps = tuple((border, count - earlier.get(border, 0.0)) for border, count in now.buckets)
+
+    def less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
+        return {key: left for key, count in new.items() if (left := count - old.get(key, 0))}
+
+    return Traffic(
+        requests=now.requests - before.requests,
+        errors=less(now.errors, before.errors),
+        versions=less(now.versions, before.versions),
+        p50_ms=1000 * quantile(steps, 0.5),
+        p95_ms=1000 * quantile(steps, 0.95),
+        p99_ms=1000 * quantile(steps, 0.99),
+        buckets=steps,
+        shadow=less(now.shadow, before.shadow),
     )
 
 
@@ -140,18 +170,28 @@ def _level(index: float, p: float) -> str:
     return "some" if index > PSI_SOME and p < SURE else "none"
 
 
-def alerts(seen: Traffic, drifts: Sequence[Drift]) -> list[str]:
-    """What a person should look at, as sentences. Pure."""
-    said = []
+def crossed(
+    seen: Traffic, drifts: Sequence[Drift], max_seconds: float | None = None
+) -> dict[str, str]:
+    """What a person should look at: a sentence for each subject (errors, time, a feature). Pure.
+
+    `max_seconds` is what a request may take.
+    """
+    said = {}
     wrong = sum(seen.errors.values())
     if seen.requests and wrong / seen.requests > MOST_ERRORS:
         codes = ", ".join(f"{count} with {code}" for code, count in seen.errors.items())
-        said.append(f"{wrong / seen.requests:.0%} of the requests failed ({codes}).")
-    said += [
-        f"{row.feature} is far from the training data (PSI {row.psi:.2f}, KS {row.ks:.2f})."
-        for row in drifts
-        if row.level == "much"
-    ]
+        said["errors"] = f"{wrong / seen.requests:.0%} of the requests failed ({codes})."
+    if max_seconds is not None and seen.requests and seen.p95_ms > max_seconds * 1000:
+        said["time"] = (
+            f"Of 100 requests 5 took more than {seen.p95_ms:.3g} ms; the limit is "
+            f"{max_seconds * 1000:g} ms."
+        )
+    for row in drifts:
+        if row.level == "much":
+            said[row.feature] = (
+                f"{row.feature} is far from the training data (PSI {row.psi:.2f}, KS {row.ks:.2f})."
+            )
     return said
 
 
@@ -160,22 +200,28 @@ def profile_of(ref: str) -> Profile | None:
     from .registry import fetch
 
     package = fetch(ref)
-    if FILE not in package.files:
+    return profile_in(Path(package.path)) if FILE in package.files else None
+
+
+def profile_in(folder: Path) -> Profile | None:
+    """The profile in a version's folder; None where it has none."""
+    try:
+        content = (folder / FILE).read_bytes()
+    except FileNotFoundError:
         return None
-    content = (Path(package.path) / FILE).read_bytes()
     try:
         return msgspec.json.decode(content, type=Profile)
     except msgspec.DecodeError as error:
         raise UsageError(
-            f"The profile of {ref} cannot be read ({error}); publish it anew."
+            f"The profile in {folder} cannot be read ({error}); publish the model anew."
         ) from None
 
 
-def observe(url: str, token: str, ref: str) -> dict[str, Any]:
+def observe(url: str, token: str, ref: str, authority: Path | None = None) -> dict[str, Any]:
     """All that is known of an endpoint now: `traffic`, `drift`, `samples`, `alerts`, `profiled`."""
     from .client import EndpointClient
 
-    with EndpointClient(url, token) as client:
+    with EndpointClient(url, token, authority=authority) as client:
         seen = traffic(client.metrics())
         window = client.window()
     try:
@@ -188,7 +234,7 @@ def observe(url: str, token: str, ref: str) -> dict[str, Any]:
         "samples": max((len(values) for values in window.values()), default=0),
         "profiled": known is not None,
         "drift": drifts,
-        "alerts": alerts(seen, drifts),
+        "alerts": list(crossed(seen, drifts).values()),
     }
 
 

@@ -19,7 +19,7 @@ def document(name: str, version: str, signature: Signature, software: str) -> di
     mlflow = _post(
         "Predict as MLflow's clients do",
         _wrapped("inputs", _plain(signature.inputs)),
-        _wrapped("predictions", _plain(signature.outputs)),
+        _wrapped("predictions", _plain(signature.outputs, given=True)),
     )
     return {
         "openapi": "3.1.0",
@@ -97,22 +97,26 @@ def _json_type(tensor: Tensor) -> str:
     return "number" if tensor.datatype.startswith("FP") else "integer"
 
 
-def _nested(tensor: Tensor) -> dict[str, Any]:
-    """Lists in lists down to the values, with the sizes that are fixed."""
-    schema: dict[str, Any] = {"type": _json_type(tensor)}
+def _nested(tensor: Tensor, *, given: bool = False) -> dict[str, Any]:
+    """Lists in lists down to the values, with the sizes that are fixed.
+
+    `given` by the model: JSON has no infinity and no NaN, for which there is null.
+    """
+    kind = _json_type(tensor)
+    schema: dict[str, Any] = {"type": [kind, "null"] if given and kind == "number" else kind}
     for size in reversed(tensor.shape):
         limits = {"minItems": size, "maxItems": size} if size > 0 else {"minItems": 1}
         schema = {"type": "array", "items": schema, **limits}
     return schema
 
 
-def _plain(tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+def _plain(tensors: tuple[Tensor, ...], *, given: bool = False) -> dict[str, Any]:
     if len(tensors) == 1:
-        return _nested(tensors[0])
+        return _nested(tensors[0], given=given)
     return {
         "type": "object",
         "required": [tensor.name for tensor in tensors],
-        "properties": {tensor.name: _nested(tensor) for tensor in tensors},
+        "properties": {tensor.name: _nested(tensor, given=given) for tensor in tensors},
     }
 
 
@@ -121,7 +125,7 @@ def _predict_reply(signature: Signature) -> dict[str, Any]:
         "type": "object",
         "required": ["outputs", "model", "version"],
         "properties": {
-            "outputs": _plain(signature.outputs),
+            "outputs": _plain(signature.outputs, given=True),
             "model": {"type": "string"},
             "version": {"type": "string"},
         },
@@ -135,11 +139,18 @@ def _v2_tensors(tensors: tuple[Tensor, ...]) -> dict[str, Any]:
         "properties": {
             "name": {"enum": [tensor.name for tensor in tensors]},
             "datatype": {"enum": sorted({tensor.datatype for tensor in tensors})},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "data": {"type": "array"},
+            "shape": _shapes(tensors),
+            "data": {"type": "array", "minItems": 1},
         },
     }
     return {"type": "array", "items": item, "minItems": 1}
+
+
+def _shapes(tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Sizes along each dimension, as far as one schema can say it for all tensors."""
+    ranks = [len(tensor.shape) for tensor in tensors]
+    sizes = {"type": "integer", "minimum": 1}
+    return {"type": "array", "items": sizes, "minItems": min(ranks), "maxItems": max(ranks)}
 
 
 def _v2_request(signature: Signature) -> dict[str, Any]:

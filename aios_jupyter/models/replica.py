@@ -1,10 +1,10 @@
 """One process that answers for an endpoint: `python -m aios_jupyter.models.replica`.
 
 `serve` starts it, with a `Replica` as the first line of its standard input and the listening socket
-as an inherited descriptor. What follows on standard input are further `Serving`s: versions to
-change to, without a request lost. What it has to say goes to standard output, a `Said` a line. When
-standard input ends, or SIGTERM comes, it finishes what is in flight and exits with 0. torch and
-MLflow are never imported here.
+as an inherited descriptor. What follows on standard input are `Order`s: versions to change to,
+connections to let go, to leave, without a request lost. What it has to say goes to standard output,
+a `Said` a line. When standard input ends, or SIGTERM comes, it finishes what is in flight and exits
+with 0. torch and MLflow are never imported here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -24,27 +25,31 @@ import uvicorn
 
 from ..errors import AiosError, ConflictError
 from ..schema import Struct
+from .following import text
 from .predictor import Package, Predictor, open_package, zeros
 from .service import Deployed, Limits, Service
 
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 2.0
+LEAVE_SECONDS = 3.0
+"""Clients that keep a connection have so long to be told with a reply that it ends."""
+AWAY_SECONDS = 0.5
+"""For so long after that a replica takes no new connections, so that others have them."""
 
 
 class Serving(Struct, frozen=True):
-    """The versions to answer with: `canary` gets `share` of the requests."""
+    """The versions to answer with: `canary` gets `share` of the requests, `shadow` copies."""
 
     main: Package
     canary: Package | None = None
     share: float = 0.0
+    shadow: Package | None = None
 
     @property
     def text(self) -> str:
         """As people read it: `3`, or `3 (10% 4)`."""
-        if self.canary is None:
-            return str(self.main.version)
-        return f"{self.main.version} ({self.share:.0%} {self.canary.version})"
+        return text(msgspec.to_builtins(self))
 
 
 class Replica(Struct, frozen=True):
@@ -58,6 +63,29 @@ class Replica(Struct, frozen=True):
     threads: int | None = None
     allow_pickle: bool = False
     grace: float = 10.0
+    certificate: str = ""
+    key: str = ""
+
+
+class Order(Struct, frozen=True):
+    """What a replica is told while it answers.
+
+    Attributes
+    ----------
+    serving
+        Other versions to answer with.
+    rate
+        Requests a second to let through.
+    shed
+        A share of the kept connections to let go of, each with its next reply.
+    leave
+        Take no new connections, and end when those that are there have ended.
+    """
+
+    serving: Serving | None = None
+    rate: float | None = None
+    shed: float = 0.0
+    leave: bool = False
 
 
 class Said(Struct, frozen=True):
@@ -79,23 +107,19 @@ def main() -> int:
             return 0  # nobody is there any more
         orders = msgspec.json.decode(line, type=Replica)
         try:
-            predictor = _opened(orders.serving.main, orders)
+            main = orders.serving.main
             service = Service(
-                predictor,
-                orders.name,
-                str(orders.serving.main.version),
-                orders.token,
-                orders.limits,
+                _opened(main, orders), orders.name, str(main.version), orders.token, orders.limits
             )
-            canary = orders.serving.canary
-            second = None
-            if canary is not None:
-                second = service.deployed(_opened(canary, orders), str(canary.version))
+            others = [
+                None if one is None else service.deployed(_opened(one, orders), str(one.version))
+                for one in (orders.serving.canary, orders.serving.shadow)
+            ]
         except AiosError as error:
             channel.say(Said(refused=str(error), kind=error.kind))
             return 1
         with contextlib.closing(socket.socket(fileno=orders.fd)) as listener:
-            server = _Server(service, orders, channel, second)
+            server = _Server(service, orders, channel, others)
             server.run(sockets=[listener])
     return 0
 
@@ -133,12 +157,16 @@ class _Server(uvicorn.Server):
     """uvicorn that says when it answers, takes orders, reports now and then, and ends cleanly."""
 
     def __init__(
-        self, service: Service, orders: Replica, channel: _Channel, canary: Deployed | None
+        self,
+        service: Service,
+        orders: Replica,
+        channel: _Channel,
+        others: list[Deployed | None],
     ) -> None:
         self._service = service
         self._orders = orders
         self._channel = channel
-        self._canary = canary
+        self._others = others
         super().__init__(
             uvicorn.Config(
                 service.app(),
@@ -151,6 +179,8 @@ class _Server(uvicorn.Server):
                 timeout_keep_alive=75,
                 # What is left of the grace is for our own end before SIGKILL comes.
                 timeout_graceful_shutdown=max(1, int(orders.grace * 0.8)),
+                ssl_certfile=orders.certificate or None,
+                ssl_keyfile=orders.key or None,
             )
         )
 
@@ -172,16 +202,21 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the door, then say so."""
-        if self._canary is not None:
-            self._service.put(self._service.open()[0], self._canary, self._orders.serving.share)
+        assert sockets
+        self._door = sockets[0].dup()
+        canary, shadow = self._others
+        share = self._orders.serving.share
+        self._service.put(self._service.open()[0], canary, share, shadow)
         await super().startup(sockets)
         self._channel.say(Said(serving=self._orders.serving.text))
+        self._shedding = asyncio.create_task(asyncio.sleep(0))
         self._tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._obey())]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is in flight."""
-        for task in self._tasks:
+        for task in (*self._tasks, self._shedding):
             task.cancel()
+        self._door.close()  # else clients would wait for somebody to accept them
         await super().shutdown(sockets)
         self._report_now()
         await self._service.close()
@@ -201,14 +236,50 @@ class _Server(uvicorn.Server):
         reader = asyncio.StreamReader(limit=1 << 22)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
-            serving = msgspec.json.decode(line, type=Serving)
-            try:
-                await self._change(serving)
-            except AiosError as error:
-                self._channel.say(Said(refused=str(error), kind=error.kind))
-            else:
-                self._channel.say(Said(serving=serving.text))
+            order = msgspec.json.decode(line, type=Order)
+            if order.serving is not None:
+                await self._take(order.serving)
+            if order.rate is not None:
+                self._service.limit(order.rate)
+            if order.shed:
+                self._shedding.cancel()
+                self._shedding = asyncio.create_task(self._shed(order.shed))
+            if order.leave:
+                self._leaving = asyncio.create_task(self._leave())
         self._drain()
+
+    async def _shed(self, share: float) -> None:
+        """Let a share of the clients go, and leave it to others to take them up."""
+        self._close_door()
+        self._service.shed(round(share * len(self.server_state.connections)))
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self._service.shedding and time.monotonic() < deadline:  # noqa: ASYNC110  # replies count it down
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(AWAY_SECONDS)
+        if self._service.shedding is not None and not self.should_exit:  # it is to stay
+            await super().startup([self._door.dup()])
+
+    def _close_door(self) -> None:
+        """Take no new connections; the socket stays open, for others and for later."""
+        for server in self.servers:
+            server.close()
+
+    async def _leave(self) -> None:
+        """Let clients go without a request lost: new ones to others, the rest with a reply."""
+        self._close_door()
+        self._service.shed(None)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.05)
+        self.should_exit = True  # uvicorn closes what is idle, and waits for what is not
+
+    async def _take(self, serving: Serving) -> None:
+        try:
+            await self._change(serving)
+        except AiosError as error:
+            self._channel.say(Said(refused=str(error), kind=error.kind))
+        else:
+            self._channel.say(Said(serving=serving.text))
 
     async def _change(self, serving: Serving) -> None:
         main = await self._ready(serving.main)
@@ -218,12 +289,13 @@ class _Server(uvicorn.Server):
                 f"{self._service.version}, so that its clients would fail; serve it anew."
             )
         canary = None if serving.canary is None else await self._ready(serving.canary)
-        self._service.put(main, canary, serving.share)
+        shadow = None if serving.shadow is None else await self._ready(serving.shadow)
+        self._service.put(main, canary, serving.share, shadow)
 
     async def _ready(self, package: Package) -> Deployed:
         """A version that answers already, or one opened beside what answers."""
-        for one in self._service.open():
-            if one is not None and one.version == str(package.version):
+        for one in self._service.loaded():
+            if one.version == str(package.version):
                 return one
         predictor = await asyncio.to_thread(_opened, package, self._orders)
         return self._service.deployed(predictor, str(package.version))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -29,19 +29,23 @@ from starlette.types import Scope
 from .._version import __version__
 from ..errors import AiosError, NotFoundError, UsageError
 from ..schema import Struct
-from .batching import Batcher, OverloadedError
+from .batching import Arrays, Batcher, OverloadedError
+from .forms import from_json, mlflow_inputs, plain, read_json
 from .gate import JSON, Gate, Rate, RefusedError, Reply, http_error
 from .openapi import document
+from .plan import MAX_BODY
 from .predictor import Predictor
 from .profile import Window
-from .protocol_v2 import HEADER, decode_request, dump, encode_response, json_ready
-from .signature import Signature, Tensor, as_input
-from .supervisor import MAX_BODY
+from .protocol_v2 import HEADER, decode_request, dump, encode_response
+from .signature import Signature
 from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 _HEADER = HEADER.lower().encode()
+
+MOST_COPIES = 64
+"""Copies of requests that a shadow may have in hand; more are dropped."""
 
 
 class Limits(Struct, frozen=True):
@@ -90,7 +94,10 @@ class Deployed:
 
 
 class Service:
-    """A model behind HTTP: one version, and perhaps a second that gets a share of the requests.
+    """A model behind HTTP: one version, and perhaps others beside it.
+
+    A canary answers a share of the requests. A shadow gets a copy of each; nobody gets its answers,
+    which are compared with those that were given.
 
     Parameters
     ----------
@@ -115,8 +122,10 @@ class Service:
         self.telemetry = Telemetry(name)
         self._main = self.deployed(predictor, version)
         self._canary: Deployed | None = None
+        self._shadow: Deployed | None = None
         self._share = 0.0
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._copies = 0
         self.draining = False
         self._gate = Gate(token, limits.max_body, self._count, Rate(limits.rate))
 
@@ -134,26 +143,51 @@ class Service:
         """A version of this model, ready to be put in place."""
         return Deployed(predictor, version, self.telemetry, self.limits)
 
-    def put(self, main: Deployed, canary: Deployed | None = None, share: float = 0.0) -> None:
+    def put(
+        self,
+        main: Deployed,
+        canary: Deployed | None = None,
+        share: float = 0.0,
+        shadow: Deployed | None = None,
+    ) -> None:
         """From now on these answer; requests in flight are finished by what they came for."""
-        kept = {id(main), id(canary)}
-        old = [one for one in (self._main, self._canary) if one is not None]
-        self._main, self._canary, self._share = main, canary, share
+        kept = {id(main), id(canary), id(shadow)}
+        old = [one for one in (*self.open(), self._shadow) if one is not None]
+        self._main, self._canary, self._share, self._shadow = main, canary, share, shadow
         for one in old:
             if id(one) not in kept:
-                task = asyncio.get_running_loop().create_task(one.retire())
-                self._retiring.add(task)
-                task.add_done_callback(self._retiring.discard)
+                self._beside(one.retire())
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def open(self) -> tuple[Deployed, Deployed | None]:
-        """The versions in place."""
+        """The versions that answer."""
         return self._main, self._canary
+
+    def loaded(self) -> list[Deployed]:
+        """All versions in place."""
+        return [one for one in (self._main, self._canary, self._shadow) if one is not None]
+
+    def limit(self, rate: float) -> None:
+        """Let so many requests a second through from now on."""
+        self._gate.let_through(Rate(rate))
+
+    def shed(self, connections: int | None) -> None:
+        """Let go of so many kept connections, each with its next reply; None: of all."""
+        self._gate.shed(connections)
+
+    @property
+    def shedding(self) -> int | None:
+        """Replies that are still to end their connection; None: all."""
+        return self._gate.closing
 
     async def close(self) -> None:
         """Finish what runs."""
-        for one in (self._main, self._canary):
-            if one is not None:
-                await one.retire()
+        for one in self.loaded():
+            await one.retire()
 
     def _count(self, answered_by: Deployed | None, status: int, seconds: float) -> None:
         self.telemetry.request((answered_by or self._main).counted, status, seconds)
@@ -194,9 +228,7 @@ class Service:
             route("/openapi.json", "GET", self._document),
         ]
 
-    async def _run(
-        self, model: Deployed, inputs: Mapping[str, np.ndarray]
-    ) -> Mapping[str, np.ndarray]:
+    async def _run(self, model: Deployed, inputs: Arrays) -> Arrays:
         if self.draining:
             raise RefusedError(
                 503, "The endpoint is stopping; ask again in a moment.", connection="close"
@@ -218,7 +250,29 @@ class Service:
                 422, f"The model failed on this input ({line[0] if line else error!r})."
             ) from error
         model.window.add(inputs, outputs)
+        if self._shadow is not None:
+            self._copy(self._shadow, inputs, outputs)
         return outputs
+
+    def _copy(self, shadow: Deployed, inputs: Arrays, given: Arrays) -> None:
+        """Ask the shadow too, where it is not behind already: it must slow nobody down."""
+        if self._copies >= MOST_COPIES or shadow.signature.inputs != self.signature.inputs:
+            shadow.counted.shadow("dropped").inc()
+            return
+        self._copies += 1
+        self._beside(self._compare(shadow, inputs, given))
+
+    async def _compare(self, shadow: Deployed, inputs: Arrays, given: Arrays) -> None:
+        try:
+            answer = agreement(given, await shadow.batcher.submit(inputs))
+        except OverloadedError:
+            answer = "dropped"
+        except Exception:  # the model itself: what it does is what the shadow is there to show
+            log.warning("the shadow failed on a request", exc_info=True)
+            answer = "failed"
+        finally:
+            self._copies -= 1
+        shadow.counted.shadow(answer).inc()
 
     # --- handlers ---------------------------------------------------------------------------------
 
@@ -275,24 +329,24 @@ class Service:
     async def _predict(self, scope: Scope, body: bytes) -> Reply:
         if _json_length(scope) is not None:
             return await self._infer_v2(scope, body)
-        given = _json(body)
+        given = read_json(body)
         if not isinstance(given, dict) or "inputs" not in given:
             raise UsageError('Send {"inputs": [[…], …]} with one entry for each sample.')
         model = self._chosen()
-        outputs = await self._run(model, _from_json(given["inputs"], model.signature))
-        reply = {"outputs": _plain(outputs), "model": self.name, "version": model.version}
+        outputs = await self._run(model, from_json(given["inputs"], model.signature))
+        reply = {"outputs": plain(outputs), "model": self.name, "version": model.version}
         return Reply(dump(reply), answered_by=model)
 
     async def _invocations(self, scope: Scope, body: bytes) -> Reply:
-        given = _json(body)
+        given = read_json(body)
         if not isinstance(given, dict):
             raise UsageError(
                 "Send an object with inputs, instances, dataframe_split or dataframe_records."
             )
         model = self._chosen()
-        values = _mlflow_inputs(given, model.signature)
-        outputs = await self._run(model, _from_json(values, model.signature))
-        return Reply(dump({"predictions": _plain(outputs)}), answered_by=model)
+        values = mlflow_inputs(given, model.signature)
+        outputs = await self._run(model, from_json(values, model.signature))
+        return Reply(dump({"predictions": plain(outputs)}), answered_by=model)
 
     async def _metrics(self, scope: Scope, body: bytes) -> Reply:
         content, kind = self.telemetry.text()
@@ -319,25 +373,21 @@ class Service:
             )
 
 
-def _from_json(values: Any, signature: Signature) -> dict[str, np.ndarray]:
-    """Inputs of a model from plain JSON: a list, or an object by input name."""
-    if isinstance(values, dict):
-        named = {signature.input(name).name: value for name, value in values.items()}
-    elif len(signature.inputs) == 1:
-        named = {signature.inputs[0].name: values}
-    else:
-        names = ", ".join(tensor.name for tensor in signature.inputs)
-        raise UsageError(f"The model takes several inputs; send an object with {names}.")
-    arrays = {name: as_input(signature.input(name), value) for name, value in named.items()}
-    signature.check(arrays)
-    return arrays
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"The body is not JSON ({error}); send a JSON object.") from None
+def agreement(given: Arrays, answered: Arrays) -> str:
+    """Whether two versions answer the "same": the same classes, or nearly the same numbers."""
+    for name, array in given.items():
+        other = answered.get(name)
+        if other is None or other.shape != array.shape:
+            return "different"
+        if array.dtype.kind != "f":
+            same = np.array_equal(array, other)
+        elif array.ndim == 2 and array.shape[1] > 1:  # scores of classes
+            same = np.array_equal(array.argmax(1), other.argmax(1))
+        else:
+            same = np.allclose(array, other, rtol=0.01, atol=1e-6, equal_nan=True)
+        if not same:
+            return "different"
+    return "same"
 
 
 def _json_length(scope: Scope) -> str | None:
@@ -345,44 +395,3 @@ def _json_length(scope: Scope) -> str | None:
         if key == _HEADER:
             return str(value, "latin-1")
     return None
-
-
-def _plain(outputs: Mapping[str, np.ndarray]) -> Any:
-    if len(outputs) == 1:
-        return json_ready(next(iter(outputs.values())))
-    return {name: json_ready(array) for name, array in outputs.items()}
-
-
-def _mlflow_inputs(given: dict[str, Any], signature: Signature) -> Any:
-    """The four forms of MLflow's scoring protocol as `_from_json` takes them."""
-    for key in ("inputs", "instances"):
-        if key in given:
-            return given[key]
-    try:
-        if "dataframe_split" in given:
-            frame = given["dataframe_split"]
-            columns, rows = list(frame.get("columns", [])), list(frame["data"])
-        elif "dataframe_records" in given:
-            records = list(given["dataframe_records"])
-            columns = list(records[0])
-            rows = [[record[column] for column in columns] for record in records]
-        else:
-            raise UsageError("Send one of inputs, instances, dataframe_split or dataframe_records.")
-        names = {tensor.name for tensor in signature.inputs}
-        if names.issubset(columns):
-            at = {name: columns.index(name) for name in names}
-            return {
-                tensor.name: _column([row[at[tensor.name]] for row in rows], tensor)
-                for tensor in signature.inputs
-            }
-    except (TypeError, KeyError, IndexError, AttributeError):
-        raise UsageError(
-            "The data frame is not complete; send columns and data, each row with every column."
-        ) from None
-    return rows
-
-
-def _column(values: list[Any], tensor: Tensor) -> list[Any]:
-    """One number a row becomes a row of one where the model wants a matrix."""
-    flat = not values or not isinstance(values[0], list)
-    return [[value] for value in values] if flat and len(tensor.shape) == 2 else values

@@ -28,6 +28,7 @@ class Counted:
     seconds: Histogram
     rows: Histogram
     model_seconds: Counter
+    shadow: Callable[[str], Counter]
 
     def batch(self, rows: int, seconds: float) -> None:
         """The model ran `rows` samples in `seconds`."""
@@ -68,6 +69,12 @@ class Telemetry:
         self._model_seconds = Counter(
             "aios_endpoint_model_seconds", "Time spent in the model.", names, registry=registry
         )
+        self._shadow = Counter(
+            "aios_endpoint_shadow",
+            "Copies of requests by how the shadow's answer was: same, different, failed, dropped.",
+            [*names, "answer"],
+            registry=registry,
+        )
         self._started = Gauge(
             "aios_endpoint_started_seconds",
             "When this version became ready here, since the epoch.",
@@ -78,6 +85,7 @@ class Telemetry:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self.requests = 0
         self.errors = 0
+        self._seconds_in_hand = 0.0
         self._reported = 0
         self._reported_at = time.monotonic()
         self._rate = 0.0
@@ -91,6 +99,7 @@ class Telemetry:
             self._seconds.labels(**labels),
             self._rows.labels(**labels),
             self._model_seconds.labels(**labels),
+            functools.cache(lambda answer: self._shadow.labels(**labels, answer=answer)),
         )
 
     def request(self, counted: Counted, code: int, seconds: float) -> None:
@@ -98,6 +107,7 @@ class Telemetry:
         counted.requests(code).inc()
         counted.seconds.observe(seconds)
         self._recent.append(seconds)
+        self._seconds_in_hand += seconds
         self.requests += 1
         self.errors += code >= 400
 
@@ -118,7 +128,9 @@ class Telemetry:
         new = self.requests - self._reported
         if new == 0 and self._rate == 0:
             return None
-        self._rate = new / max(now - self._reported_at, 1e-9)
+        past = max(now - self._reported_at, 1e-9)
+        self._rate = new / past
+        in_hand, self._seconds_in_hand = self._seconds_in_hand / past, 0.0
         self._reported, self._reported_at = self.requests, now
         ordered = sorted(self._recent)
         p95 = ordered[int(len(ordered) * 0.95)] if ordered else 0.0
@@ -127,4 +139,5 @@ class Telemetry:
             "errors": float(self.errors),
             "p95_ms": round(p95 * 1000, 3),
             "requests_per_second": round(self._rate, 2),
+            "in_hand": round(in_hand, 3),
         }

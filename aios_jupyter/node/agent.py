@@ -29,7 +29,7 @@ from ..process import process_start
 from ..runs.messages import StartRun
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
-from . import kernels, memory, reaper
+from . import guests, kernels, memory, reaper
 from .copies import fetch
 from .door import GRANT_TIMEOUT, Door
 from .restarts import HostedRuns
@@ -107,6 +107,7 @@ class Agent:
         """Serve until told to stop."""
         await reaper.sweep(self._state / "runs")
         memory.sweep(self._state / "runs")
+        guests.sweep(self._state / "runs")
         await self._zygotes.sweep()
         address = await self._door.open(self.host, self._bundle.server_context())
         self._node = Node(

@@ -13,17 +13,19 @@ import hmac
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..broker.messages import ById, Grant, Refused
 from ..broker.protocol import Connection, serve
 from ..errors import AccessError, ConflictError, NotFoundError
 from ..runs import messages as msg
+from ..runs import tunnel
 from ..runs.packed import Shared
 from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
 from . import stacks
+from .guests import Guests
 from .hosted import Hosted
 from .memory import PAYLOAD_FILE
 from .restarts import HostedRuns
@@ -69,15 +71,19 @@ class Door:
         self._revoked = revoked
         self._on_refusal = on_refusal
         self._connections: set[Connection] = set()
+        self.guests = Guests(runs, self._revoked.check, on_refusal)
+        runs.prepare = self.guests.prepare
 
     async def open(self, host: str, context: ssl.SSLContext) -> str:
         """Listen; returns `host:port`."""
-        self._server, port = await serve(host, 0, context, self._connection)
+        context.set_alpn_protocols([tunnel.PROTOCOL])
+        self._server, port = await serve(host, 0, context, self._comer)
         return f"{host}:{port}"
 
     async def close(self) -> None:
         """Stop listening and let everybody go."""
         self._server.close()
+        self.guests.close()
         for connection in list(self._connections):
             connection.close()
 
@@ -86,6 +92,10 @@ class Door:
         revoked = self._revoked.serials()
         for connection in [c for c in self._connections if c.serial in revoked]:
             connection.abort("its certificate was revoked")
+        self.guests.let_go(revoked)
+
+    def _comer(self) -> asyncio.Protocol:
+        return _Comer(self._connection, self.guests.protocol)
 
     def _connection(self) -> Connection:
         calls: dict[str, Any] = {
@@ -100,6 +110,8 @@ class Door:
             "run.stacks": (msg.Inspect, self._stacks),
             "run.copy": (msg.CopyRun, self._copy),
             "run.pushed": (msg.CopyPushed, self._pushed),
+            "kernel.attend": (ById, self.guests.attend),
+            "kernel.signal": (msg.KernelSignal, self.guests.signal),
         }
         handlers: dict[str, Any] = {
             "agent.hello": (msg.AgentHello, lambda connection, hello: self._node),
@@ -177,14 +189,14 @@ class Door:
         lease = self._grants[hosted.run.lease].lease
         expected = [(rank, lease.slots[rank]) for rank in hosted.ranks if rank < len(lease.slots)]
         asked = sorted(body.ranks, key=lambda rank: rank.rank)
-        here = tuple(slot.device for _, slot in expected)
+        here = {slot.device for slot in lease.slots if slot.node == self._node}
         if body.spec.lease != lease.id or [_place(rank) for rank in asked] != [
             (rank, *_device(slot)) for rank, slot in expected
         ]:
             raise AccessError(f"Lease {lease.id} has other devices on this node than you name.")
         if body.spec.resume:
             self._only_owner(connection, self._runs.owner(body.spec.resume), body.spec.resume)
-        if any(set(rank.devices) - set(here) for rank in asked):
+        if any(set(rank.devices) - here for rank in asked):
             raise AccessError(f"Lease {lease.id} has other devices on this node than you show.")
         await self._runs.start(hosted, body)
 
@@ -251,6 +263,22 @@ class Door:
     def _only_owner(self, connection: Connection, owner: str, run: str) -> None:
         if connection.name != owner and connection.role != "admin":
             raise AccessError(f"Run {run} belongs to {owner}, not to you.")
+
+
+class _Comer(asyncio.Protocol):
+    """Somebody comes: the handshake says whether to speak in frames or to have a stream."""
+
+    def __init__(
+        self, frames: Callable[[], asyncio.Protocol], stream: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._frames, self._stream = frames, stream
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        tls = transport.get_extra_info("ssl_object")
+        made = self._stream if tls.selected_alpn_protocol() == tunnel.PROTOCOL else self._frames
+        protocol = made()
+        cast("Any", transport).set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 def _place(rank: RankSpec) -> tuple[int, str, str, int]:

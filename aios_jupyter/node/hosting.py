@@ -31,6 +31,8 @@ from .zygotes import Zygotes
 log = logging.getLogger("aios.node")
 
 ANNOUNCE_TIMEOUT = 10.0
+# What an endpoint says of itself, by the names in its run's detail.
+DETAIL = ("url", "model", "version", "alerts")
 REPORT_INTERVAL = 0.2
 USAGE_INTERVAL = 4.5
 BATCH_BYTES = 1024 * 1024
@@ -56,10 +58,11 @@ class Hosting(KeptRuns):
 
     Attributes
     ----------
-    begun
-        Called when the ranks of a run have been started here.
+    prepare, begun
+        Called with each order before it is carried out, gives back the one to go by; and after.
     """
 
+    prepare: Callable[[Hosted, StartRun], StartRun] | None = None
     begun: Callable[[Hosted, StartRun], None] | None = None
 
     def __init__(
@@ -219,6 +222,7 @@ class Hosting(KeptRuns):
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
         hosted.order = order
         try:
+            hosted.order = order = self.prepare(hosted, order) if self.prepare else order
             hosted.values.take(order)
             await self._begin(hosted, order)
         except OSError as error:
@@ -327,8 +331,8 @@ class Hosting(KeptRuns):
                 case "data":
                     report = msg.RunReport(run=hosted.run.id, detail={"data": [event["ref"]]})
                     self._report("node.run", report, True)
-                case "endpoint":
-                    detail = {key: event[key] for key in ("url", "model", "version")}
+                case "endpoint" | "alerts":
+                    detail = {key: event[key] for key in DETAIL if key in event}
                     report = msg.RunReport(run=hosted.run.id, detail=detail)
                     self._report("node.run", report, True)
                 case "exit" if event["code"] != 0:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
+from ..config import IS_LINUX
+from ..process import end_with_parent
 from ..runs.rank import Orders
+from ..runs.spec import Entry
 from . import reaper
 from .member import Process
 from .output import anonymous_file
@@ -67,8 +72,10 @@ def start(
         orders, event_fd=own["events"], lifeline_fd=lifeline, fault_fd=fault
     )
     try:
-        if spare is None:
-            process: Process = _anew(orders, environment, cwd, python, own)
+        if orders.spec.entry is Entry.KERNEL:
+            process: Process = _kernel(orders.spec.argv, environment, cwd, own)
+        elif spare is None:
+            process = _anew(orders, environment, cwd, python, own)
         else:
             process = _forked(orders, environment, cwd, spare, own)
     except BaseException:
@@ -103,6 +110,22 @@ def _anew(
         )
     finally:
         os.close(told)
+
+
+def _kernel(
+    command: Sequence[str], environment: dict[str, str], cwd: str, own: dict[str, int]
+) -> subprocess.Popen[bytes]:
+    """A kernel is a program of its own: nothing of ours is in its process, which ends with ours."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=own["stdout"],
+        stderr=own["stderr"],
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=partial(end_with_parent, signal.SIGKILL) if IS_LINUX else None,  # noqa: PLW1509
+    )
 
 
 def _forked(

@@ -77,6 +77,12 @@ class NotebookHost(Host):
         """Front ends that show HTML show pictures."""
         return rich(self.shell)
 
+    def session(self, *, start: bool = True) -> Session:
+        """The session of this notebook, with whose leases the shells of its cells work too."""
+        session = super().session(start=start)
+        session.for_children = True
+        return session
+
     # --- names
 
     def value(self, name: str) -> Any:

@@ -68,6 +68,12 @@ class EndpointReady(_Said, tag="endpoint"):
     version: str = ""
 
 
+class Alerted(_Said, tag="alerts"):
+    """What a person should look at now has changed: a sentence for each subject, {} when all is well."""
+
+    alerts: dict[str, str]
+
+
 class NamesPulled(_Said, tag="pulled"):
     """The pulled names are in the file `path`, `size` bytes."""
 
@@ -95,6 +101,7 @@ Said = (
     | MetricsMade
     | ErrorRaised
     | EndpointReady
+    | Alerted
     | NamesPulled
     | CheckpointMade
     | DataRead

@@ -90,7 +90,7 @@ class Launcher:
                 )
             )
         except AiosError as error:
-            await self._abandon(run, nodes, f"it could not be started: {error}")
+            await self.abandon(run, nodes, f"it could not be started: {error}")
             raise
         return await LiveRun(self, run, nodes).follow()
 
@@ -141,7 +141,8 @@ class Launcher:
         )
         await agent.call("run.start", order, timeout=60)
 
-    async def _abandon(self, run: Run, addresses: list[str], reason: str) -> None:
+    async def abandon(self, run: Run, addresses: list[str], reason: str) -> None:
+        """End a run that could not be started everywhere, wherever it was."""
         with contextlib.suppress(ClusterError):
             await self.client.call("run.stop", ById(id=run.id, reason=reason), timeout=3)
         for address in addresses:

@@ -130,6 +130,25 @@ class RankStacks(Struct, frozen=True, kw_only=True):
     failure: str = ""
 
 
+class KernelSignal(Struct, frozen=True, kw_only=True):
+    """`kernel.signal`: send that signal to a kernel and what it has started."""
+
+    run: str
+    number: int
+
+
+class KernelSeen(Struct, frozen=True, kw_only=True):
+    """Answer to `kernel.attend`, and again as `kernel.ended`: how a kernel is.
+
+    `code` is how it has ended, None while it runs.
+    """
+
+    run: str
+    pid: int = 0
+    code: int | None = None
+    reason: str = ""
+
+
 class FilePart(Struct, frozen=True, kw_only=True):
     """What was read, and how large the file is now."""
 

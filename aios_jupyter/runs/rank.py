@@ -256,6 +256,8 @@ def _execute(orders: Orders) -> dict[str, Any]:
             values = _payload(orders)
             args, kwargs = values[cells.ARGUMENTS]
             return {cells.RESULT: values[cells.FUNCTION](*args, **kwargs)}
+        case Entry.KERNEL:
+            raise UsageError("A kernel is a program of its own, and no rank.")
 
 
 def _main_module(file: str, folder: Path, argv: Sequence[str]) -> dict[str, Any]:

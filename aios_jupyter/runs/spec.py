@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ..schema import DeviceKind, RunKind, Slot, Struct
+from ..schema import DeviceKind, Run, RunKind, Slot, Struct
 
 
 class Entry(StrEnum):
@@ -12,13 +12,16 @@ class Entry(StrEnum):
 
     CELL: the text of a notebook cell. SCRIPT: a path. MODULE: a module's name (`python -m`).
     FUNCTION: nothing; the pushed payload has the callable under `__aios_function__` and its
-    arguments under `__aios_args__` (a pair of tuple and dict).
+    arguments under `__aios_args__` (a pair of tuple and dict). KERNEL: a Jupyter connection file, and
+    `argv` is the command of the kernel, with `{connection_file}` where its name goes; the node says
+    where it listens.
     """
 
     CELL = "cell"
     SCRIPT = "script"
     MODULE = "module"
     FUNCTION = "function"
+    KERNEL = "kernel"
 
 
 # How gradients can be sent as less than they are: torch's communication hooks.
@@ -99,6 +102,24 @@ class Rendezvous(Struct, frozen=True, kw_only=True):
     port: int
     peers: tuple[str, ...] = ()
     attempt: int = 0
+
+
+def row_of(spec: RunSpec, label: str) -> Run:
+    """What the broker is told of a run that is about to be created."""
+    return Run(
+        id=spec.id,
+        lease=spec.lease,
+        session="",
+        user="",
+        kind=spec.kind,
+        name=spec.name,
+        world_size=spec.world_size,
+        nodes=(),
+        label=label,
+        framework=spec.framework,
+        max_restarts=spec.max_restarts,
+        checkpoints=spec.checkpoints,
+    )
 
 
 def ranks_on(node: str, slots: tuple[Slot, ...]) -> tuple[RankSpec, ...]:

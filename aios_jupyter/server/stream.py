@@ -22,7 +22,7 @@ from .history import History
 
 # Events that a front end can ask for again: minutes of a busy cluster.
 PAST = 500
-SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs")
+SECTIONS = ("nodes", "devices", "queue", "leases", "reservations", "runs", "batches")
 EVENT = "https://events.aios-jupyter.org/cluster/v1"
 EVENT_SCHEMA: dict[str, Any] = {
     "$id": EVENT,

@@ -118,14 +118,14 @@ class ProfileHandler(AiosHandler):
 
 
 class KernelsHandler(AiosHandler):
-    """Which process each kernel is: leases name theirs."""
+    """Which process each kernel is, as leases name theirs, and what it was started with."""
 
     _track_activity = False
 
     @web.authenticated
     @authorized
     async def get(self) -> None:
-        """Answer with the machine and pid of each kernel that runs beside this server."""
+        """Answer with machine, pid and lease of each kernel of this server."""
         manager = self.settings["kernel_manager"]
         host = socket.gethostname()
         found = {}
@@ -133,7 +133,10 @@ class KernelsHandler(AiosHandler):
             provisioner = getattr(manager.get_kernel(kernel), "provisioner", None)
             pid = getattr(provisioner, "pid", None)
             if pid:
-                found[kernel] = {"host": host, "pid": pid}
+                # One of ours may be elsewhere, and knows its devices.
+                node = getattr(provisioner, "node", "")
+                lease = getattr(provisioner, "lease_id", "")
+                found[kernel] = {"host": node or host, "pid": pid, "lease": lease}
         self.answer({"kernels": found})
 
 

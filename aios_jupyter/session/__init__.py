@@ -23,6 +23,7 @@ from __future__ import annotations
 from ..cluster import bundle, embedded
 from ..errors import AccessError
 from ..runs.handle import RunHandle, RunResult
+from ..runs.tunnel import forwarded
 from ..schema import Lease
 from .batch import BatchResult, BatchVerbs
 from .endpoints import Endpoint, EndpointVerbs
@@ -77,6 +78,11 @@ def connect(
 
 def down() -> list[int]:
     """Stop this user's cluster with every process it started; returns pids that were ended."""
+    if forwarded():
+        raise AccessError(
+            "This kernel runs on another node; stop the cluster from a notebook or shell of your own "
+            "machine."
+        )
     if bundle.current():
         raise AccessError(
             "AIOS_BUNDLE is set, and the cluster that it names has another owner; unset it to stop "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from ..errors import UsageError
 from ..schema import Placement, Request, Scope, Want
@@ -11,6 +12,75 @@ from ..units import MOST_DEVICES, format_duration, parse_count, parse_duration, 
 
 FOREVER = 10 * 365 * 86400.0
 NOUNS = {Want.GPU: "GPU", Want.DEVICE: "device", Want.CPU: "CPU slot"}
+
+
+class Asks(TypedDict, total=False):
+    """What a notebook of a batch leases before it starts.
+
+    `gpus`, `devices`, `cpus` (one of them), `time` and `queue` are those of `Session.alloc`,
+    `gpu_memory` and `gpu_model` its `memory` and `model`. After `max_wait` in the queue the start is
+    given up.
+    """
+
+    gpus: int | str | None
+    devices: int | str | None
+    cpus: int | str | None
+    gpu_memory: str | int | None
+    gpu_model: str
+    time: str | float | None
+    max_wait: str | float | None
+    queue: str
+
+
+class KernelAsks(Asks, total=False):
+    """What a kernel leases; after `idle` without computing it is warned, and then gives it back."""
+
+    idle: str | float | None
+
+
+COUNTS = ("gpus", "devices", "cpus")
+LENGTHS = ("time", "max_wait", "idle")
+ASKS, KERNEL_ASKS = tuple(Asks.__annotations__), tuple(KernelAsks.__annotations__)
+
+
+def settled(asks: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What was asked for, as a file of JSON holds it: without what nobody said, times in seconds.
+
+    Raises
+    ------
+    TypeError
+        It has a name that is not among `names`.
+    UsageError
+        A time makes no sense.
+    """
+    unknown = sorted(set(asks) - set(names))
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    said = {name: asks[name] for name in names if asks.get(name) not in {None, ""}}
+    said |= {name: parse_duration(said[name]) for name in LENGTHS if name in said}
+    return said | ({"gpu_memory": str(said["gpu_memory"])} if "gpu_memory" in said else {})
+
+
+def request_of(asks: Mapping[str, Any], label: str = "", batch: str = "") -> Request:
+    """The request for what a kernel asks for.
+
+    Raises
+    ------
+    UsageError
+        It makes no sense.
+    """
+    return request_for(
+        gpus=asks.get("gpus"),
+        devices=asks.get("devices"),
+        cpus=asks.get("cpus"),
+        memory=asks.get("gpu_memory") or None,
+        model=asks.get("gpu_model") or "",
+        time=asks.get("time") or None,
+        queue=asks.get("queue") or "",
+        idle=asks.get("idle") or None,
+        label=label,
+        batch=batch,
+    )
 
 
 def request_for(
@@ -31,10 +101,12 @@ def request_for(
     queue: str = "",
     preemptible: bool = False,
     idle: str | float | None = None,
+    batch: str = "",
 ) -> Request:
     """A new request; the parameters are those of `Session.alloc`.
 
-    Besides, `idle` is after how long without computing the lease is warned, and then ended.
+    Besides, `idle` is after how long without computing the lease is warned, and then ended;
+    `batch` is the batch that it is for.
 
     Raises
     ------
@@ -60,6 +132,7 @@ def request_for(
         scope=scope,
         priority=priority,
         queue=queue,
+        batch=batch,
         preemptible=preemptible,
         idle=None if idle is None else parse_duration(idle),
     )

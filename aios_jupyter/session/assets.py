@@ -15,6 +15,8 @@ from .runs import RunVerbs
 if TYPE_CHECKING:
     from ..data.augment import Source
     from ..data.catalog import Entry as Dataset
+    from ..data.records import Quota
+    from ..data.upkeep import Finding, Garbage, Use
 
 WORKER_TIMEOUT = 60
 
@@ -34,6 +36,11 @@ class AssetVerbs(RunVerbs):
             raise AccessError(
                 "Whoever reaches a cluster's Dask workers can run code as its owner, so that a "
                 "bundle (AIOS_BUNDLE) does not admit there; work under a lease with 'aios train'."
+            )
+        if self._forward:
+            raise AccessError(
+                "This kernel runs on another node, from which the cluster's Dask workers are not reached; "
+                "do this in a notebook or shell of your own machine."
             )
         facts = embedded.ensure(start=False)
         if self._dask is not None and self._dask.scheduler.address == facts["dask"]:
@@ -72,12 +79,13 @@ class AssetVerbs(RunVerbs):
         Where the cluster is somebody else's (AIOS_BUNDLE) it is made in this process.
         `data.augment.augment` has the parameters and errors.
         """
-        from ..data.augment import augment
-        from ..data.policy import parse
+        from ..data.augment import augment, resolved
+        from ..data.catalog import Catalog
 
-        parse(policy)
+        # What is wrong with the request is said before workers are waited for.
+        src, parsed = resolved(src, policy, Catalog())
         client = None if self._bundle else self.dask()
-        return augment(src, dst, policy, copies, seed, client, on_progress)
+        return augment(src, dst, parsed, copies, seed, client, on_progress)
 
     def datasets(self) -> list[Dataset]:
         """The catalogue."""
@@ -115,3 +123,70 @@ class AssetVerbs(RunVerbs):
         from ..data.catalog import Catalog
 
         return Catalog().get(name)
+
+    def data_remove(self, ref: str) -> None:
+        """Forget a dataset, or with `name@version` one version; its data stays where it is."""
+        from ..data.catalog import Catalog
+
+        Catalog().remove(ref)
+
+    def data_tag(self, ref: str, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Dataset:
+        """Give a dataset tags, or take some from it."""
+        from ..data.catalog import Catalog
+
+        return Catalog().tag(ref, add, remove)
+
+    def data_usage(self) -> list[Use]:
+        """What takes how much space, the largest first."""
+        from ..data.catalog import Catalog
+        from ..data.upkeep import usage
+
+        return usage(Catalog())
+
+    def data_quota(
+        self, owner: str = "", size: int | None = None, *, remove: bool = False
+    ) -> list[Quota]:
+        """What each owner's datasets take here and may take; `records.Quota` says what is what.
+
+        Parameters
+        ----------
+        owner
+            Whose limit is set or removed; all owners' together by default.
+        size
+            Bytes that are the limit from now on.
+        """
+        from ..data.catalog import Catalog
+        from ..data.records import EVERYBODY
+
+        catalog = Catalog()
+        if size is not None or remove:
+            catalog.set_quota(owner or EVERYBODY, size)
+        return catalog.quotas()
+
+    def data_keep(self, name: str, versions: int, days: float = 0.0) -> None:
+        """Say which versions `data_collect` keeps; `Catalog.keep` has the details."""
+        from ..data.catalog import Catalog
+
+        Catalog().keep(name, versions, days)
+
+    def data_collect(self, *, dry_run: bool = False) -> list[Garbage]:
+        """Remove what nothing refers to or no rule keeps, and say what it was."""
+        from ..data.catalog import Catalog
+        from ..data.upkeep import collect, garbage
+
+        return garbage(Catalog()) if dry_run else collect(Catalog())
+
+    def data_verify(
+        self,
+        *refs: str,
+        mend: bool = True,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Finding]:
+        """Hold datasets (all, where none is named) against their hashes; what is not as it was.
+
+        What is damaged is mended from another copy where there is one.
+        """
+        from ..data.catalog import Catalog
+        from ..data.upkeep import verify_all
+
+        return verify_all(Catalog(), refs, mend=mend, on_progress=on_progress)[1]

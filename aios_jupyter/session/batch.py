@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time as clock
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from ..broker.messages import BatchTold
 from ..config import IS_LINUX
-from ..errors import NotFoundError, UsageError
+from ..errors import ClusterError, NotFoundError, UsageError
 from ..process import end_with_parent
-from ..units import parse_duration
-from .asking import request_for
+from .asking import ASKS, COUNTS, Asks, request_of, settled
 from .grid import Job, jobs
 from .link import Link
 
 LOOK_INTERVAL = 0.2
+# A broker that was restarted has forgotten the batches.
+SHOW_INTERVAL = 5.0
+TELL_TIMEOUT = 2.0
 # A job ends its kernel, which ends its cell, before it ends itself.
 END_GRACE = 15.0
 MOST_PARALLEL = 256
@@ -70,20 +76,13 @@ class BatchVerbs(Link):
         notebook: str | Path,
         parameters: Mapping[str, Sequence[Any]] | None = None,
         *,
-        devices: int | str | None = None,
-        gpus: int | str | None = None,
-        cpus: int | str | None = None,
-        gpu_memory: str | int | None = None,
-        gpu_model: str = "",
-        time: str | float | None = None,
-        max_wait: str | float | None = None,
-        queue: str = "",
         parallel: int = 4,
         output: str | Path | None = None,
         kernel: str = "",
         keep_failed: bool = False,
         again: bool = False,
         on_change: Told | None = None,
+        **asks: Unpack[Asks],
     ) -> BatchResult:
         """Run a notebook once for each combination of parameters; returns when all have ended.
 
@@ -93,10 +92,6 @@ class BatchVerbs(Link):
             Its cell tagged `parameters` is followed by one with the values, as papermill does it.
         parameters
             The values of each.
-        devices, gpus, cpus, gpu_memory, gpu_model, time, queue
-            What each notebook leases, as for `alloc`; one device where nothing is said.
-        max_wait
-            A notebook that waits longer for its devices has failed.
         parallel
             How many at a time ask for devices.
         output
@@ -108,6 +103,9 @@ class BatchVerbs(Link):
             `keep_failed` those that failed are not either, with `again` all are.
         on_change
             Called with all rows when one has changed.
+        asks
+            What each notebook leases: see `Asks`; one device where nothing is said. One that waits
+            longer than `max_wait` has failed.
 
         Raises
         ------
@@ -119,25 +117,44 @@ class BatchVerbs(Link):
         path = Path(notebook).expanduser().absolute()
         if not 1 <= parallel <= MOST_PARALLEL:
             raise UsageError(f"{parallel} at a time makes no sense; give 1 to {MOST_PARALLEL}.")
-        asks = {
-            "devices": devices,
-            "gpus": gpus,
-            "cpus": cpus,
-            "gpu_memory": None if gpu_memory is None else str(gpu_memory),
-            "gpu_model": gpu_model or None,
-            "time": None if time is None else parse_duration(time),
-            "max_wait": None if max_wait is None else parse_duration(max_wait),
-            "queue": queue or None,
-        }
-        asks = {name: value for name, value in asks.items() if value is not None}
-        if asks.keys() & {"devices", "gpus", "cpus"}:
-            request_for(devices=devices, gpus=gpus, cpus=cpus, memory=gpu_memory, time=time)
+        wanted = settled(asks, ASKS)
+        if wanted.keys() & set(COUNTS):
+            request_of(wanted)
         todo = jobs(path.stem, _code(path), parameters or {}, kernel)
         directory = (
             Path(output).expanduser().absolute() if output else path.with_name(f"{path.stem}-batch")
         )
-        batch = _Batch(path, todo, directory, asks, kernel, on_change or (lambda rows: None))
+        id = f"batch-{secrets.token_hex(4)}"
+        asked = {"notebook": str(path), "cwd": str(path.parent), "kernel": kernel, "batch": id}
+        show = functools.partial(self._show_batch, id, path.name)
+        told = on_change or (lambda rows: None)
+        batch = _Batch(todo, directory, {**asked, "asks": wanted}, told, show)
         return batch.run(parallel, keep_failed=keep_failed, again=again)
+
+    def batches(self) -> list[dict[str, Any]]:
+        """Batches of everybody, those that have ended lately included, the newest first.
+
+        Each with its `label`, `state` (`running`, `ended` or `interrupted`), and how many notebooks of
+        its `total` are `done` (`failed` included) and `running`. Rows of queue, leases and runs name
+        theirs as `batch`.
+        """
+        rows = self.status()["batches"].values()
+        return sorted(rows, key=lambda row: row["started"], reverse=True)
+
+    def _show_batch(self, id: str, label: str, counts: Counter[str], over: bool) -> None:
+        """Have people see how far it is."""
+        told = BatchTold(
+            id=id,
+            label=label,
+            total=counts.total(),
+            succeeded=counts["succeeded"],
+            failed=counts["failed"],
+            running=counts["running"],
+            over=over,
+        )
+        # It is told again soon; no notebook waits for a broker that is away.
+        with contextlib.suppress(ClusterError):
+            self._loop.run(self.client.call("batch.tell", told, timeout=TELL_TIMEOUT))
 
 
 @dataclass
@@ -152,13 +169,15 @@ class _Running:
 
 @dataclass
 class _Batch:
-    notebook: Path
+    """`asked` is what all jobs have in common; `show` tells people how far it is."""
+
     jobs: list[Job]
     directory: Path
-    asks: dict[str, Any]
-    kernel: str
-    told: Told
+    asked: dict[str, Any]
+    on_change: Told
+    show: Callable[[Counter[str], bool], None]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shown: float = 0.0
 
     def run(self, parallel: int, *, keep_failed: bool, again: bool) -> BatchResult:
         (self.directory / STATE).mkdir(parents=True, exist_ok=True)
@@ -170,7 +189,7 @@ class _Batch:
             else:
                 self.rows[job.key] = self._row(job, "pending")
                 waiting.append(job)
-        self.told(self._listed())
+        self._tell()
         running: list[_Running] = []
         try:
             while waiting or running:
@@ -181,6 +200,7 @@ class _Batch:
         finally:
             _end([one.process for one in running])
             self._write_results()
+            self.show(self._counts(), True)
         return BatchResult(self._listed(), self.directory)
 
     def _look(self, running: list[_Running]) -> None:
@@ -193,7 +213,20 @@ class _Batch:
             elif one.state.exists():
                 self.rows[one.job.key]["status"] = "running"
         if before != [row["status"] for row in self.rows.values()]:
-            self.told(self._listed())
+            self._tell()
+        elif clock.monotonic() - self.shown > SHOW_INTERVAL:
+            self._show()
+
+    def _counts(self) -> Counter[str]:
+        return Counter(row["status"] for row in self.rows.values())
+
+    def _tell(self) -> None:
+        self._show()
+        self.on_change(self._listed())
+
+    def _show(self) -> None:
+        self.shown = clock.monotonic()
+        self.show(self._counts(), False)
 
     def _start(self, job: Job) -> _Running:
         """Start a job; the file that says how it ended before is gone from here on."""
@@ -201,12 +234,9 @@ class _Batch:
         for path in files.values():
             path.unlink(missing_ok=True)
         order = {
-            "notebook": str(self.notebook),
+            **self.asked,
             "output": self.rows[job.key]["notebook"],
             "parameters": dict(job.parameters),
-            "kernel": self.kernel,
-            "cwd": str(self.notebook.parent),
-            "asks": self.asks,
             "state": str(files["state"]),
             "result": str(files["result"]),
             "job": {"key": job.key},
@@ -224,7 +254,7 @@ class _Batch:
                 preexec_fn=end_with_parent if IS_LINUX else None,  # noqa: PLW1509
             )
         self.rows[job.key] = self._row(job, "waiting")
-        self.told(self._listed())
+        self._tell()
         return _Running(job, process, clock.time(), files["state"])
 
     def _ended(self, one: _Running) -> dict[str, Any]:

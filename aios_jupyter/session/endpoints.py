@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import queue
 import secrets
+import socket
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ..cluster import embedded
 from ..config import settings
 from ..errors import ClusterError, ConflictError, NotFoundError, RunError
 from ..runs.handle import RunHandle
-from ..schema import LIVE, RunKind, RunState, Scope, Struct
+from ..schema import LIVE, DeviceKind, Lease, RunKind, RunState, Scope, Struct
+from ..tls import issue_endpoint
 from .models import ModelVerbs
 
 if TYPE_CHECKING:
+    from ..data.catalog import Entry
     from ..models.card import ModelCard
 
 ANNOUNCE_TIMEOUT = 10.0
 ENDPOINT_MODULE = "aios_jupyter.models.serve"
+_REAL = (DeviceKind.GPU, DeviceKind.MIG)
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A model being served. The token is in the private file `token_file`."""
+    """A model being served. The token is in the private file `token_file`.
+
+    With HTTPS `authority` is the certificate that clients trust.
+    """
 
     name: str
     model: str
@@ -35,6 +44,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     run: str
     lease: str
     token_file: str
+    authority: str = ""
 
 
 class EndpointVerbs(ModelVerbs):
@@ -53,12 +63,18 @@ class EndpointVerbs(ModelVerbs):
         devices: int | None = None,
         name: str | None = None,
         timeout: float = 60.0,
-        replicas: int = 1,
+        replicas: int | str = 1,
+        idle: float = 60.0,
         canary: tuple[str, float] | None = None,
+        shadow: str | None = None,
+        tls: bool | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         follow: bool = True,
         max_latency: float | None = None,
         rate: float | None = None,
         max_body: int | None = None,
+        watch: float = 60.0,
         allow_pickle: bool = False,
     ) -> Endpoint:
         """Serve a model over HTTP in a process of its own on a leased device.
@@ -70,15 +86,30 @@ class EndpointVerbs(ModelVerbs):
             of the lease that this session holds, with which it ends; or one of its own.
         replicas
             Processes that answer, one for each device of the lease; all on one machine. One that
-            dies is started again, without the others noticing.
+            dies is started again, without the others noticing. "1:4" has between one and four, as
+            many as the load needs and devices are free at the beginning; "0:2" none while nobody
+            asks, and the next request waits for the start.
+        idle
+            Seconds without need before there are fewer.
         canary
             An alias of the same model, and the share of requests that it answers.
+        shadow
+            An alias of the same model that gets a copy of each request: `monitor` says how often it
+            would have answered the same.
+        tls
+            Whether over HTTPS, with a certificate of the cluster's; None where other machines can
+            reach the endpoint.
+        certificate, key
+            For HTTPS, PEM files of one's own.
         follow
             Where `ref` is name@alias: change to what the alias names when it moves, with no request
             lost.
         max_latency, rate, max_body
             Seconds that a request may take, requests a second, bytes of one; beyond them a request
             is refused (503, 429, 413).
+        watch
+            Seconds between two looks of the endpoint at itself: whether errors, times or drift have
+            crossed their limits, of which this session is told (`on_notice`).
         allow_pickle
             Also open a model that runs code of its own.
 
@@ -90,10 +121,14 @@ class EndpointVerbs(ModelVerbs):
             An endpoint of that name is live.
         """
         from ..models import registry
+        from ..models.serve import check_certificate, parse_scale
 
+        scale = parse_scale(str(replicas), idle)
+        own = check_certificate(certificate, key)
         version = registry.resolve(ref)
-        if canary is not None:
-            registry.resolve(f"{version.name}@{canary[0]}")
+        for alias in (canary and canary[0], shadow):
+            if alias is not None:
+                registry.resolve(f"{version.name}@{alias}")
         name = name or version.name
         if any(row["name"] == name for row in self.endpoints()):
             raise ConflictError(
@@ -101,33 +136,42 @@ class EndpointVerbs(ModelVerbs):
                 "give another with --name."
             )
         token_file = _new_token(name)
+        wish = str(scale.most) if scale.least == scale.most else f"{scale.first}:{scale.most}"
         if devices is None:
-            wish = {"devices": replicas if replicas > 1 else None}
-            lease = self._lease_for_run(None, wish, None, placement="node")
+            want = {"devices": wish if scale.most > 1 else None}
+            lease = self._lease_for_run(None, want, None, placement="node")
         else:
             lease = self.alloc(
-                devices=max(devices, replicas),
+                devices=wish if devices < scale.most else devices,
                 scope=Scope.DETACHED,
                 label=f"endpoint {name}",
                 placement="node",
             )
+        most = min(scale.most, len(lease.slots))
+        host, files = self._door(name, lease, tls, own)
         served = ref.strip() if follow and "@" in ref else version.ref
         flags = {
+            "--model": served,
+            "--name": name,
+            "--host": host,
+            "--replicas": f"{min(scale.least, most)}:{most}",
+            "--idle": f"{idle:g}",
             "--canary": canary and f"{canary[0]}={canary[1]:g}",
+            "--shadow": shadow,
+            "--certificate": files[0] or None,
+            "--key": files[1] or None,
+            "--devices": ",".join(s.device for s in lease.slots if s.kind in _REAL) or None,
             "--max-latency": max_latency and max_latency * 1000,
             "--rate": rate,
             "--max-body": max_body,
+            "--watch": f"{watch:g}",
         }
         options = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
         handle = self.start(
             ENDPOINT_MODULE,
             module=True,
             kind=RunKind.ENDPOINT,
-            argv=(
-                *("--model", served, "--name", name, "--replicas", str(replicas)),
-                *options,
-                *(("--allow-pickle",) if allow_pickle else ()),
-            ),
+            argv=(*options, *(("--allow-pickle",) if allow_pickle else ())),
             lease=lease.id,
             devices=1,
             framework="none",
@@ -145,7 +189,27 @@ class EndpointVerbs(ModelVerbs):
             run=handle.id,
             lease=handle.run["lease"],
             token_file=str(token_file),
+            authority=str(_authority(name) or ""),
         )
+
+    def _door(
+        self, name: str, lease: Lease, tls: bool | None, own: tuple[str, str]
+    ) -> tuple[str, tuple[str, str]]:
+        """Where an endpoint listens, and its certificate and key; "" where it needs none."""
+        host = lease.slots[0].address.rpartition(":")[0].strip("[]") or "127.0.0.1"
+        trusted = _token_file(name).with_suffix(".pem")
+        if any(own):
+            trusted.write_bytes(Path(own[0]).read_bytes())
+            return host, own
+        if tls is False or (tls is None and (self._bundle or _loopback(host))):
+            # A token does not travel in the open: where there is no certificate, this machine alone.
+            return "127.0.0.1", ("", "")
+        directory = settings().runtime_dir / settings().cluster
+        names = {host, "127.0.0.1", "localhost", "::1", socket.gethostname()}
+        stem = f"{trusted.stem}-own"
+        authority = issue_endpoint(embedded.Paths.current().tls, stem, sorted(names), directory)
+        trusted.write_bytes(authority.read_bytes())
+        return host, (str(directory / f"{stem}.pem"), str(directory / f"{stem}.key"))
 
     def _announced(self, name: str) -> None:
         """The broker hears of an endpoint a moment after us; `predict` asks the broker."""
@@ -170,6 +234,8 @@ class EndpointVerbs(ModelVerbs):
                 "started": row["started"],
                 "user": row["user"],
                 "metrics": row["metrics"],
+                "alerts": list(row["detail"].get("alerts", {}).values()),
+                "authority": str(_authority(row["name"]) or ""),
                 "token_file": str(_token_file(row["name"])),
             }
             for row in self.runs()
@@ -191,8 +257,7 @@ class EndpointVerbs(ModelVerbs):
         handle = self.attach(row["run"])
         for _ in handle.events():
             pass
-        _token_file(name).unlink(missing_ok=True)
-        _token_file(name).with_suffix(".ref").unlink(missing_ok=True)
+        _forget(name)
 
     def predict(self, ref: str, x: Any) -> Any:
         """Ask the endpoint that serves a model (or that has this name) for its prediction.
@@ -205,7 +270,36 @@ class EndpointVerbs(ModelVerbs):
         from ..models.client import infer
 
         with self._served(ref) as row:
-            return infer(row["url"], Path(row["token_file"]).read_text().strip(), x)
+            token = Path(row["token_file"]).read_text().strip()
+            return infer(row["url"], token, x, authority=_authority(row["name"]))
+
+    def predict_dataset(
+        self,
+        ref: str,
+        dataset: str,
+        to: str,
+        *,
+        allow_pickle: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Entry:
+        """Make dataset `to`: `dataset` with a model's predictions, by the cluster's workers.
+
+        Nobody need serve the model. Where the cluster is somebody else's (AIOS_BUNDLE) it is made in
+        this process. `models.batch.predict_dataset` says how data becomes inputs, and has the errors.
+        """
+        from ..models import batch, registry
+
+        version = registry.resolve(ref)
+        package = registry.fetch(version.ref)
+        return batch.predict_dataset(
+            package,
+            version.ref,
+            dataset,
+            to,
+            client=None if self._bundle else self.dask(),
+            on_progress=on_progress,
+            allow_pickle=allow_pickle,
+        )
 
     def monitor(self, ref: str) -> dict[str, Any]:
         """How an endpoint does: `name`, `model`, and what `models.monitor.observe` gives.
@@ -219,7 +313,8 @@ class EndpointVerbs(ModelVerbs):
 
         with self._served(ref) as row:
             token = Path(row["token_file"]).read_text().strip()
-            seen = monitor.observe(row["url"], token, row["model"])
+            authority = _authority(row["name"])
+            seen = monitor.observe(row["url"], token, row["model"], authority)
             return {"name": row["name"], "model": row["model"], **seen}
 
     @contextmanager
@@ -270,6 +365,27 @@ def _token_file(name: str) -> Path:
     return settings().runtime_dir / settings().cluster / f"endpoint-{quote(name, safe='')}.token"
 
 
+def _authority(name: str) -> Path | None:
+    """What is trusted of an endpoint of this user; None where it speaks plain HTTP."""
+    path = _token_file(name).with_suffix(".pem")
+    return path if path.exists() else None
+
+
+def _forget(name: str) -> None:
+    path = _token_file(name)
+    for suffix in (".token", ".ref", ".pem"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+    for suffix in (".pem", ".key"):
+        path.with_name(f"{path.stem}-own{suffix}").unlink(missing_ok=True)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _follows(endpoint: str) -> str:
     """What an endpoint of this user was asked to serve; "" where that is not known here."""
     try:
@@ -279,9 +395,8 @@ def _follows(endpoint: str) -> str:
 
 
 def _new_token(name: str) -> Path:
+    _forget(name)
     path = _token_file(name)
-    path.unlink(missing_ok=True)
-    path.with_suffix(".ref").unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32))

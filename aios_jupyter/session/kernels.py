@@ -3,6 +3,9 @@
 The session that holds them stands for the starting process (a Jupyter server, papermill) until
 there is a kernel, and for the kernel's process after that: the broker ends it when that process is
 gone, whether or not anybody tells. The kernel joins the same session (`identity.py`).
+
+One whose devices are on another node runs there (`far_kernels.py`). Its session stands for the starting
+process all the time: with that it ends.
 """
 
 from __future__ import annotations
@@ -12,17 +15,21 @@ import contextlib
 import functools
 import os
 import secrets
+import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..broker.client import AsyncClient, Loop, Pending
+from ..broker.client import AsyncClient, Pending
+from ..broker.loop import Loop
 from ..broker.messages import ById
 from ..cluster import bundle
 from ..errors import AllocationError, ClusterError, ConflictError, NotFoundError
 from ..process import alive, process_start
+from ..runs.launcher import Launcher
 from ..schema import Keep, Lease, LeaseState, Request, Scope
 from .asking import not_granted
+from .far_kernels import FarKernel
 from .identity import keep_kernel_secret, kernel_keep, secret_for
 from .link import locate_broker
 
@@ -89,12 +96,16 @@ class Tenancy:
         self._given_up = ""
         self._pid, self._start = 0, 0
         self._watch: asyncio.Task[None] | None = None
+        self._launcher: Launcher | None = None
+        self._far: FarKernel | None = None
 
     @property
     def held(self) -> bool:
-        """Whether there is a lease now."""
+        """Whether there is a lease now that a kernel can be started with."""
         client = self._client
-        return self.lease is not None and client is not None and not client.closed.is_set()
+        if self.lease is None or client is None or client.closed.is_set():
+            return False
+        return self._far is None or not self._far.stranded
 
     async def take(self) -> Lease:
         """Wait in the queue until the devices are there.
@@ -115,6 +126,32 @@ class Tenancy:
     async def hand_over(self, pid: int) -> None:
         """The kernel runs: from now on the devices are its own, and go with it."""
         await _elsewhere(self._hand_over(pid))
+
+    async def listen(self, ip: str, ports: Mapping[str, int]) -> dict[str, int]:
+        """Have a port here for each channel of a kernel elsewhere, those of `ports` where given."""
+        return await _elsewhere(self._listen(ip, ports))
+
+    async def start_far(
+        self,
+        command: Sequence[str],
+        connection: Mapping[str, Any],
+        environment: Mapping[str, str],
+        cwd: str,
+    ) -> FarProcess:
+        """Start the kernel on the node of its devices; the parameters are those of `FarKernel.start`.
+
+        Raises
+        ------
+        AiosError
+            The broker or the node has refused; nothing runs.
+        """
+        await _elsewhere(self._start_far(command, connection, environment, cwd))
+        assert self._far is not None
+        return FarProcess(self._far)
+
+    async def close_far(self) -> None:
+        """The kernel is to be one of this machine: leave its ports to it."""
+        await _elsewhere(self._close_far())
 
     async def take_back(self) -> None:
         """The kernel has ended and is about to be started again: keep its devices meanwhile.
@@ -161,16 +198,42 @@ class Tenancy:
             await asyncio.wait([pending.granted], timeout=min(left, WATCH_INTERVAL))
 
     async def _open(self) -> AsyncClient:
-        async def locate() -> tuple[str, Any]:
-            # A cluster that is stopped later is not brought back for a kernel that had its devices.
-            start, self._started = not self._started, True
-            return await asyncio.to_thread(locate_broker, self._bundle, start, None)
-
-        client = AsyncClient(
-            locate, label=self.request.label, secret=secret_for(self._secret, self._bundle)
-        )
+        secret = secret_for(self._secret, self._bundle)
+        client = AsyncClient(self._locate, label=self.request.label, secret=secret)
         client.listen(self._told)
         return await client.open()
+
+    async def _locate(self) -> tuple[str, Any]:
+        # A cluster that is stopped later is not brought back for a kernel that had its devices.
+        start, self._started = not self._started, True
+        return await asyncio.to_thread(locate_broker, self._bundle, start, None)
+
+    async def _listen(self, ip: str, ports: Mapping[str, int]) -> dict[str, int]:
+        assert self._client is not None
+        if self._far is None:
+            _, own = await self._locate()
+            self._launcher = Launcher(self._client, own)
+            secret = secret_for(self._secret, self._bundle)
+            self._far = FarKernel(
+                self._client, self._launcher, self._locate, secret, self._on_notice
+            )
+        return await self._far.listen(ip, ports)
+
+    async def _start_far(self, *how: Any) -> None:
+        assert self._far is not None
+        if self.lease is None:
+            raise AllocationError("Its lease has ended while the kernel was started; try again.")
+        await self._far.start(self.lease, *how)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._look_after())
+
+    async def _close_far(self) -> None:
+        far, self._far = self._far, None
+        launcher, self._launcher = self._launcher, None
+        if far is not None:
+            await far.close()
+        if launcher is not None:
+            await launcher.close()
 
     def _told(self, topic: str, body: Any) -> None:
         if topic == "notice":
@@ -201,6 +264,8 @@ class Tenancy:
             # The kernel had to go so that others can have its devices.
             self.lease = None
             self._on_end(lease)
+        elif self.lease is not None:
+            self.lease = lease  # its node may be back with another address
         for op, id in await self._left_behind(client, lease):
             with contextlib.suppress(NotFoundError, ConflictError):  # it has ended meanwhile
                 await client.call(op, ById(id=id, reason="its kernel was restarted"))
@@ -233,7 +298,7 @@ class Tenancy:
         told = 0.0
         while self.held:
             await asyncio.sleep(WATCH_INTERVAL)
-            if alive(self._pid, self._start):
+            if self._far.code is None if self._far else alive(self._pid, self._start):
                 died = None
                 if time.monotonic() - told > ACTIVE_INTERVAL and self._busy():
                     told = time.monotonic()
@@ -255,6 +320,7 @@ class Tenancy:
     async def _close(self) -> None:
         self._stop_watching()
         self.lease = None
+        await self._close_far()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -263,6 +329,35 @@ class Tenancy:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
+
+
+class FarProcess:
+    """A kernel elsewhere, as `subprocess.Popen` shows one of this machine."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, kernel: FarKernel) -> None:
+        self._kernel = kernel
+        self.pid = kernel.pid
+        self.node = kernel.node
+
+    def poll(self) -> int | None:
+        """How it has ended; None while it runs."""
+        return self._kernel.code
+
+    wait = poll
+
+    def send_signal(self, number: int) -> None:
+        """Have its node send it a signal; returns at once."""
+        asyncio.run_coroutine_threadsafe(self._kernel.signal(number), _loop().loop)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
 
 
 async def _elsewhere(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
 import time as clock
 from collections.abc import Callable
@@ -10,11 +12,11 @@ from typing import Any
 
 from ..broker.client import Pending
 from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize
-from ..errors import AllocationError, NotFoundError, UsageError
+from ..errors import AccessError, AllocationError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Scope
 from ..units import format_duration, parse_count, parse_duration, parse_size, parse_when
 from .asking import FOREVER, not_granted, request_for, wanted
-from .link import Link
+from .link import LEASE, Link
 
 WATCH_INTERVAL = 0.5
 
@@ -130,7 +132,10 @@ class LeaseVerbs(Link):
             if not pending.granted.done():
                 self.cancel(request.id)
             raise
-        return pending.granted.result().lease
+        lease = pending.granted.result().lease
+        if self.for_children and lease.scope is Scope.SESSION:
+            os.environ.setdefault(LEASE, lease.id)
+        return lease
 
     def _take_up(self, reservation: str, limit: float) -> Lease:
         client = self.client
@@ -370,6 +375,16 @@ class LeaseVerbs(Link):
             raise NotFoundError("This session holds no lease; take one with: aios alloc")
         return mine[-1]
 
+    def _around(self) -> Lease | None:
+        """The lease of the kernel that has started this process, as it starts a cell's `!aios`."""
+        named = os.environ.get(LEASE)
+        if named:
+            # It may have ended, or be one of another cluster.
+            with contextlib.suppress(NotFoundError, AccessError):
+                found: Lease = self._call("lease.get", ById(id=named), Lease)
+                return found if found.state is LeaseState.ACTIVE else None
+        return None
+
     def _lease_for_run(
         self,
         lease: str | None,
@@ -379,7 +394,10 @@ class LeaseVerbs(Link):
         own: bool = False,
         **how: Any,
     ) -> Lease:
-        """The lease named, the one held where it is large enough, or (`own`) one for this run alone."""
+        """The lease named; one held, here or by the kernel around us; or (`own`) one for this run.
+
+        One that is held is taken where it is large enough.
+        """
         if lease is not None and own:
             raise UsageError(
                 "A queue, a time and what else says which devices to take are for a lease of the "
@@ -393,7 +411,7 @@ class LeaseVerbs(Link):
         try:
             held = None if own else self._held()
         except NotFoundError:
-            held = None
+            held = self._around()
         if held and (count is None or len(held.slots) >= count):
             return held
         if count is None:

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from ..broker.client import AsyncClient, Loop
+from ..broker.client import AsyncClient
+from ..broker.loop import Loop
 from ..cluster import bundle, embedded
 from ..errors import ClusterError, UsageError
 from ..runs.launcher import Launcher
+from ..runs.tunnel import BROKER, forwarded
 from ..schema import Keep, Lease
 from ..tls import Bundle
 from .identity import kernel_keep, kernel_secret, shell_secret
+
+# Names the lease of a kernel to what it starts. That is no secret: the broker asks whose it is.
+LEASE = "AIOS_LEASE"
 
 
 class Link:
@@ -30,6 +35,8 @@ class Link:
         to end, or a reservation that has begun.
     preempted
         Leases of this session that were taken for others.
+    for_children
+        Whether what this process starts uses what this session has leased: `!aios` in a notebook.
     """
 
     def __init__(
@@ -44,14 +51,21 @@ class Link:
         self.label = label
         self.on_notice: Callable[[str], None] | None = None
         self.preempted: dict[str, Lease] = {}
+        self.for_children = False
         self._start = start
         self._simulate = simulate_gpus
         self._shell = shell
         self._passive = passive
         # Once and for all: a session is one person's, with one cluster.
         self._bundle = bundle.current()
-        # Of a kernel that was started with devices: it joins the session that holds them.
-        self._kernel = "" if shell or passive else kernel_secret(os.getpid(), self._bundle)
+        self._forward = forwarded()
+        # Of a kernel that was started with devices: it joins the session that holds them, and one that
+        # is far from who holds them does so with what it starts.
+        self._kernel = ""
+        if self._forward and not passive:
+            self._kernel = self._forward.standing().secret
+        elif not (shell or passive):
+            self._kernel = kernel_secret(os.getpid(), self._bundle)
         self._loop = Loop()
         self._client: AsyncClient | None = None
         self._launcher: Launcher | None = None
@@ -92,11 +106,16 @@ class Link:
             nonlocal first
             start, first = self._start and first, False
             simulate = self._simulate if start else None
+            if self._forward:
+                return BROKER, self._forward
             return await asyncio.to_thread(locate_broker, self._bundle, start, simulate)
 
         async def connect_() -> AsyncClient:
             options: dict[str, Any] = {"label": self.label, "passive": self._passive}
-            if self._shell:
+            if self._forward and self._kernel:
+                # What keeps the session is who started the kernel.
+                options |= {"secret": self._kernel, "passive": True}
+            elif self._shell:
                 pid = os.getppid()
                 options |= {
                     "keep": Keep.PROCESS,
@@ -113,7 +132,9 @@ class Link:
 
         self._client = self._loop.run(connect_())
         self._client.listen(self._told)
-        own = bundle.load(self._bundle)[1] if self._bundle else embedded.Paths.current().user
+        own: Any = self._forward
+        if own is None:
+            own = bundle.load(self._bundle)[1] if self._bundle else embedded.Paths.current().user
         self._launcher = Launcher(self._client, own)
         return self._client
 
@@ -122,7 +143,11 @@ class Link:
             self.on_notice(body.text)
         if topic == "lease.ended" and body.preempted:
             self.preempted[body.id] = body
-        if topic == "lease.ended" and self._kernel and body.id == os.environ.get("AIOS_LEASE"):
+        if topic != "lease.ended" or body.id != os.environ.get(LEASE):
+            return
+        if not self._kernel:
+            del os.environ[LEASE]
+        else:
             # What has not looked for GPUs yet finds none.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
             if self.on_notice:

@@ -12,6 +12,7 @@ from .assets import AssetVerbs
 
 if TYPE_CHECKING:
     from ..models.export import Exported
+    from ..models.gallery import App
     from ..models.optimize import Optimized
     from ..models.registry import ModelVersion
 
@@ -135,6 +136,18 @@ class ModelVerbs(AssetVerbs):
         from ..models import export
 
         return export.export(ref, to, path, export.Options(image=image, replicas=replicas))
+
+    def gallery(self) -> list[App]:
+        """Applications: notebooks that train or load a model, publish it and serve it."""
+        from ..models import gallery
+
+        return gallery.apps()
+
+    def install_app(self, name: str, to: str | Path | None = None) -> Path:
+        """Write an application's notebook to a file; `models.gallery.install` has the errors."""
+        from ..models import gallery
+
+        return gallery.install(name, to)[1]
 
     def tag_model(self, ref: str, **tags: Any) -> ModelVersion:
         """Set tags of a version; an empty value takes one off."""

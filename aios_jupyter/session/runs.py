@@ -18,17 +18,14 @@ from ..runs.handle import RunHandle, RunResult
 from ..runs.messages import Inspect, RankStacks
 from ..runs.packed import Packed
 from ..runs.postmortem import sounds_secret
-from ..runs.spec import COMPRESSIONS, Entry, RunSpec, Tracking
+from ..runs.spec import COMPRESSIONS, Entry, RunSpec, Tracking, row_of
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
+from .carried import carried
 from .leases import LeaseVerbs
 
 LONGEST_PARAM = 250
 Looked = tuple[RankStacks, ...]
-# What belongs to the asking process alone and must not reach its ranks.
-PRIVATE_ENVIRONMENT = ("JPY_", "AIOS_", "IPYTHON")
-# What its ranks share with it all the same.
-SHARED_ENVIRONMENT = ("AIOS_KV",)
 
 
 class RunVerbs(LeaseVerbs):
@@ -166,7 +163,7 @@ class RunVerbs(LeaseVerbs):
             filename=filename or (source if entry is Entry.SCRIPT else ""),
             argv=tuple(argv),
             cwd=str(cwd or Path.cwd()),
-            env=_environment(env or {}),
+            env=carried(os.environ) | (env or {}),
             python=sys.executable,
             framework=framework,
             pull=(cells.RESULT,) if entry is Entry.FUNCTION else tuple(pull),
@@ -216,21 +213,7 @@ class RunVerbs(LeaseVerbs):
         )
 
     def _launch(self, lease: Lease, spec: RunSpec, payload: Packed | None) -> RunHandle:
-        run = Run(
-            id=spec.id,
-            lease=lease.id,
-            session="",
-            user="",
-            kind=spec.kind,
-            name=spec.name,
-            world_size=spec.world_size,
-            nodes=(),
-            label=self.label,
-            framework=spec.framework,
-            max_restarts=spec.max_restarts,
-            checkpoints=spec.checkpoints,
-        )
-
+        run = row_of(spec, self.label)
         client, launcher = self.client, self._launcher
         assert launcher is not None
 
@@ -411,12 +394,3 @@ def _place(checkpoints: str) -> str:
     if not checkpoints or "://" in checkpoints:
         return checkpoints
     return str(Path(checkpoints).expanduser().absolute())
-
-
-def _environment(extra: dict[str, str]) -> dict[str, str]:
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if name in SHARED_ENVIRONMENT or not name.startswith(PRIVATE_ENVIRONMENT)
-    }
-    return {**own, **extra}

@@ -137,6 +137,12 @@ class TableVerbs(AssetVerbs):
 
         return decrypt(src, to)
 
+    def data_require(self, name: str, *, remove: bool = False) -> None:
+        """Refuse new versions of a dataset that are not encrypted; or allow them again."""
+        from ..data.catalog import Catalog
+
+        Catalog().seal(name, not remove)
+
     def split(
         self,
         src: str | Entry,

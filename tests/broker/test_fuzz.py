@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from aios_jupyter import tls
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker import messages as msg
-from aios_jupyter.broker.client import Loop
-from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect, split_address
+from aios_jupyter.broker.loop import Loop
+from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect
 from aios_jupyter.broker.service import Broker
 from aios_jupyter.config import Settings
 from aios_jupyter.node import hosting, restarts
@@ -43,6 +43,7 @@ from aios_jupyter.schema import (
     RunKind,
     Want,
 )
+from aios_jupyter.units import split_address
 
 ANSWER_TIMEOUT = 10.0
 BARRIER = 2**31

@@ -47,13 +47,13 @@ class World(Cluster):
     def held(self, count: int = 1, **wish: Any) -> str:
         return str(self.state.requests[self.ask(count, **wish)].lease)
 
-    def run(self, lease: str) -> None:
+    def run(self, lease: str, kind: RunKind = RunKind.TRAIN) -> None:
         held = self.state.leases[lease]
         self.do(
             ev.RunCreated(
                 run=Run(
                     id="x1", lease=lease, session=held.session, user=held.user,
-                    kind=RunKind.TRAIN, name="t", world_size=1, nodes=("g",),
+                    kind=kind, name="t", world_size=1, nodes=("g",),
                 )
             )
         )  # fmt: skip
@@ -238,3 +238,14 @@ def test_a_kernel_is_told_what_it_keeps_and_its_node_is_asked_before_its_devices
     assert world.state.leases[lease].state is LeaseState.ENDING
     world.do(ev.RanksGone(lease=lease, node="g"))
     assert lease not in world.state.leases
+
+
+def test_a_kernel_on_the_node_of_its_devices_is_told_that_it_ends_with_them() -> None:
+    world = World()
+    lease = world.held()
+    world.run(lease, RunKind.KERNEL)
+    world.minutes(40)
+    notice = next(a for a in world.told if isinstance(a, ev.Notice))
+    assert "ended with its variables" in notice.text
+    assert "does it hang" not in notice.text
+    assert next(a for a in world.told if isinstance(a, ev.EndLease)).lease == lease

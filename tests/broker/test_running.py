@@ -250,3 +250,19 @@ def test_what_one_agent_has_forgotten_another_has_kept() -> None:
     lost = RankExit(rank=0, code=-9, time=world.now, reason="rank 0 was lost")
     world.do(ev.RankExited(run=alone.id, exit=lost, final=True))
     assert world.state.runs[alone.id].state is RunState.FAILED
+
+
+def test_a_runs_owner_is_told_once_of_what_to_look_at() -> None:
+    world = two_nodes()
+    run = world.run(world.lease(1))
+
+    def told(alerts: dict[str, str]) -> list[str]:
+        done = world.do(ev.RunReported(run=run.id, detail={"alerts": alerts}))
+        return [action.text for action in done if isinstance(action, ev.Notice)]
+
+    assert told({"errors": "6% failed."}) == [f"{run.name or run.id}: 6% failed."]
+    assert told({"errors": "7% failed."}) == [], "the figure alone has changed"
+    assert len(told({"errors": "7% failed.", "x": "x is far."})) == 1
+    assert told({}) == []
+    assert len(told({"errors": "9% failed."})) == 1, "it was well in between"
+    assert world.state.runs[run.id].detail["alerts"] == {"errors": "9% failed."}

@@ -12,7 +12,7 @@ import pytest
 from leftovers import MARK
 
 from aios_jupyter.data import augment as verb
-from aios_jupyter.data import chunks
+from aios_jupyter.data import chunks, sounds
 from aios_jupyter.data.augment import augment, preview, to_png
 from aios_jupyter.data.catalog import Catalog
 from aios_jupyter.data.formats import decode_image
@@ -347,6 +347,55 @@ def test_bad_input_is_one_sentence(change, error, words, catalog):
         augment(**arguments)
     assert words in str(caught.value)
     assert not catalog.versions("out")
+
+
+def test_a_folder_of_sounds_is_augmented_and_its_copies_have_its_length(client, catalog, tmp_path):
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("no/a", "no/b", "yes/c")):
+        path = tmp_path / "words" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = random.integers(-9000, 9000, (400, 1 + number % 2)).astype(np.int16)
+        path.write_bytes(sounds.encode(sounds.Sound(samples, 8000)))
+    catalog.add("words", tmp_path / "words")
+    policy = "shift(0.1), speed(0.9, 1.1), noise(0.01)"
+    here = augment("words", "here", policy, copies=2, seed=1)
+    there = augment("words", "there", policy, copies=2, seed=1, client=client)
+    assert here.version == there.version
+    assert (here.rows, here.classes, here.format) == (9, ("no", "yes"), "sounds")
+    assert here.schema["sound"] == catalog.get("words").schema["sound"]
+    copy = sounds.read(here.url, "yes/c-aug1.wav")
+    assert (copy.samples.shape, copy.rate) == ((400, 1), 8000)
+    assert tree(here.url)["yes/c.wav"] == (tmp_path / "words/yes/c.wav").read_bytes()
+    with pytest.raises(UsageError, match="'rotate'; it is for images, and this is for sounds"):
+        augment("words", "no", "rotate(5)")
+    with pytest.raises(UsageError, match="a single sound; put it into a folder"):
+        augment(tmp_path / "words" / "yes" / "c.wav", "no", policy)
+    (tmp_path / "words" / "yes" / "c.wav").write_bytes(b"RIFF")
+    with pytest.raises(UsageError, match=r"yes/c\.wav in .* is not a WAV file"):
+        augment(tmp_path / "words", "no", policy)
+
+
+def test_documents_and_lines_of_text_are_augmented(catalog, tmp_path):
+    for name in ("ham/a", "spam/b"):
+        path = tmp_path / "mail" / f"{name}.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"this is a letter that says {name}\n")
+    made = augment(tmp_path / "mail", "more", "drop(0.3), typo(0.1)", copies=3)
+    assert (made.rows, made.classes, made.format) == (8, ("ham", "spam"), "text")
+    assert tree(made.url)["ham/a.txt"] == (tmp_path / "mail/ham/a.txt").read_bytes()
+    lines = [f"line number {n} of some more" for n in range(40)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    told = []
+    made = augment(
+        tmp_path / "lines.txt", "many", "swap(0.5)", copies=2, on_progress=lambda *n: told.append(n)
+    )
+    x, _ = catalog.load("many")
+    assert (made.rows, x[:40].tolist(), told[-1]) == (120, lines, (80, 80))
+    assert sorted(x[40].split()) == sorted(lines[0].split()) and x[40:80].tolist() != lines
+    again = augment(tmp_path / "lines.txt", tmp_path / "many.txt", "swap(0.5)", copies=2)
+    assert again.version == made.version
+    with pytest.raises(UsageError, match=r"must end in \.txt"):
+        augment(tmp_path / "lines.txt", tmp_path / "many.npz", "swap(0.5)")
 
 
 def test_an_image_folder_does_not_become_a_file(photos, tmp_path):

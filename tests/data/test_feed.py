@@ -92,6 +92,22 @@ def test_it_goes_on_where_a_checkpoint_was_with_any_number_of_ranks(numbers, wor
     assert not set(left) & set(seen)
 
 
+def test_with_its_last_batch_an_epoch_has_ended(numbers) -> None:
+    """A checkpoint there begins with the next epoch, and does not go through an empty one."""
+    batches = aios_jupyter.loader(numbers, 8)
+    running = iter(batches)
+    for _ in range(len(batches)):
+        next(running)
+    assert batches.state_dict() | {"epoch": 1, "taken": 0} == batches.state_dict()
+    assert next(running, None) is None
+    assert batches.epoch == 1
+    running.close()
+    other = aios_jupyter.loader(numbers, 8)
+    other.load_state_dict({**batches.state_dict(), "epoch": 4, "taken": 103})
+    assert list(other) == []
+    assert other.epoch == 5
+
+
 def test_a_checkpoint_of_something_else_is_refused(catalog, numbers) -> None:
     state = aios_jupyter.loader(numbers, 8).state_dict()
     with pytest.raises(UsageError, match="made with the seed 0, and this loader has 1"):

@@ -1,4 +1,4 @@
-"""Augmentation in the loaders of tf.data and Keras."""
+"""Augmentation and feeding for tf.data and Keras."""
 
 from __future__ import annotations
 
@@ -76,3 +76,81 @@ def test_keras_fits_on_augmented_batches_whatever_the_number_of_workers(digits):
     assert history.history["loss"][-1] < history.history["loss"][0]
     data.on_epoch_end()
     assert not np.array_equal(data.order, order)
+
+
+def numbered(catalog, count=50):
+    x = np.arange(count, dtype=np.float32).reshape(-1, 1)
+    catalog.add_arrays("numbers", x, np.arange(count) % 3)
+
+
+def seen(batches) -> list[int]:
+    return [int(value) for x, _ in batches for value in x[:, 0]]
+
+
+def test_batches_of_a_rank_are_those_of_torch(catalog):
+    numbered(catalog)
+    for rank in range(2):
+        options = {"batch_size": 4, "seed": 1, "rank": rank, "world_size": 2}
+        tensors = aios_jupyter.loader("numbers", **options).tf()
+        assert tensors.element_spec[0].shape.as_list() == [4, 1]
+        arrays = aios_jupyter.loader("numbers", **options)
+        # Gone through again, each is the next epoch.
+        for _ in range(2):
+            assert seen(tensors) == seen(arrays.arrays())
+
+
+def test_tensors_go_on_where_a_checkpoint_was(catalog):
+    numbered(catalog)
+    batches = aios_jupyter.loader("numbers", 4, seed=1)
+    running = iter(batches.tf())
+    first = seen([next(running) for _ in range(5)])
+    state = batches.state_dict()
+    assert state["taken"] == 20
+    other = aios_jupyter.loader("numbers", 4, seed=1)
+    other.load_state_dict(state)
+    assert first + seen(other.tf()) == seen(aios_jupyter.loader("numbers", 4, seed=1).arrays())
+    assert other.epoch == 1
+
+
+def test_keras_fits_on_it_and_resumes_with_the_epochs_that_are_left(catalog):
+    import keras
+
+    numbered(catalog)
+    model = keras.Sequential([keras.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    batches = aios_jupyter.loader("numbers", 10, seed=1)
+    steps = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(batch)
+    )
+    model.fit(batches.tf(), epochs=2, verbose=0, callbacks=[count])
+    assert (len(steps), batches.epoch) == (10, 2)
+    # Keras takes the length of a first pass for that of all: this one is in the middle of an epoch.
+    batches.load_state_dict({**batches.state_dict(), "epoch": 2, "taken": 30})
+    model.fit(batches.tf(endless=True), steps_per_epoch=5, epochs=2, verbose=0, callbacks=[count])
+    assert len(steps) == 20
+    assert (batches.epoch, batches.state_dict()["taken"]) == (4, 30)
+
+
+def test_texts_and_augmented_images_are_tensors(catalog, tmp_path, digits):
+    (tmp_path / "lines.txt").write_text("one two\nthree four\n")
+    lines = catalog.add("lines", tmp_path / "lines.txt")
+    (batch,) = aios_jupyter.loader(lines, 2, shuffle=False).tf()
+    assert batch.numpy().tolist() == [b"one two", b"three four"]
+    catalog.add_arrays("digits", *digits)
+    transform = aios_jupyter.augment("resize(16), mixup(0.2)", classes=10)
+    ((x, y), *_) = aios_jupyter.loader("digits", 8, transform=transform).tf()
+    assert x.shape == (8, 16, 16) and y.numpy().sum(axis=1) == pytest.approx(np.ones(8), abs=1e-5)
+
+
+def test_what_a_transform_raises_ends_the_pass(catalog):
+    numbered(catalog)
+
+    def bad(x, y):
+        if x[0, 0] >= 8:
+            raise ZeroDivisionError("it does not work")
+        return x, y
+
+    data = aios_jupyter.loader("numbers", 4, shuffle=False, transform=bad).tf()
+    with pytest.raises(Exception, match="it does not work"):
+        list(data)

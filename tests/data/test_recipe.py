@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
-from aios_jupyter.data import Recipe
+from aios_jupyter.data import Recipe, embedding, embeddings
 from aios_jupyter.data.recipe import passes
 from aios_jupyter.data.recipe_text import FORMS, parse
 from aios_jupyter.errors import ConflictError, NotFoundError, UsageError
@@ -291,3 +291,36 @@ def test_a_file_that_is_no_recipe_is_a_sentence(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UsageError, match=r"bad\.json is not a recipe"):
             Recipe.load(path)
+
+
+def test_an_embedding_is_known_by_its_name_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(embeddings, "_KNOWN", {})
+    embedding("lengths", lambda texts: np.array([[len(t), t.count("a")] for t in texts]))
+    notes = pd.DataFrame({"note": ["banana", None, "kiwi"], "n": [1, 2, 3]})
+    made = Recipe("embed(note, lengths), scale(n)").fit(notes)
+    ready = made.transform(notes)
+    assert list(ready.columns) == ["note_e0", "note_e1", "n"]
+    assert ready["note_e0"].tolist() == [6, 0, 4] and ready["note_e1"].tolist() == [3, 0, 0]
+    assert list(made.transform(notes[:0]).columns) == list(ready.columns)
+    again = Recipe.load(made.save(tmp_path / "recipe.json"))
+    pd.testing.assert_frame_equal(again.transform(notes), ready)
+    monkeypatch.setattr(embeddings, "_KNOWN", {})
+    with pytest.raises(NotFoundError, match=r"no embedding 'lengths' in this process; register it"):
+        again.transform(notes)
+    for wrong in (lambda texts: [1, 2], lambda texts: np.full((len(texts), 2), np.nan)):
+        embedding("lengths", wrong)
+        with pytest.raises(UsageError, match="The embedding 'lengths' gave"):
+            again.transform(notes)
+
+
+def test_an_installed_package_offers_an_embedding(tmp_path: Path, monkeypatch) -> None:
+    about = tmp_path / "lengths-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[aios_jupyter.embeddings]\noffered = lengths:embed\n")
+    (tmp_path / "lengths.py").write_text(
+        "def embed(texts):\n    return [[len(t)] for t in texts]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    made = Recipe("embed(note, offered)").fit_transform(pd.DataFrame({"note": ["ab", "abc"]}))
+    assert made["note_e0"].tolist() == [2, 3]

@@ -188,3 +188,51 @@ def test_data_is_added_copied_and_tagged_from_a_shell(catalog, npz, tmp_path, ca
 def test_every_operation_of_a_policy_is_listed(capsys):
     assert shell("augment", "--operations") == 0
     assert "cutmix(1)" in capsys.readouterr().out
+
+
+def test_a_quota_refuses_what_would_pass_it_and_keeps_nothing_of_it(
+    catalog, digits, npz, tmp_path, state, capsys
+):
+    import getpass
+
+    me = getpass.getuser()
+    first = catalog.add_arrays("first", *digits)
+    assert shell("data", "quota", "--size", str(int(2.5 * first.size))) == 0
+    assert "all together" in capsys.readouterr().out
+    catalog.add_arrays("second", digits[0] + 1, digits[1])
+    with pytest.raises(ConflictError, match=r"all users together take .* would pass the quota of"):
+        catalog.add_arrays("third", digits[0] + 2, digits[1])
+    with pytest.raises(ConflictError, match="would pass the quota"):
+        catalog.copy(str(npz), "third")
+    with pytest.raises(ConflictError, match="would pass the quota"):
+        augment("first", "third", "hflip")
+    assert not catalog.versions("third")
+    assert [p for p in (state / "data" / "third").glob("*") if not p.name.endswith("lock")] == []
+    # What lies elsewhere is none of it, and the same content again takes no more.
+    catalog.add("elsewhere", npz)
+    catalog.add_arrays("second", digits[0] + 1, digits[1])
+    catalog.remove("second")
+    catalog.copy(str(npz), "third")
+    assert shell("data", "quota", me, "--size", "1kB") == 0
+    with pytest.raises(ConflictError, match=f"The datasets of '{me}' take"):
+        catalog.add_arrays("fourth", digits[0], digits[1])
+    assert shell("data", "quota", me, "--remove") == 0
+    capsys.readouterr()
+    assert shell("data", "quota", "--json") == 0
+    everybody, mine = json.loads(capsys.readouterr().out)
+    assert (everybody["owner"], mine["owner"], mine["limit"]) == ("*", me, None)
+    assert everybody["used"] == mine["used"] == first.size + catalog.get("third").size
+    assert shell("data", "quota", "--size", "1GB", "--remove") == 2
+
+
+def test_quotas_are_of_each_owner(catalog, digits, npz):
+    entry = catalog.add_arrays("mine", *digits)
+    catalog.put(msgspec.structs.replace(entry, name="hers", owner="ana", url=entry.url + "x"))
+    catalog.set_quota("ana", entry.size + 10)
+    catalog.check_room(10, "ana")
+    catalog.check_room(10**12, "bob")
+    with pytest.raises(ConflictError, match="'ana'"):
+        catalog.check_room(11, "ana")
+    assert [(q.owner, q.used) for q in catalog.quotas() if q.owner == "ana"] == [
+        ("ana", entry.size)
+    ]

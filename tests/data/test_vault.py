@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aios_jupyter.commands import main
 from aios_jupyter.data import vault
 from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, UsageError
 from aios_jupyter.session.tables import sql
@@ -105,3 +106,40 @@ def test_the_standard_tool_reads_ours_and_we_read_its(catalog, digits, alice, tm
     Path(entry.url).replace(tmp_path / "ours")
     subprocess.run(["age", "-r", alice, "-o", entry.url, plain.url], check=True, timeout=60)
     assert vault.decrypt("digits", "back").version == plain.version
+
+
+def test_a_name_may_take_encrypted_versions_alone(catalog, digits, alice, tmp_path, capsys) -> None:
+    plain = catalog.add_arrays("digits", *digits)
+    with pytest.raises(SystemExit):
+        main(["data", "require", "digits"])
+    assert "only when they are encrypted" in capsys.readouterr().out
+    locked = vault.encrypt("digits", ["alice"])
+    np.savez(tmp_path / "x.npz", x=digits[0])
+    for make in (
+        lambda: catalog.add("digits", tmp_path / "x.npz"),
+        lambda: catalog.add_arrays("digits", digits[0] + 1),
+        lambda: vault.decrypt("digits"),
+    ):
+        with pytest.raises(ConflictError, match="'digits' have to be encrypted; give another name"):
+            make()
+    assert catalog.versions("digits") == [plain, locked]
+    kept = {Path(entry.url).name for entry in (plain, locked)}
+    assert {path.name for path in Path(plain.url).parent.iterdir()} == kept
+    assert (tmp_path / "x.npz").exists()
+    assert vault.decrypt("digits", "open").version == plain.version
+    with pytest.raises(SystemExit):
+        main(["data", "require", "digits", "--remove"])
+    assert catalog.add("digits", tmp_path / "x.npz").format == "npz"
+
+
+def test_what_was_known_before_is_known_again_and_the_rest_is_looked_at(
+    catalog, digits, alice
+) -> None:
+    plain = catalog.add_arrays("digits", *digits)
+    vault.encrypt("digits", ["alice"], "locked")
+    back = vault.decrypt("locked", "back")
+    assert (back.fields, back.schema, back.classes) == (plain.fields, plain.schema, plain.classes)
+    catalog.remove("digits")
+    again = vault.decrypt("locked", "again")
+    assert (again.fields, again.rows, again.owner) == (plain.fields, 290, plain.owner)
+    assert catalog.checks(again) == catalog.checks(back)

@@ -20,7 +20,7 @@ from clusters import free, session_of, until
 
 from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg
-from aios_jupyter.broker.protocol import VERSION, Connection, split_address
+from aios_jupyter.broker.protocol import VERSION, Connection
 from aios_jupyter.broker.protocol import connect as dial
 from aios_jupyter.cluster import bundle, embedded, users
 from aios_jupyter.config import settings
@@ -40,6 +40,7 @@ from aios_jupyter.runs.handle import RunHandle
 from aios_jupyter.runs.spec import Entry, Rendezvous, RunSpec, ranks_on
 from aios_jupyter.schema import Lease, Node, Owner, Request, Run, RunKind, Want
 from aios_jupyter.session import Session, connect, down
+from aios_jupyter.units import split_address
 
 SECRET = "only for alice"
 WORK = f"""

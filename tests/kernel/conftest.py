@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from clusters import cluster, session
 from fake_nvml import fake_nvml, nvml_library
+from front_end import opened
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from serving import DIRECTORIES, served
 
 from aios_jupyter.kernel import specs
 
-__all__ = ["cluster", "fake_nvml", "nvml_library", "session"]
+__all__ = ["cluster", "fake_nvml", "nvml_library", "opened", "session"]
 
 # It has a kernel's arguments, outlives whoever started it, and computes nothing.
 SLEEPER = "import time; time.sleep(600)"

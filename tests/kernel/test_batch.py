@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,12 +14,15 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
-from clusters import until
+from clusters import pid_of, session_of, until
 
+from aios_jupyter.broker import batches
+from aios_jupyter.broker.messages import BatchTold
 from aios_jupyter.commands import Host, invoke, main
-from aios_jupyter.errors import NotFoundError, RunError, UsageError
+from aios_jupyter.errors import AccessError, ConflictError, NotFoundError, RunError, UsageError
 from aios_jupyter.kernel import job
 from aios_jupyter.session import Session
+from aios_jupyter.session.asking import request_of
 
 Sweep = Callable[..., Path]
 # Each notebook imports papermill and starts a kernel: much for a busy machine.
@@ -58,6 +62,7 @@ def test_a_batch_runs_each_notebook_once_and_failed_ones_again(
         "if x == 2 and not os.path.exists('mended'): raise ValueError('two')"
     )
     line = ["batch", str(path), "-p", "x=1..3", "--devices", "2", "--parallel", "2"]
+    shown = {"state": "ended", "total": 3, "done": 3, "running": 0, "label": "sweep.ipynb"}
 
     with pytest.raises(RunError, match="1 notebook of 3 failed, the first with ValueError: two"):
         invoke([*line, "-o", str(tmp_path / "out")], Host())
@@ -71,6 +76,7 @@ def test_a_batch_runs_each_notebook_once_and_failed_ones_again(
     assert len({row["values"]["lease"] for row in rows}) == 3
     assert all(Path(row["notebook"]).exists() for row in rows)
     assert session.status()["leases"] == {}
+    assert session.batches()[0].items() >= {**shown, "failed": 1}.items()
 
     kept = session.batch(path, {"x": [1, 2, 3]}, output=tmp_path / "out", keep_failed=True)
     assert [row["earlier"] for row in kept.rows] == [True, True, True]
@@ -86,6 +92,7 @@ def test_a_batch_runs_each_notebook_once_and_failed_ones_again(
     assert ran(tmp_path) == "1223"
     seen = [rows[1]["status"] for rows in changes]
     assert list(dict.fromkeys(seen)) == ["pending", "waiting", "running", "succeeded"]
+    assert session.batches()[0].items() >= {**shown, "failed": 0}.items()
 
 
 def test_a_notebook_whose_process_dies_has_failed_and_the_others_go_on(
@@ -110,6 +117,7 @@ def test_a_job_that_is_refused_has_failed_with_the_sentence(
         **paths,
         "output": f"{paths['output']}.ipynb",
         "asks": {"gpus": 99},
+        "batch": "",
         "job": {"key": "k"},
     }
     (tmp_path / "order").write_text(json.dumps(order))
@@ -129,6 +137,11 @@ def test_a_batch_that_is_ended_leaves_nothing_running(
     with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         pid = until(lambda: list(tmp_path.glob("*.pid")), "one is at work", 60)[0]
         until(session.queue, "one waits", 60)
+        batch = session.batches()[0]
+        assert batch.items() >= {"state": "running", "total": 3, "done": 0, "ended": None}.items()
+        shown = session.status()
+        members = [*shown["leases"].values(), *shown["queue"].values()]
+        assert [row["batch"] for row in members] == [batch["id"]] * 2
         jobs = psutil.Process(process.pid).children()
         assert len(jobs) == 2
         process.send_signal(number)
@@ -136,6 +149,42 @@ def test_a_batch_that_is_ended_leaves_nothing_running(
     until(lambda: not session.status()["leases"] and not session.queue(), "nothing is held", 60)
     until(lambda: not any(job.is_running() for job in jobs), "its processes are gone", 60)
     until(lambda: not psutil.pid_exists(int(pid.read_text() or 0)), "its kernel is gone", 60)
+    assert (session.batches()[0]["state"], session.batches()[0]["running"]) == ("interrupted", 0)
+
+
+def test_a_batch_is_its_owners_and_told_again_to_a_broker_that_was_restarted(
+    session: Session, tmp_path: Path
+) -> None:
+    def tell(who: Session, running: int) -> None:
+        told = BatchTold(id="batch-1", label="sweep.ipynb", total=3, running=running)
+        who._call("batch.tell", told)
+
+    tell(session, 1)
+    session.user_add("mallory", "user", tmp_path / "mallory")
+    with session_of(tmp_path / "mallory") as mallory:
+        with pytest.raises(AccessError, match="Batch batch-1 belongs to"):
+            tell(mallory, 2)
+        with pytest.raises(AccessError, match="Batch batch-1 belongs to"):
+            mallory._call("submit", request_of({"devices": 1}, batch="batch-1"))
+        assert mallory.batches()[0]["running"] == 1
+        with pytest.raises(UsageError, match="is not an id"):
+            mallory._call("submit", request_of({"devices": 1}, batch="../batch"))
+        for number in range(batches.MOST_RUNNING):
+            mallory._call("batch.tell", BatchTold(id=f"m-{number}", label="m", total=1))
+        with pytest.raises(ConflictError, match="batches run from here already"):
+            mallory._call("batch.tell", BatchTold(id="m-more", label="m", total=1))
+    os.kill(pid_of("broker"), signal.SIGKILL)
+    until(lambda: not session.batches(), "another broker knows of none")
+    tell(session, 2)
+    assert session.batches()[0]["running"] == 2
+
+
+def test_what_a_notebook_of_a_batch_asks_for_besides_is_of_the_batch(session: Session) -> None:
+    session._call("submit", request_of({"devices": 1}, batch="batch-2"))
+    lease = session.alloc(devices=1)
+    assert lease.batch == "batch-2"
+    run = session.start("import time; time.sleep(600)", cell=True, lease=lease.id)
+    assert session.status()["runs"][run.id]["batch"] == "batch-2"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import Any
 import nbformat
 import pytest
 from clusters import free, session_of, until
-from jupyter_client import BlockingKernelClient, KernelManager
+from front_end import Notebook
+from jupyter_client import KernelManager
 
 from aios_jupyter.config import settings
 from aios_jupyter.errors import AllocationError
@@ -35,47 +36,6 @@ def held(session: Session) -> list[dict[str, Any]]:
 
 def none_held(session: Session) -> None:
     until(lambda: not held(session), "the devices are free again", 60)
-
-
-class Notebook:
-    """A front end of a kernel."""
-
-    def __init__(self, manager: KernelManager) -> None:
-        self._client: BlockingKernelClient = manager.client()
-        self._client.start_channels()
-        self.ready()
-
-    def ready(self) -> None:
-        self._client.wait_for_ready(timeout=60)
-
-    def run(self, code: str) -> str:
-        """What a cell printed; it must not fail."""
-        printed: list[str] = []
-
-        def output(message: dict[str, Any]) -> None:
-            content = message["content"]
-            printed.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
-
-        reply = self._client.execute_interactive(code, timeout=60, output_hook=output)
-        assert reply["content"]["status"] == "ok", reply["content"]
-        return "".join(printed)
-
-    def close(self) -> None:
-        self._client.stop_channels()
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[[KernelManager], Notebook]]:
-    """Opens notebooks, and closes them."""
-    made: list[Notebook] = []
-
-    def open_(manager: KernelManager) -> Notebook:
-        made.append(Notebook(manager))
-        return made[-1]
-
-    yield open_
-    for notebook in made:
-        notebook.close()
 
 
 # --- its whole life
@@ -143,6 +103,44 @@ def test_a_kernel_whose_lease_was_released_asks_again_when_it_is_restarted(
     kernel.restart_kernel(now=True)
     (again,) = held(session)
     assert again["id"] != lease["id"]
+    kernel.shutdown_kernel(now=True)
+    none_held(session)
+
+
+def test_a_shell_in_a_cell_works_on_the_kernels_devices(
+    manager: Make,
+    session: Session,
+    opened: Callable[[KernelManager], Notebook],
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text("import os; print('of', os.environ['WORLD_SIZE'])")
+    train = f"!{Path(sys.executable).with_name('aios')} train"
+
+    def lease_of_last_run() -> str:
+        return str(session.runs()[0]["lease"])
+
+    kernel = manager("four")
+    kernel.start_kernel()
+    (lease,) = held(session)
+    notebook = opened(kernel)
+    assert "of 4" in notebook.run(f"{train} -v {script}")
+    assert "of 2" in notebook.run(f"{train} -v --devices 2 {script}"), "as in a cell"
+    assert lease_of_last_run() == lease["id"]
+    assert [row["id"] for row in held(session)] == [lease["id"]]
+    kernel.shutdown_kernel(now=True)
+    none_held(session)
+
+    kernel = manager("aios")
+    kernel.start_kernel()
+    notebook = opened(kernel)
+    notebook.run("%aios alloc --devices 4")
+    (lease,) = held(session)
+    assert "of 4" in notebook.run(f"{train} -v {script}")
+    assert lease_of_last_run() == lease["id"]
+    notebook.run("%aios release")
+    assert "of 1" in notebook.run(f"{train} -v {script}")
+    assert lease_of_last_run() != lease["id"]
     kernel.shutdown_kernel(now=True)
     none_held(session)
 

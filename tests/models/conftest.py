@@ -19,6 +19,13 @@ import pytest
 from aios_jupyter.config import settings
 
 TOKEN = "a token for the tests"
+SLOW = """
+import time
+class Slow:
+    def predict(self, x):
+        time.sleep(1.0)
+        return x * 2
+"""
 
 
 def shell(*arguments: str) -> int:
@@ -133,6 +140,17 @@ def line(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         return publish(str(path), name, **facts)
 
     return make
+
+
+@pytest.fixture(scope="package")
+def slow_model(state_dir: Path) -> str:
+    """A model of arbitrary Python that takes a second for each call."""
+    from aios_jupyter.models import publish
+
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(SLOW, namespace)
+    publish(namespace["Slow"](), "slow", input_example=np.ones((2, 3)), allow_pickle=True)
+    return "slow"
 
 
 @dataclass

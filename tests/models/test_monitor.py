@@ -15,7 +15,7 @@ from aios_jupyter.models.client import EndpointClient
 from aios_jupyter.models.monitor import (
     Drift,
     Traffic,
-    alerts,
+    crossed,
     dashboard,
     drift,
     observe,
@@ -91,13 +91,14 @@ def test_alerts_are_sentences() -> None:
     def seen(requests: int, errors: dict[str, int]) -> Traffic:
         return Traffic(requests, errors, {}, 1, 1, 1, ())
 
-    assert alerts(seen(0, {}), []) == []
-    assert alerts(seen(100, {"400": 5}), []) == []
-    assert alerts(seen(100, {"400": 5, "503": 1}), []) == [
-        "6% of the requests failed (5 with 400, 1 with 503)."
-    ]
+    assert crossed(seen(0, {}), [], 0.001) == {}
+    assert crossed(seen(100, {"400": 5}), []) == {}
+    assert crossed(seen(100, {"400": 5, "503": 1}), []) == {
+        "errors": "6% of the requests failed (5 with 400, 1 with 503)."
+    }
+    assert set(crossed(seen(100, {}), [], 0.0005)) == {"time"}
     much = Drift(feature="x", psi=0.5, ks=0.4, p=0.0, level="much")
-    assert "x is far from the training data" in alerts(seen(1, {}), [much])[0]
+    assert "x is far from the training data" in crossed(seen(1, {}), [much])["x"]
 
 
 def test_a_window_takes_some_of_the_traffic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from aios_jupyter.errors import AiosError
 from aios_jupyter.models import fetch, rollback, set_alias
 from aios_jupyter.models.alias_watch import interval, named
 from aios_jupyter.models.client import EndpointClient
+from aios_jupyter.models.monitor import traffic
 from aios_jupyter.models.store import registry_uri
 
 from .conftest import TOKEN, Served
@@ -34,7 +35,8 @@ X = np.ones((1, 2), np.float32)
 class Load:
     """Clients that ask all the time; `seen` counts answers, `failed` has what went wrong."""
 
-    def __init__(self, served: Served, clients: int = 6) -> None:
+    def __init__(self, served: Served, x: np.ndarray = X, clients: int = 6) -> None:
+        self._x = x
         self.seen: Counter[float] = Counter()
         self.failed: list[AiosError] = []
         self._served = served
@@ -46,7 +48,7 @@ class Load:
         with EndpointClient(self._served.url, TOKEN) as client:
             while not self._end.is_set():
                 try:
-                    answer = client.infer(X)
+                    answer = client.infer(self._x)
                 except AiosError as error:
                     self.failed.append(error)
                 else:
@@ -66,8 +68,8 @@ class Load:
 
 
 @contextmanager
-def loaded(served: Served) -> Iterator[Load]:
-    load = Load(served)
+def loaded(served: Served, x: np.ndarray = X) -> Iterator[Load]:
+    load = Load(served, x)
     try:
         yield load
     finally:
@@ -193,6 +195,125 @@ def test_too_many_requests_are_refused_with_a_time(
     assert status == 429
     assert "ask again" in reply["error"]
     assert ask(served, "GET", "/metrics")[0] == 200, "what is not counted is not limited"
+    assert served.stop() == 0
+
+
+def test_replicas_come_with_load_and_go_without(
+    serve: Callable[..., Served], slow_model: str
+) -> None:
+    served = serve(slow_model, "--allow-pickle", "--replicas", "1:3", "--idle", "3")
+    [first] = replicas(served)
+    with loaded(served, np.ones((1, 3))) as load:
+        until(lambda: len(replicas(served)) == 3, "three replicas", 60)
+        # Clients keep their connections: some of those of the first are taken up by others. Which
+        # of the others has them is chance where two come up at once.
+        until(lambda: asked(served) - {first.pid}, "others to be asked", 60)
+    until(lambda: replicas(served) == [first], "the first alone", 60)
+    assert load.failed == [], "nobody notices"
+    _, metrics = ask(served, "GET", "/metrics")
+    assert traffic(metrics.decode()).requests == load.seen[2.0], "those that left count"
+    assert served.stop() == 0
+
+
+def asked(served: Served) -> set[int]:
+    """Replicas that clients are connected to."""
+    port = int(served.url.rpartition(":")[2])
+    found = set()
+    for one in replicas(served):
+        connections = one.net_connections("tcp")
+        if any(c.status == "ESTABLISHED" and c.laddr.port == port for c in connections):
+            found.add(one.pid)
+    return found
+
+
+def test_nobody_answers_until_somebody_asks(
+    serve: Callable[..., Served], line: Callable[..., Any]
+) -> None:
+    for slope in (1.0, 2.0):
+        line("sleeping", slope)
+    set_alias("sleeping/1", "champion")
+    served = serve("sleeping@champion", "--replicas", "0:2", "--idle", "1")
+    with EndpointClient(served.url, TOKEN) as client:
+        assert client.infer(X)[0, 0] == 1.0
+        until(lambda: not replicas(served), "all to end", 60)
+        assert client.infer(X)[0, 0] == 1.0, "the first request waits for the start"
+    until(lambda: not replicas(served), "all to end", 60)
+    broken = Path(fetch("sleeping/2").path) / "model.onnx"
+    broken.write_bytes(broken.read_bytes() + b"\0")
+    set_alias("sleeping/2", "champion")
+    # Whether the move was seen before this or not, what cannot be served is passed over.
+    assert ask(served, "POST", "/predict", '{"inputs": [[1, 1]]}')[1]["version"] == "1"
+    assert served.stop() == 0
+
+
+def test_a_shadow_answers_nobody_and_is_compared(
+    serve: Callable[..., Served], line: Callable[..., Any]
+) -> None:
+    line("watched-over", 1.0, alias="champion")
+    line("watched-over", -1.0, alias="challenger")
+    served = serve("watched-over@champion", "--shadow", "challenger")
+    with EndpointClient(served.url, TOKEN) as client:
+        for x in ([1.0, 2.0], [0.0, 0.0], [5.0, 3.0]):
+            assert client.infer(np.array([x], np.float32)).tolist() == [x]
+
+        def answers() -> dict[str, int]:
+            return traffic(client.metrics()).shadow
+
+        until(lambda: sum(answers().values()) == 3, "all copies to be compared")
+        assert answers() == {"same": 1, "different": 2}, "by class: the highest is another one"
+        assert traffic(client.metrics()).versions == {"1": 3}
+        line("watched-over", 2.0, alias="challenger")
+        versions = ask(served, "GET", "/v2")[1]["model"]["versions"]
+        assert versions == ["1"], "nobody can ask it"
+
+        def moved() -> bool:
+            client.infer(np.array([[1.0, 2.0]], np.float32))
+            return answers().get("same", 0) > 1
+
+        until(moved, "the shadow to follow its alias", 60)
+    assert served.stop() == 0
+
+
+def test_gpus_are_shared_out_among_replicas(
+    serve: Callable[..., Served], line: Callable[..., Any]
+) -> None:
+    line("spread", 1.0)
+    served = serve("spread", "--replicas", "3", "--devices", "GPU-a,GPU-b")
+    seen = Counter(one.environ()["CUDA_VISIBLE_DEVICES"] for one in replicas(served))
+    assert sorted(seen.values()) == [1, 2]
+    [alone] = [one for one in replicas(served) if seen[one.environ()["CUDA_VISIBLE_DEVICES"]] == 1]
+    device = alone.environ()["CUDA_VISIBLE_DEVICES"]
+    alone.kill()
+    until(
+        lambda: any(
+            one.pid != alone.pid and one.environ()["CUDA_VISIBLE_DEVICES"] == device
+            for one in replicas(served)
+        ),
+        "its successor to have the same device",
+        60,
+    )
+    until(lambda: ask(served, "GET", "/ping")[0] == 200, "an answer")
+    assert served.stop() == 0
+
+
+def test_an_endpoint_says_what_a_person_should_look_at(
+    serve: Callable[..., Served], line: Callable[..., Any]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    line("alarming", 1.0, profile=x)
+    served = serve("alarming", "--watch", "0.2")
+    assert served.process.stdout is not None
+    with EndpointClient(served.url, TOKEN) as client:
+        until(
+            lambda: (client.infer(x[:50] + 9), len(client.window()["x[0]"]) >= 100)[1],
+            "enough samples",
+        )
+        for _ in range(30):
+            assert ask(served, "POST", "/predict", "{")[0] == 400
+        subjects: set[str] = set()
+        while not {"errors", "x[0]"} <= subjects:
+            client.infer(x[:50] + 9)
+            subjects |= set(json.loads(served.process.stdout.readline())["alerts"])
     assert served.stop() == 0
 
 

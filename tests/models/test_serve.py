@@ -26,28 +26,11 @@ from aios_jupyter.models.protocol_v2 import HEADER, encode_request
 
 from .conftest import TOKEN, Served
 
-SLOW = """
-import time
-class Slow:
-    def predict(self, x):
-        time.sleep(1.0)
-        return x * 2
-"""
-
 
 @pytest.fixture
 def client(endpoint: Served) -> Iterator[EndpointClient]:
     with EndpointClient(endpoint.url, TOKEN) as client:
         yield client
-
-
-@pytest.fixture(scope="package")
-def slow_model(state_dir: Path) -> str:
-    """A model of arbitrary Python that takes a second for each call."""
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(SLOW, namespace)
-    publish(namespace["Slow"](), "slow", input_example=np.ones((2, 3)), allow_pickle=True)
-    return "slow"
 
 
 def ask(

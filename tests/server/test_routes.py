@@ -99,7 +99,7 @@ async def test_every_route_refuses_who_is_not_authorized(
 
 async def test_snapshot_has_every_section(jp_fetch: Any, server: AiosApp) -> None:
     got = answer(await jp_fetch("aios/snapshot"))
-    sections = {"nodes", "devices", "queue", "leases", "reservations", "runs"}
+    sections = {"nodes", "devices", "queue", "leases", "reservations", "runs", "batches"}
     assert set(got["snapshot"]) == {"cluster", *sections}
     assert got["snapshot"]["devices"]["GPU-ada-01-0"]["holder"]["user"] == "ada"
     assert got["seq"] == 1
@@ -287,7 +287,7 @@ async def test_kernels_are_told_by_process(
     try:
         got = answer(await jp_fetch("aios/kernels"))["kernels"]
         process = kernels.get_kernel(kernel).provisioner
-        assert got == {kernel: {"host": socket.gethostname(), "pid": process.pid}}
+        assert got == {kernel: {"host": socket.gethostname(), "pid": process.pid, "lease": ""}}
     finally:
         await kernels.shutdown_kernel(kernel, now=True)
 

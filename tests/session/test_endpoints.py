@@ -57,11 +57,69 @@ def test_an_endpoint_follows_its_alias_and_is_asked_by_it(session: Session, slop
         session.predict("followed@champion", X)
 
 
+def test_an_endpoint_with_all_that_it_can_have(session: Session, slopes: Path) -> None:
+    for slope in (1, 2):
+        session.publish(
+            str(slopes / f"{slope}.onnx"), "rich", alias="champion" if slope == 1 else "challenger",
+            profile=np.random.default_rng(slope).normal(size=(99, 2)).astype(np.float32),
+        )  # fmt: skip
+    heard: list[str] = []
+    session.on_notice = heard.append
+    endpoint = session.serve(
+        "rich@champion", replicas="0:2", idle=1, shadow="challenger", tls=True, watch=0.5
+    )
+    lease = session.status()["leases"][endpoint.lease]
+    assert len(lease["devices"]) == 2
+    assert endpoint.url.startswith("https://127.0.0.1:")
+    assert Path(endpoint.token_file).with_name("endpoint-rich-own.key").stat().st_mode & 0o77 == 0
+    assert session.predict("rich@champion", X).tolist() == [[1, 1]]
+
+    def row() -> dict[str, Any]:
+        return next(row for row in session.endpoints() if row["name"] == "rich")
+
+    until(lambda: row()["metrics"].get("replicas") == 0, "it to be at rest", 60)
+    far = np.full((64, 2), 50, np.float32)
+    assert session.predict("rich", far).shape == (64, 2), "whoever asks wakes it"
+
+    def alarmed() -> bool:
+        session.predict("rich", far)
+        return bool(row()["alerts"])
+
+    until(alarmed, "an alert in the snapshot", 60)
+    until(lambda: heard, "the notebook to be told")
+    assert "far from the training data" in heard[0]
+    seen = session.monitor("rich")
+    assert seen["traffic"].shadow["same"] > 0
+    assert seen["alerts"]
+    session.stop_endpoint("rich")
+    left = Path(endpoint.token_file).parent.glob("endpoint-rich*")
+    assert list(left) == [], "neither token nor key"
+
+
+def test_a_dataset_is_predicted_by_the_clusters_workers(
+    session: Session, slopes: Path, tmp_path: Path
+) -> None:
+    from aios_jupyter.data.catalog import Catalog
+
+    version = session.publish(str(slopes / "2.onnx"), "by-workers")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n4,3\n")
+    session.data_add("rows", tmp_path / "rows.csv")
+    made = session.predict_dataset("by-workers", "rows", "rows-out")
+    assert made.how == f"predicted by {version.ref}"
+    assert Catalog().frame("rows-out")["score"].tolist() == [4, 8]
+
+
 def test_what_cannot_be_served_takes_no_device(session: Session, slopes: Path) -> None:
     session.publish(str(slopes / "1.onnx"), "lonely")
     held = len(session.status()["leases"])
     with pytest.raises(NotFoundError, match="no alias 'challenger'"):
         session.serve("lonely", canary=("challenger", 0.1))
+    with pytest.raises(NotFoundError, match="no alias 'challenger'"):
+        session.serve("lonely", shadow="challenger")
     with pytest.raises(UsageError, match="model"):
         session.serve("a b")
+    with pytest.raises(UsageError, match="replicas"):
+        session.serve("lonely", replicas="3:1")
+    with pytest.raises(UsageError, match="both"):
+        session.serve("lonely", certificate=slopes / "1.onnx")
     assert len(session.status()["leases"]) == held

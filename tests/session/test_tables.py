@@ -12,7 +12,7 @@ from pyarrow import parquet
 from aios_jupyter.commands import Host, invoke
 from aios_jupyter.data import Catalog, Recipe, pieces
 from aios_jupyter.data.prepare import prepare
-from aios_jupyter.errors import UsageError
+from aios_jupyter.errors import ConflictError, UsageError
 from aios_jupyter.session import Session
 
 TEXT = "drop_duplicates, fill(age, median), scale(age, income), onehot(city)"
@@ -123,3 +123,28 @@ def test_ranks_are_fed_and_go_on_from_a_checkpoint(session: Session) -> None:
     y = Catalog().load("mnist")[1]
     assert y is not None
     assert np.array_equal(np.bincount(np.concatenate(labels)), np.bincount(y))
+
+
+def test_datasets_are_kept_in_order_from_python(session: Session, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    np.savez(tmp_path / "noise.npz", x=x)
+    entry = session.data_copy(session.data_add("noise", tmp_path / "noise.npz").ref, "mine")
+    assert session.data_tag("mine", ["keep"]).tags == ("keep",)
+    assert ("dataset", entry.ref) in [(use.kind, use.name) for use in session.data_usage()]
+    used = session.data_quota()[0].used
+    assert used >= entry.size
+    assert session.data_quota(size=used)[0].limit == used
+    with pytest.raises(ConflictError, match="would pass the quota"):
+        session.augment("mine", "more", "hflip")
+    assert session.data_quota(remove=True)[0].limit is None
+    assert session.data_verify("mine") == []
+    Path(entry.url).write_bytes(Path(entry.url).read_bytes()[:-9] + b"damaged!!")
+    (found,) = session.data_verify("mine", mend=False)
+    assert found.entry.ref == entry.ref and not found.mended
+    (found,) = session.data_verify("mine")
+    assert found.mended
+    session.data_keep("mine", 1)
+    session.data_remove("mine")
+    assert str(entry.url) in [item.what for item in session.data_collect(dry_run=True)]
+    assert str(entry.url) in [item.what for item in session.data_collect()]
+    assert not Path(entry.url).exists()

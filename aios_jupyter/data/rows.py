@@ -1,0 +1,324 @@
+"""Where the rows come from that ranks are fed with: arrays, tables, images, sounds and texts.
+
+Arrays, and images of one size, are unpacked once to a file beside the machine's other cached data,
+which its ranks map, so that they are in its memory once. Images that differ in size or are too many
+are decoded each time that they are taken. A leaf module: it imports numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AiosError, UsageError
+from . import arrays, cache, layout, storage
+from .catalog import Entry
+
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+
+# Rows that are decoded at once while images are unpacked, and how many such blocks ahead.
+_BLOCK = 256
+_AHEAD = 4
+# So many shards of a dataset are kept open.
+_OPEN = 256
+_READ = os.O_RDONLY | os.O_CLOEXEC
+# Part of a disk's free space that unpacked images may take.
+_SPACE = 0.5
+_X, _Y, _DIFFER = "feed-x.npy", "feed-y.npy", "feed-images-differ"
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+class Source:
+    """Rows that are taken by their numbers."""
+
+    rows: int
+
+    def take(self, rows: Rows) -> tuple[Any, Array | None]:
+        """`x` and `y` of some rows; `x` is a list where the rows are no array together."""
+        raise NotImplementedError
+
+
+def source_of(entry: Entry) -> Source:
+    """Where the rows of a dataset come from; what is remote is brought to this machine before.
+
+    Raises
+    ------
+    UsageError
+        Its format has no rows that can be fed.
+    """
+    if entry.format in {"folder", "webdataset"}:
+        return _images(entry)
+    if entry.format in {"csv", "jsonl", layout.DATABASE} or (
+        entry.format == "parquet" and "image" not in entry.schema
+    ):
+        return _unpacked(entry, _unpack_table)
+    if entry.format in {"npz", "npy", "parquet"}:
+        return _unpacked(entry, _unpack_arrays)
+    if entry.format == "sounds":
+        return _unpacked(entry, _unpack_arrays, _Sounds)
+    if entry.format == "text":
+        return _Texts(entry)
+    raise UsageError(
+        f"'{entry.name or entry.url}' is {entry.format}, which cannot be fed to ranks."
+    )
+
+
+def ahead(
+    pool: Executor, work: Callable[[_Given], _Made], given: Iterable[_Given], count: int
+) -> Generator[Future[_Made]]:
+    """Futures of the results in order, of which `count` are made before they are asked for."""
+    waiting: deque[Future[_Made]] = deque()
+    try:
+        for one in given:
+            waiting.append(pool.submit(work, one))
+            if len(waiting) > count:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+# --- arrays
+
+
+class _Arrays(Source):
+    """Arrays that are mapped."""
+
+    def __init__(self, x: Array, y: Array | None) -> None:
+        self._x, self._y, self.rows = x, y, len(x)
+
+    def take(self, rows: Rows) -> tuple[Array, Array | None]:
+        return self._x[rows], None if self._y is None else self._y[rows]
+
+
+class _Sounds(_Arrays):
+    """Sounds as float32 from -1 to 1."""
+
+    def take(self, rows: Rows) -> tuple[Array, Array | None]:
+        from .sounds import as_floats
+
+        x, y = super().take(rows)
+        return as_floats(x), y
+
+
+def _unpacked(
+    entry: Entry,
+    unpack: Callable[[Entry], tuple[Array, Array | None]],
+    kind: type[_Arrays] = _Arrays,
+) -> Source:
+    """Arrays, unpacked by the first rank of this machine that wants them."""
+    found = _mapped(cache.place_of(entry.version), kind)
+    if found is None:
+        here = cache.local(entry)
+        with cache.held(entry.version) as home:
+            found = _mapped(home, kind)
+            if found is None:
+                x, y = unpack(here)
+                # It is kept even where it does not fit: without it nothing can be done.
+                cache.make_room(x.nbytes, spare=entry.version)
+                if y is not None:
+                    _save(home / _Y, _numbered(y))
+                _save(home / _X, x)
+                found = _mapped(home, kind)
+    assert found is not None
+    return found
+
+
+def _mapped(home: Path, kind: type[_Arrays] = _Arrays) -> Source | None:
+    """What has been unpacked before."""
+    # `x` is written last: with it, `y` is whole too.
+    with contextlib.suppress(FileNotFoundError):
+        x = np.load(home / _X, mmap_mode="r").view(np.ndarray)
+        return kind(x, np.load(home / _Y) if (home / _Y).exists() else None)
+    return None
+
+
+def _save(path: Path, array: Array) -> None:
+    with storage.written_aside(str(path)) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _numbered(y: Array) -> Array:
+    """Labels that are text as their places among the classes."""
+    if y.dtype == object:
+        y = y.astype(str)
+    if y.dtype.kind not in "US":
+        return y.astype(np.int64) if y.dtype.kind in "iub" else y
+    return np.searchsorted(np.unique(y), y)
+
+
+def _unpack_arrays(entry: Entry) -> tuple[Array, Array | None]:
+    from .formats import load
+
+    return load(entry.url, entry.format)
+
+
+def _unpack_table(entry: Entry) -> tuple[Array, Array | None]:
+    from .tables import LABELS, frame
+
+    table = frame(entry.url, entry.format)
+    label = next((name for name in LABELS if name in table.columns), None)
+    columns = []
+    for name in table.columns:
+        if name == label:
+            continue
+        values = table[name].to_numpy()
+        if values.dtype.kind not in "iufb":
+            raise UsageError(
+                f"The column '{name}' of '{entry.name}' is {entry.schema.get(name)} and no "
+                "number; make features first: aios data features."
+            )
+        columns.append(values.astype(np.float32))
+    if not columns:
+        raise UsageError(f"'{entry.name}' has no column besides its label.")
+    return np.stack(columns, axis=1), None if label is None else table[label].to_numpy()
+
+
+# --- texts
+
+
+class _Texts(Source):
+    """Lines, or documents, which are kept in memory."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._x, self._y = _unpack_arrays(cache.local(entry))
+        self.rows = len(self._x)
+
+    def take(self, rows: Rows) -> tuple[list[str], Array | None]:
+        return self._x[rows].tolist(), None if self._y is None else self._y[rows]
+
+
+# --- images
+
+
+class _Encoded(Source):
+    """Images that are decoded as they are taken."""
+
+    y: Array | None
+
+    def blob(self, row: int) -> tuple[bytes, str]:
+        """The file of an image, and what it is called where it is damaged."""
+        raise NotImplementedError
+
+    def take(self, rows: Rows) -> tuple[Array | list[Array], Array | None]:
+        from .formats import decode_image
+
+        images = [decode_image(*self.blob(row)) for row in rows.tolist()]
+        alike = len({image.shape for image in images}) == 1
+        return np.stack(images) if alike else images, None if self.y is None else self.y[rows]
+
+
+class _Folder(_Encoded):
+    """Images of a folder with a subfolder for each class."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._url = entry.url
+        self._names = layout.list_images(entry.url)
+        classes = {name: n for n, name in enumerate(layout.file_classes(self._names))}
+        self.y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
+        self.rows = len(self._names)
+
+    def blob(self, row: int) -> tuple[bytes, str]:
+        name = self._names[row]
+        return storage.read_file(self._url, name), f"{name} in {self._url}"
+
+
+class _Shards(_Encoded):
+    """Images of WebDataset's shards, each read where it lies."""
+
+    def __init__(self, entry: Entry) -> None:
+        from . import shards
+
+        self._index = shards.index(entry.url)
+        labels = self._index.labels
+        self.y = None if labels is None else _numbered(labels)
+        self.rows = len(self._index.start)
+        # Opened at once: a copy in the cache may be dropped, and stays readable to who has it open.
+        self._open = {p: os.open(p, _READ) for p in self._index.shards[:_OPEN]}
+        weakref.finalize(self, _close, tuple(self._open.values()))
+
+    def blob(self, row: int) -> tuple[bytes, str]:
+        index = self._index
+        place = index.shards[index.shard[row]]
+        start, size = int(index.start[row]), int(index.size[row])
+        file = self._open.get(place)
+        if file is not None:
+            blob = os.pread(file, size, start)
+        else:
+            file = os.open(place, _READ)
+            blob = os.pread(file, size, start)
+            os.close(file)
+        return blob, f"The image at byte {start} of {place}"
+
+
+def _close(files: tuple[int, ...]) -> None:
+    for file in files:
+        os.close(file)
+
+
+class _DifferError(AiosError):
+    """Images of several shapes."""
+
+
+def _images(entry: Entry) -> Source:
+    found = _mapped(cache.place_of(entry.version))
+    if found is not None:
+        return found
+    here = cache.local(entry)
+    if entry.format == "webdataset" and storage.is_remote(here.url):
+        raise UsageError(
+            f"'{entry.name or entry.url}' does not fit the cache of this machine; raise "
+            "AIOS_CACHE_LIMIT (GiB), or copy it here with: aios data cp."
+        )
+    encoded = _Folder(here) if entry.format == "folder" else _Shards(here)
+    with cache.held(entry.version) as home:
+        # Another rank may have unpacked them in the meantime.
+        return _mapped(home) or _unpack_images(entry.version, encoded, home) or encoded
+
+
+def _unpack_images(version: str, encoded: _Encoded, home: Path) -> Source | None:
+    """Decode all images to a file; None where they do not fit, or differ in shape."""
+    if (home / _DIFFER).exists():
+        return None
+    first = encoded.take(np.arange(1))[0][0]
+    need = first.nbytes * encoded.rows
+    if need > _SPACE * shutil.disk_usage(home).free or not cache.make_room(need, spare=version):
+        return None
+    if encoded.y is not None:
+        _save(home / _Y, encoded.y)
+    try:
+        with storage.written_aside(str(home / _X)) as file:
+            shape = (encoded.rows, *first.shape)
+            arrays.write_npy(file, shape, _blocks(encoded, first.shape))
+    except _DifferError:
+        (home / _DIFFER).touch()
+        return None
+    return _mapped(home)
+
+
+def _blocks(encoded: _Encoded, shape: tuple[int, ...]) -> Iterator[Array]:
+    def decode(first: int) -> Array:
+        images, _ = encoded.take(np.arange(first, min(first + _BLOCK, encoded.rows)))
+        if isinstance(images, list) or images.shape[1:] != shape:
+            raise _DifferError("The images differ in shape.")
+        return images
+
+    firsts = range(0, encoded.rows, _BLOCK)
+    with ThreadPoolExecutor(os.cpu_count(), "aios-unpack") as pool:
+        with contextlib.closing(ahead(pool, decode, firsts, _AHEAD)) as blocks:
+            for future in blocks:
+                yield future.result()
