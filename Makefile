@@ -6,7 +6,7 @@
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
 #   make test-gallery  every application of `aios gallery`, run for real
-#   make horovod  Horovod built for torch, in an environment beside .venv
+#   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
 #   make faults  a storm over a live cluster: make faults MINUTES=30 SEED=1
 #   make lint    formatters, linters, types and the front end's unit tests

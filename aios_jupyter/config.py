@@ -58,6 +58,9 @@ class Settings:
     rejoin_grace
         A run that may shrink waits for so long for a node that is down before it is started again
         without.
+    grow_after, grow_interval
+        A run that may use more devices than it has is started again with more once these have been
+        free for `grow_after` (0: never), where it keeps checkpoints and has run for `grow_interval`.
     preempt_after
         For so long the policies `las` and `gittins` let a lease run before they take it.
     simulate_gpus
@@ -94,6 +97,8 @@ class Settings:
     policy: str = "sjf"
     preempt_grace: float = 30.0
     rejoin_grace: float = 10.0
+    grow_after: float = 60.0
+    grow_interval: float = 600.0
     preempt_after: float = 60.0
     simulate_gpus: int = 0
     cache_limit: float = 20.0

@@ -275,7 +275,8 @@ class Lease(Struct, frozen=True, kw_only=True):
     reservation that it comes from. A lease that was `preempted` is ending so that others can have
     its devices. `warned`: its session has been told of its end. `idle_since` is set when it was
     found idle, and it ends at `idle_ends` unless it computes again. `grace` is between SIGTERM and
-    SIGKILL for its ranks, None the usual one.
+    SIGKILL for its ranks, None the usual one. The runs of one that `resumes` go on under the next lease
+    of its request.
     """
 
     id: str
@@ -305,6 +306,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     idle_since: float | None = None
     idle_ends: float | None = None
     grace: float | None = None
+    resumes: bool = False
 
 
 class RunKind(StrEnum):
@@ -319,7 +321,8 @@ class RunKind(StrEnum):
 class RunState(StrEnum):
     """STARTING, RUNNING and RESTARTING are live; STOPPING has been told to end; the others are ends.
 
-    RESTARTING: a rank has failed, and when the others are gone all are started again.
+    RESTARTING: a rank has failed, or the devices are to be others, and when all ranks are gone and
+    there are devices all are started again.
     """
 
     STARTING = "starting"
@@ -372,9 +375,13 @@ class Progress(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """Code running, or that ran, on the devices of a lease: one rank per slot.
 
-    `attempt` rises from 0 with each restart after a failure, up to `max_restarts`. A restart may have
+    `attempt` rises from 0 with each restart. Those after a failure are `max_restarts` at most;
+    `uncounted` are the others: after it was preempted, or to have more devices. A restart may have
     `least` to `most` ranks (the broker's to say). `checkpoints` is where those are that any node can
     read, "" where there is no such place. `batch` is the batch of notebooks that it is of.
+
+    A run whose lease was taken waits without one for `awaits`, that lease's request. `past` are nodes
+    that it was on under earlier leases. `begun` is when this attempt was (the broker's to say, all three).
     """
 
     id: str
@@ -397,7 +404,11 @@ class Run(Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
     attempt: int = 0
     max_restarts: int = 0
+    uncounted: int = 0
     least: int = 0
     most: int = 0
     checkpoints: str = ""
+    awaits: str = ""
+    past: tuple[str, ...] = ()
+    begun: float = 0.0
     batch: str = ""

@@ -185,7 +185,10 @@ def should_stop() -> bool:
     if tensorflow is not None and tensorflow.cluster is not None and tensorflow.cluster.begun:
         return bool(tensorflow.cluster.any(told))
     if sys.modules.get("torch.distributed") is None:
-        return told
+        from .runs import horovod
+
+        hvd = horovod.joined()
+        return any(hvd.allgather_object(told)) if hvd else told
     from .runs.checkpoint import any_rank
 
     return any_rank(told)

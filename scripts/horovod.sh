@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv-horovod: Horovod for torch on CPUs, and through a .pth file all that .venv has. Its wheel
-# stays in build/horovod and suits any environment with the same Python and torch.
+# Makes .venv-horovod: Horovod for torch and TensorFlow (with tf_keras) on CPUs, and through a .pth file
+# all that .venv has. Its wheel stays in build/horovod and suits any environment with the same Python,
+# torch and TensorFlow.
 set -euo pipefail
 
 here=.venv-horovod
@@ -19,19 +20,26 @@ echo "import site; site.addsitedir('$(site .venv/bin/python)')" >"$(site $here/b
 
 install() { $here/bin/python -m pip install --quiet --constraint constraints.txt "$@"; }
 
-wheels=build/horovod/torch-$($here/bin/python -c 'import torch; print(torch.__version__)')
+version_of() { $here/bin/python -c 'import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))' "$1"; }
+
+echo "Installing TensorFlow into $here (a few minutes the first time)"
+install tensorflow-cpu keras
+install --no-deps tf_keras
+
+wheels=build/horovod/torch-$(version_of torch)-tensorflow-$(version_of tensorflow-cpu)
 if ! compgen -G "$wheels/horovod-$version-*.whl" >/dev/null; then
-  echo "Building Horovod $version (about 5 minutes of a processor, once for each version of torch)"
+  echo "Building Horovod $version (some 15 minutes of a processor, once for each torch and TensorFlow)"
   install setuptools wheel packaging cffi cloudpickle psutil pyyaml
   command -v cmake >/dev/null || install cmake
   log=$wheels/build.log
   mkdir -p "$wheels"
+  # A wheel in pip's cache may be one for other frameworks.
   # CMake 4 refuses what the Gloo inside asks for, unless told not to.
   if ! PATH="$PWD/$here/bin:$PATH" CXX="$PWD/scripts/horovod-cxx.sh" MAKEFLAGS="-j$(nproc)" \
     CMAKE_POLICY_VERSION_MINIMUM=3.5 \
-    HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
+    HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
     HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
-    $here/bin/python -m pip wheel --no-deps --no-build-isolation --no-binary horovod \
+    $here/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-binary horovod \
     --wheel-dir "$wheels" "horovod==$version" >"$log" 2>&1; then
     tail -n 30 "$log" >&2
     echo "Horovod could not be built; the whole log is in $log" >&2
@@ -41,4 +49,5 @@ fi
 echo "Installing Horovod into $here"
 install --find-links "$wheels" "horovod==$version"
 $here/bin/python -c 'import horovod.torch'
+TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=2 $here/bin/python -c 'import horovod.tensorflow.keras'
 touch $here/.installed

@@ -106,7 +106,7 @@ def session_of(directory: Path, label: str = "") -> Session:
             settings.cache_clear()
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Wait for a condition and give back its value; the test fails with `what` when it is late."""
     deadline = time.monotonic() + timeout
     while True:

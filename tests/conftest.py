@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,14 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         # MLflow takes seconds to load; the tests that are about it turn it on.
         patch.setenv("AIOS_TRACKING", "off")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """What a shell starts in the background ignores SIGINT, and so would all that tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

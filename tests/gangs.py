@@ -72,7 +72,7 @@ class Gang:
         await self.start()
         return await self.gang.wait()
 
-    async def until(self, found: Callable[[], Any], timeout: float = 30) -> Any:
+    async def until(self, found: Callable[[], Any], timeout: float = 60) -> Any:
         """Wait for something that the gang says."""
         deadline = time.monotonic() + timeout
         while not (what := found()):

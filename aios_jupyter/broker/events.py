@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..schema import (
     Booking,
-    Lease,
     Node,
     Owner,
     Process,
@@ -22,7 +21,7 @@ from ..schema import (
     RunState,
     Struct,
 )
-from . import records
+from . import actions, records
 
 S = TypeVar("S", bound=Struct)
 
@@ -294,7 +293,7 @@ Event: TypeAlias = (
 )
 
 
-# --- records: they are found here too, beside the actions that carry them
+# --- records and actions: they are found here too
 
 Unconfirmed = records.Unconfirmed
 Lasted = records.Lasted
@@ -305,139 +304,20 @@ Hour = records.Hour
 Foretold = records.Foretold
 Hit = records.Hit
 Hits = records.Hits
+Record: TypeAlias = actions.Record
 
-Record: TypeAlias = (
-    Owner
-    | Request
-    | Booking
-    | Lease
-    | Run
-    | Node
-    | Unconfirmed
-    | Lasted
-    | Used
-    | Quota
-    | Choice
-    | Hour
-    | Foretold
-    | Hits
-    | int
-)
-
-
-# --- actions
-
-
-class Put(Struct):
-    """Journal: the record of that kind and id is now this one."""
-
-    kind: str
-    id: str
-    record: Record
-
-
-class Drop(Struct):
-    """Journal: the record is gone."""
-
-    kind: str
-    id: str
-
-
-class Audit(Struct):
-    """Note who did what."""
-
-    what: str
-    who: str
-    detail: dict[str, Any]
-
-
-class Granted(Struct):
-    """Tell the session, and the lease's agents, that the request holds a lease."""
-
-    request: Request
-    lease: Lease
-
-
-class RequestEnded(Struct):
-    """Tell the session that its request ended without a lease, for `request.reason`."""
-
-    request: Request
-
-
-class EndLease(Struct):
-    """Tell these agents to end all processes of the lease and to answer with RanksGone.
-
-    The lease is named by its id alone, as an agent may hold processes of one long forgotten.
-    `grace` (s) is between SIGTERM and SIGKILL, None the usual one.
-    """
-
-    lease: str
-    nodes: tuple[str, ...]
-    reason: str = ""
-    grace: float | None = None
-
-
-class LeaseEnded(Struct):
-    """Tell the session that its lease has ended, for `lease.reason`; its devices are free."""
-
-    lease: Lease
-
-
-class StopRun(Struct):
-    """Tell these agents to end the ranks of the run."""
-
-    run: Run
-    nodes: tuple[str, ...]
-    reason: str
-
-
-class MeetAgain(Struct):
-    """Tell the run's first agent to open a port for its next attempt, and to answer with Met."""
-
-    run: Run
-    node: str
-
-
-class StartAgain(Struct):
-    """Tell these agents to start the ranks of the run's attempt, which meet at that port."""
-
-    run: Run
-    address: str
-    port: int
-
-
-class RunEnded(Struct):
-    """Tell the session that a run has ended; `run` has the end state and the reason."""
-
-    run: Run
-
-
-class Handed(Struct):
-    """Tell the lease's agents that another session of its user has taken it up."""
-
-    lease: Lease
-
-
-class Notice(Struct):
-    """Tell a session something that its user should know; `about` is the id of a lease or such."""
-
-    session: str
-    about: str
-    text: str
-
-
-Action: TypeAlias = (
-    Put
-    | Drop
-    | Audit
-    | Granted
-    | RequestEnded
-    | EndLease
-    | LeaseEnded
-    | StopRun
-    | MeetAgain
-    | StartAgain
-    | RunEnded
-    | Handed
-    | Notice
-)
+Put = actions.Put
+Drop = actions.Drop
+Audit = actions.Audit
+Granted = actions.Granted
+RequestEnded = actions.RequestEnded
+EndLease = actions.EndLease
+LeaseEnded = actions.LeaseEnded
+StopRun = actions.StopRun
+Moved = actions.Moved
+MeetAgain = actions.MeetAgain
+StartAgain = actions.StartAgain
+RunEnded = actions.RunEnded
+Handed = actions.Handed
+Notice = actions.Notice
+Action: TypeAlias = actions.Action

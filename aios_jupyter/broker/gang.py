@@ -4,10 +4,12 @@ A run is over when all its ranks have exited or their lease has ended. Its reaso
 that went wrong: the first rank that failed, the node that was lost, or who stopped it. A rank that
 only lost another one (an echo) is the reason as long as nothing better is known. Where it has
 restarts left, the first failure ends this attempt alone, and when all its ranks have exited the next
-one begins.
+one begins. So it is when the run is to have other devices, which counts as no restart.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from ..schema import LIVE, Origin, Progress, RankExit, Run, RunState
 from .events import RunReported, replace
@@ -26,7 +28,14 @@ ALERTS = "alerts"
 MOST_ALERTS = 5
 # Its lease was taken for others: whoever started it may have it go on.
 PREEMPTED = "preempted"
-_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO, PREEMPTED})
+# Why it was told to end this attempt, that has not failed, and to go on with other devices.
+MOVED = "moved"
+# The step of its last checkpoint, as its nodes say.
+CHECKPOINT = "checkpoint"
+# Datasets that it has read, as `name@version`: so many at most.
+DATA = "data"
+MOST_DATA = 100
+_OURS = frozenset({FAILED_RANK, FAILED_NODE, FAILURES, ECHO, PREEMPTED, MOVED})
 _FAILED = frozenset({FAILED_RANK, FAILED_NODE})
 
 
@@ -42,14 +51,20 @@ def created(run: Run, now: float) -> Run:
         exits=(),
         reason="",
         attempt=0,
-        detail={k: value for k, value in run.detail.items() if k not in _OURS and k != ALERTS},
+        uncounted=0,
+        awaits="",
+        past=(),
+        begun=now,
+        detail=_without(run.detail, _OURS, CHECKPOINT, DATA, ALERTS),
     )
 
 
 def reported(run: Run, report: RunReported) -> Run:
     """Take in what a node says; the end of a run is decided by its ranks' exits alone."""
     running = report.state is RunState.RUNNING and run.state is RunState.STARTING
-    detail = {key: value for key, value in (report.detail or {}).items() if key not in _OURS}
+    detail = _without(report.detail or {}, _OURS)
+    if DATA in detail:
+        detail[DATA] = sorted({*run.detail.get(DATA, ()), *detail[DATA]})[:MOST_DATA]
     return replace(
         run,
         state=RunState.RUNNING if running else run.state,
@@ -83,7 +98,7 @@ def exited(run: Run, exit: RankExit, *, final: bool = False, lost: str = "") -> 
     if run.state is RunState.STOPPING or (run.state is RunState.RESTARTING and not final):
         better = ECHO in run.detail and exit.origin is Origin.OWN
         return _failed(run, reason, exit.rank) if better else run
-    again = run.attempt < run.max_restarts and not final
+    again = may_restart(run) and not final
     run = replace(run, state=RunState.RESTARTING if again else RunState.STOPPING)
     if exit.origin is not Origin.PEER:
         return _failed(run, reason, exit.rank)
@@ -101,7 +116,7 @@ def lost_node(run: Run, node: str, *, gone: bool = False) -> Run:
         echo = str(run.detail[ECHO])
         return _failed(run, _after(node, echo), None, node, echo=echo)
     if gone and run.state in (RunState.STARTING, RunState.RUNNING):
-        again = run.attempt < run.max_restarts
+        again = may_restart(run)
         run = replace(run, state=RunState.RESTARTING if again else RunState.STOPPING)
         return _failed(run, f"node {node} was lost", None, node)
     return run
@@ -116,7 +131,7 @@ def _after(node: str, echo: str) -> str:
 def _failed(run: Run, reason: str, rank: int | None, node: str = "", echo: str = "") -> Run:
     """The run with the reason why it fails; in place of an echo that it had before."""
     replaces = ECHO in run.detail
-    detail = {key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)}
+    detail = _without(run.detail, _FAILED, ECHO, MOVED)
     if echo:
         detail[ECHO] = echo
     if run.state is RunState.RESTARTING:
@@ -135,17 +150,55 @@ def _failed(run: Run, reason: str, rank: int | None, node: str = "", echo: str =
     return replace(run, reason=reason, detail=detail)
 
 
-def again(run: Run, world_size: int, nodes: tuple[str, ...]) -> Run:
-    """The next attempt of a run of which a rank has failed."""
+def may_restart(run: Run) -> bool:
+    """Whether a failure of this attempt is not the end of the run."""
+    return run.attempt - run.uncounted < run.max_restarts
+
+
+def moved(run: Run, why: str) -> Run:
+    """The run is to end this attempt and to go on with other devices.
+
+    `why` is told in its log, after "as".
+    """
+    detail = _without(run.detail, _FAILED, ECHO)
+    return replace(
+        run,
+        state=RunState.RESTARTING,
+        reason=why,
+        uncounted=run.uncounted + (MOVED not in detail or run.state is not RunState.RESTARTING),
+        detail={**detail, MOVED: why},
+    )
+
+
+def done(run: Run) -> bool:
+    """Whether a run that was to go on with other devices had come to its own end before."""
+    well = all(exit.code == 0 and exit.origin is Origin.OWN for exit in run.exits)
+    return MOVED in run.detail and is_over(run) and well
+
+
+def suspended(run: Run, request: str) -> Run:
+    """The run without devices, until the request has some again."""
+    return replace(run, awaits=request, exits=())
+
+
+def resumed(run: Run, lease: str) -> Run:
+    """The run with devices again, of that lease; `again` then starts it."""
+    return replace(run, lease=lease, awaits="", past=tuple(dict.fromkeys((*run.past, *run.nodes))))
+
+
+def again(run: Run, world_size: int, nodes: tuple[str, ...], now: float) -> Run:
+    """The next attempt of a run that is restarting."""
     return replace(
         run,
         state=RunState.STARTING,
         attempt=run.attempt + 1,
         world_size=world_size,
         nodes=nodes,
+        past=tuple(node for node in run.past if node not in nodes),
+        begun=now,
         exits=(),
         reason="",
-        detail={key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)},
+        detail=_without(run.detail, _FAILED, ECHO),
     )
 
 
@@ -154,7 +207,7 @@ def told_to_stop(run: Run, reason: str, lost_node: str = "", *, preempted: bool 
     if run.state is RunState.STOPPING:
         return run
     # What failed before is history: this attempt was over for it.
-    detail = {key: value for key, value in run.detail.items() if key not in (ECHO, *_FAILED)}
+    detail = _without(run.detail, _FAILED, ECHO, MOVED)
     if lost_node:
         detail[FAILED_NODE] = lost_node
     if preempted:
@@ -174,12 +227,14 @@ def ended(run: Run, now: float) -> Run:
     elif run.state is RunState.STOPPING:
         state = RunState.STOPPED
     else:
-        state = RunState.SUCCEEDED
+        return replace(run, state=RunState.SUCCEEDED, ended=now, reason="")
     return replace(run, state=state, ended=now)
 
 
-def last_failure(run: Run) -> str:
-    """Why the attempt before this one has failed, a sentence."""
+def why_again(run: Run) -> str:
+    """Why there is another attempt than the first, a sentence."""
+    if MOVED in run.detail:
+        return str(run.detail[MOVED])
     failures = run.detail.get(FAILURES, ())
     return str(failures[-1]["reason"]) if failures else ""
 
@@ -187,6 +242,10 @@ def last_failure(run: Run) -> str:
 def live(run: Run) -> bool:
     """Whether the run has not ended."""
     return run.state in LIVE
+
+
+def _without(detail: dict[str, Any], keys: frozenset[str], *more: str) -> dict[str, Any]:
+    return {key: value for key, value in detail.items() if key not in keys and key not in more}
 
 
 def _sentence(exit: RankExit) -> str:

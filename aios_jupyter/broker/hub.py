@@ -85,6 +85,8 @@ class Hub:
             min_run=settings.preempt_after,
             preempt_grace=settings.preempt_grace,
             rejoin_grace=settings.rejoin_grace,
+            grow_after=settings.grow_after,
+            grow_interval=settings.grow_interval,
             warn_before=settings.warn_before,
             end_grace=settings.end_grace,
             idle_grace=settings.idle_grace,
@@ -146,27 +148,36 @@ class Hub:
                     self._announce(request, lease, told)
                 case ev.RequestEnded(request=request):
                     self._tell_session(request.session, "request.ended", request)
-                case ev.EndLease(lease=identity, nodes=nodes, reason=reason, grace=grace):
-                    end = msg.LeaseEnd(lease=identity, reason=reason, grace=grace)
-                    self.tell_nodes(nodes, "lease.end", end)
+                case ev.EndLease() as told_to_end:
+                    end = msg.LeaseEnd(
+                        lease=told_to_end.lease,
+                        reason=told_to_end.reason,
+                        grace=told_to_end.grace,
+                        keep=told_to_end.keep,
+                    )
+                    self.tell_nodes(told_to_end.nodes, "lease.end", end)
                 case ev.LeaseEnded(lease=lease):
                     end = msg.LeaseEnd(lease=lease.id, reason=lease.reason, confirm=False)
                     self.tell_nodes(nodes_of(lease), "lease.end", end, within=SOON)
                     self._tell_session(lease.session, "lease.ended", lease)
-                case ev.StopRun(run=run, nodes=nodes, reason=reason):
+                case ev.StopRun(run=run, nodes=nodes, reason=reason, grace=grace):
                     stop = msg.RunStop(
                         run=run.id,
                         reason=reason,
                         attempt=run.attempt,
                         restart=run.state is RunState.RESTARTING,
+                        grace=grace,
                     )
                     self.tell_nodes(nodes, "run.stop", stop)
+                case ev.Moved(run=run, nodes=nodes):
+                    token = self.token(self.state.leases[run.lease])
+                    self.tell_nodes(nodes, "run.moved", msg.RunMoved(run=run, token=token))
                 case ev.MeetAgain(run=run, node=node):
                     self.tell_nodes((node,), "run.again", self._again(run))
                 case ev.StartAgain(run=run, address=address, port=port):
                     self.tell_nodes(run.nodes, "run.again", self._again(run, address, port))
                 case ev.RunEnded(run=run):
-                    self.tell_nodes(run.nodes, "run.over", over(run))
+                    self.tell_nodes({*run.nodes, *run.past}, "run.over", over(run))
                     self._tell_session(run.session, "run.ended", run)
                 case ev.Handed(lease=lease):
                     nodes = tuple({slot.node for slot in lease.slots})
@@ -226,7 +237,13 @@ class Hub:
         return msg.RunAgain(
             run=run,
             slots=self.state.leases[run.lease].slots[: run.world_size],
-            reason=gang.last_failure(run),
+            reason=gang.why_again(run),
+            moved=gang.MOVED in run.detail,
+            sources=tuple(
+                self.state.nodes[node].address
+                for node in run.past
+                if node in self.agents and node in self.state.nodes
+            ),
             address=address,
             port=port,
         )

@@ -164,13 +164,17 @@ class Leasing(Allotting):
     ) -> None:
         """Begin the end of a lease; it is over at once when no processes can be left.
 
-        The request of a session's lease that is `preempted` then waits again.
+        The request of a session's lease that is `preempted` then waits again, and so does that of one
+        whose runs go on under the next.
         """
         if lease.state is LeaseState.ENDING:
             if self._comes_back(lease):
                 self._end_request(self.requests[lease.request], reason)
+                for id in self._live.get(lease.id, ()):
+                    self._put("run", id, gang.told_to_stop(self.runs[id], reason))
             return
-        if preempted and lease.scope is Scope.SESSION:
+        resumes = preempted and self._goes_on(lease)
+        if resumes or (preempted and lease.scope is Scope.SESSION):
             ran = max(0.0, self._now - lease.granted)
             request = replace(
                 self.requests[lease.request],
@@ -181,10 +185,16 @@ class Leasing(Allotting):
         else:
             self._end_request(self.requests[lease.request], reason)
         for id in self._live.get(lease.id, ()):
-            told = gang.told_to_stop(self.runs[id], reason, lost_node, preempted=preempted)
-            self._put("run", id, told)
+            run = self.runs[id]
+            told = gang.told_to_stop(run, reason, lost_node, preempted=preempted)
+            self._put("run", id, gang.moved(run, reason) if resumes else told)
         lease = replace(
-            lease, state=LeaseState.ENDING, reason=reason, grace=grace, preempted=preempted
+            lease,
+            state=LeaseState.ENDING,
+            reason=reason,
+            grace=grace,
+            preempted=preempted,
+            resumes=resumes,
         )
         self._audit("lease ended", lease.user, lease=lease.id, reason=reason)
         owner = self.sessions.get(lease.session)
@@ -200,8 +210,14 @@ class Leasing(Allotting):
         connected = tuple(sorted(node for node in waiting if self.fleet.up(node)))
         if connected:
             self._out.append(
-                ev.EndLease(lease=lease.id, nodes=connected, reason=reason, grace=grace)
+                ev.EndLease(
+                    lease=lease.id, nodes=connected, reason=reason, grace=grace, keep=resumes
+                )
             )
+
+    def _goes_on(self, lease: Lease) -> bool:
+        """Whether the runs of a lease that is preempted go on under the next one of its request."""
+        return False
 
     def _comes_back(self, lease: Lease) -> bool:
         """Whether the request of a lease that ends is to wait again."""
@@ -234,10 +250,22 @@ class Leasing(Allotting):
         for slot in lease.slots:
             self.fleet.unhold(slot, lease.id)
         for id in list(self._live.get(lease.id, ())):
-            self._end_run(self.runs[id])
+            self._leave(self.runs[id], lease)
         self._out.append(ev.LeaseEnded(lease=lease))
         if self._comes_back(lease):
             self._requeue(self.requests[lease.request])
+
+    def _leave(self, run: Run, lease: Lease) -> None:
+        """A run has lost its lease."""
+        self._end_run(run)
+
+    def _awaited(self, request: Request) -> bool:
+        """Whether a run waits for the request's lease, so that it outlives its session."""
+        return False
+
+    def _keeps_runs(self, lease: str) -> bool:
+        """Whether runs of a lease that is over are still to go on."""
+        return False
 
     def _requeue(self, request: Request) -> None:
         """A request waits again, at the place that its age gives it."""
@@ -295,7 +323,8 @@ class Leasing(Allotting):
         for id in list(self._open.get(session, ())):
             request = self.requests[id]
             if request.state is RequestState.QUEUED:
-                self._end_queued(request, reason)
+                if not self._awaited(request):
+                    self._end_queued(request, reason)
             elif self.leases[request.lease].scope not in APART:
                 self._end(self.leases[request.lease], reason)
             elif (self._unused_deadline(request.lease) or math.inf) <= self._now:

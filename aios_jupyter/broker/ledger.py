@@ -207,10 +207,10 @@ class Ledger:
         for request in self.requests.values():
             self._load_request(request)
         for run in sorted(self.runs.values(), key=lambda run: run.ended or 0.0):
-            if gang.live(run):
-                self._live.setdefault(run.lease, {})[run.id] = None
-            else:
+            if not gang.live(run):
                 self._ended_runs.append(run.id)
+            elif not run.awaits:
+                self._live.setdefault(run.lease, {})[run.id] = None
 
     def _load_request(self, request: Request) -> None:
         if request.state is RequestState.ENDED:

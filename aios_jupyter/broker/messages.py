@@ -222,10 +222,11 @@ class RunReport(Struct, frozen=True, kw_only=True):
 
 
 class RankReport(Struct, frozen=True, kw_only=True):
-    """A rank has ended."""
+    """A rank has ended; `final`: no node is left that could start it again."""
 
     run: str
     exit: RankExit
+    final: bool = False
 
 
 class RunMet(Struct, frozen=True, kw_only=True):
@@ -263,36 +264,52 @@ class Records(Struct, frozen=True, kw_only=True):
 class LeaseEnd(Struct, frozen=True, kw_only=True):
     """To an agent: end all processes of this lease and, where asked to `confirm`, say `node.gone`.
 
-    `grace` (s) is between SIGTERM and SIGKILL, None the agent's own `stop_grace`.
+    `grace` (s) is between SIGTERM and SIGKILL, None the agent's own `stop_grace`. With `keep` the runs
+    of the lease go on under another one: their code stays.
     """
 
     lease: str
     reason: str = ""
     confirm: bool = True
     grace: float | None = None
+    keep: bool = False
 
 
 class RunStop(Struct, frozen=True, kw_only=True):
-    """To an agent: end the ranks of this run; `restart`: those of this attempt alone."""
+    """To an agent: end the ranks of this run; `restart`: those of this attempt alone.
+
+    `grace` is as in `LeaseEnd`.
+    """
 
     run: str
     reason: str = ""
     attempt: int = 0
     restart: bool = False
+    grace: float | None = None
 
 
 class RunAgain(Struct, frozen=True, kw_only=True):
     """To an agent: start the ranks again, to meet at that port; without one, open it and tell.
 
-    `slots` are the devices of the run's attempt, one for each rank; `reason` is why the one before
-    has failed. An agent that has no part of the run yet asks those of the other slots for it.
+    `slots` are the devices of the run's attempt, one for each rank; `reason` is why there is another
+    than the one before, and `moved` says that it had not failed. An agent that has no part of the run
+    yet asks those of the other slots for it, and those at the addresses `sources`, which had it before.
     """
 
     run: Run
     slots: tuple[Slot, ...]
     reason: str = ""
+    moved: bool = False
+    sources: tuple[str, ...] = ()
     address: str = ""
     port: int = 0
+
+
+class RunMoved(Struct, frozen=True, kw_only=True):
+    """To an agent that had this run: it is on other nodes now, which may get it by that token."""
+
+    run: Run
+    token: str
 
 
 class RunOver(Struct, frozen=True, kw_only=True):

@@ -148,7 +148,8 @@ class Nodes:
     def _exit(self, connection: Connection, report: msg.RankReport) -> None:
         run = self._hub.state.runs.get(report.run)
         if run and connection.context.node in run.nodes:
-            self._hub.handle(ev.RankExited(run=report.run, exit=report.exit))
+            exited = ev.RankExited(run=report.run, exit=report.exit, final=report.final)
+            self._hub.handle(exited)
             run = self._hub.state.runs.get(report.run)
         # It may wait for a word that was lost with an earlier connection.
         if run is None:

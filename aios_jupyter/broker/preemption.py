@@ -190,6 +190,8 @@ class Preempting(Timing):
         reason = f"preempted by request {request.id} of {request.user}, {why}; "
         if lease.scope is Scope.SESSION:
             reason += f"request {lease.request} waits again for its devices"
+        elif self._goes_on(lease):
+            reason += f"it goes on when request {lease.request} has devices again"
         else:
             reason += "run it again to wait for devices anew"
         self._audit("preempted", lease.user, lease=lease.id, by=request.id, user=request.user)

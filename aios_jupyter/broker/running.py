@@ -5,7 +5,8 @@ those on nodes that are out of reach left aside where one of the others has. The
 the same devices. Where the run may have fewer ranks (its lease was asked for as a range, and it
 uses all of it), a node that does not come back within `rejoin_grace` is left out, and its devices
 are the lease's no more; and where nobody waits for free devices, as many are taken as the run may
-have, on nodes that have its checkpoints.
+have, on nodes that have its checkpoints (`growing` restarts it for them, `suspending` has it go on
+under another lease).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import AccessError, NotFoundError, UsageError
-from ..schema import Lease, LeaseState, Placement, Run, RunState
+from ..schema import Lease, LeaseState, Placement, Run, RunState, Slot
 from . import events as ev
 from . import gang
 from .checks import check_active, check_owner
@@ -89,7 +90,7 @@ class Running(Preempting):
     def _rank_exited(self, event: ev.RankExited) -> None:
         run = self.runs.get(event.run)
         rank = event.exit.rank
-        if run is None or not gang.live(run) or not 0 <= rank < run.world_size:
+        if run is None or not gang.live(run) or not 0 <= rank < run.world_size or run.awaits:
             return
         if event.exit.attempt != run.attempt or any(exit.rank == rank for exit in run.exits):
             return
@@ -105,11 +106,16 @@ class Running(Preempting):
         """End an attempt that is over, or see to it that it comes to its end."""
         if not self._attempt_over(run):
             if not told:
-                self._out.append(ev.StopRun(run=run, nodes=run.nodes, reason=run.reason))
-        elif run.state is RunState.RESTARTING:
+                self._stop_ranks(run, run.nodes)
+        elif run.state is RunState.RESTARTING and not gang.done(run):
             self._regroup(run)
         else:
             self._end_run(run)
+
+    def _stop_ranks(self, run: Run, nodes: tuple[str, ...]) -> None:
+        # Those that nothing is wrong with may keep what they have.
+        grace = self.preempt_grace if gang.MOVED in run.detail else None
+        self._out.append(ev.StopRun(run=run, nodes=nodes, reason=run.reason, grace=grace))
 
     def _attempt_over(self, run: Run) -> bool:
         if gang.is_over(run):
@@ -151,6 +157,9 @@ class Running(Preempting):
             lease = self._without(lease, lost)
         else:
             lease = self._with_more(run, lease)
+        self._start_again(run, lease)
+
+    def _start_again(self, run: Run, lease: Lease) -> None:
         slots = lease.slots[: run.most or run.world_size]
         nodes = tuple(dict.fromkeys(slot.node for slot in slots))
         self._audit(
@@ -161,8 +170,10 @@ class Running(Preempting):
             ranks=len(slots),
             reason=run.reason,
         )
-        run = gang.again(run, len(slots), nodes)
+        run = gang.again(run, len(slots), nodes, self._now)
         self._put("run", run.id, run)
+        if run.past:
+            self._out.append(ev.Moved(run=run, nodes=run.past))
         self._out.append(ev.MeetAgain(run=run, node=nodes[0]))
 
     def _met(self, event: ev.Met) -> None:
@@ -171,18 +182,21 @@ class Running(Preempting):
             self._out.append(ev.StartAgain(run=run, address=event.address, port=event.port))
 
     def _lost_nodes(self, run: Run) -> set[str]:
-        slots = self.leases[run.lease].slots[: run.world_size]
+        """Nodes out of reach that its next attempt would be on."""
+        slots = self.leases[run.lease].slots[: run.most or run.world_size]
         return {slot.node for slot in slots if not self.fleet.up(slot.node)}
 
     def _can_do_without(self, run: Run, lost: set[str]) -> bool:
         """Whether a run can go on without some of its nodes."""
         left = [slot for slot in self.leases[run.lease].slots if slot.node not in lost]
-        return run.least < run.world_size and len(left) >= max(1, run.least)
+        return run.least < run.most and len(left) >= max(1, run.least)
 
     def _rejoin_deadline(self, id: str) -> float | None:
         """When a run that waits for lost nodes goes on without them; None: it does not."""
         run = self.runs.get(id)
-        if run is None or run.state is not RunState.RESTARTING or not self._attempt_over(run):
+        if run is None or run.state is not RunState.RESTARTING or run.awaits:
+            return None
+        if not self._attempt_over(run):
             return None
         lost = self._lost_nodes(run)
         if not lost or not self._can_do_without(run, lost):
@@ -206,17 +220,33 @@ class Running(Preempting):
         return self._changed(lease, replace(lease, slots=kept), "lease shrunk")
 
     def _with_more(self, run: Run, lease: Lease) -> Lease:
-        """Take free devices for a lease that has fewer than its run may use, if nobody waits."""
+        """Take free devices for a lease that has fewer than its run may use, if nobody waits.
+
+        Devices of a node come to stand together, as its ranks have to.
+        """
+        found = self._more_for(run, lease)
+        slots = (*lease.slots, *found)
+        order = list(dict.fromkeys(slot.node for slot in slots))
+        slots = tuple(sorted(slots, key=lambda slot: order.index(slot.node)))
+        if slots == lease.slots:
+            return lease
+        for slot in found:
+            self.fleet.hold(slot, lease.id)
+        what = "lease grown" if found else "lease put in order"
+        return self._changed(lease, replace(lease, slots=slots), what)
+
+    def _more_for(self, run: Run, lease: Lease) -> tuple[Slot, ...]:
+        """The free devices that a run may take beside those that it has; none where anybody waits."""
         missing = run.most - len(lease.slots)
         pool = self.fleet.pool_of_slot(lease.slots[0])
         if missing <= 0 or self._queue.head(pool) is not None:
-            return lease
+            return ()
         self._charge(lease, -1)
         allowed = self._quotas.room(lease.queue, lease.user, pool).allowed - len(lease.slots)
         self._charge(lease, +1)
         most = int(min(missing, allowed))
         if most <= 0:
-            return lease
+            return ()
         request = self.requests[lease.request]
         left = None if lease.expires is None else max(0.0, lease.expires - self._now)
         stock = self.fleet.branch()
@@ -225,14 +255,7 @@ class Running(Preempting):
         if not run.checkpoints or request.placement is Placement.NODE:
             elsewhere = [node for id, node in self.nodes.items() if id not in near]
             self._set_aside(stock, (device.id for node in elsewhere for device in node.devices))
-        found = stock.pick(pool, demand_of(request)._replace(least=1, most=most))
-        if not found:
-            return lease
-        for slot in found:
-            self.fleet.hold(slot, lease.id)
-        order = list(dict.fromkeys(slot.node for slot in (*lease.slots, *found)))
-        slots = tuple(sorted((*lease.slots, *found), key=lambda slot: order.index(slot.node)))
-        return self._changed(lease, replace(lease, slots=slots), "lease grown")
+        return stock.pick(pool, demand_of(request)._replace(least=1, most=most)) or ()
 
     def _changed(self, before: Lease, lease: Lease, what: str) -> Lease:
         """A lease has other devices than before."""
@@ -268,16 +291,15 @@ class Running(Preempting):
             elif self._attempt_over(run):
                 self._proceed(run, told=True)
             elif run.lease in held:
-                self._out.append(ev.StopRun(run=run, nodes=(node,), reason=run.reason))
+                self._stop_ranks(run, (node,))
 
     def _survives(self, lease: Lease, node: str) -> bool:
         """Whether a lease can lose a node: all its runs there may go on with fewer ranks."""
         runs = [self.runs[id] for id in self._live.get(lease.id, ())]
-        runs = [run for run in runs if node in run.nodes]
         return bool(runs) and all(
             self._can_do_without(run, self._lost_nodes(run))
             and run.state is not RunState.STOPPING
-            and (run.attempt < run.max_restarts or run.state is RunState.RESTARTING)
+            and (gang.may_restart(run) or run.state is RunState.RESTARTING)
             for run in runs
         )
 

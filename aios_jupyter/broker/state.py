@@ -30,10 +30,10 @@ from .ledger import nodes_of
 from .measures import Measuring
 from .policy import Pool
 from .refusal import refusal
-from .running import Running
+from .suspending import Suspending
 
 
-class State(Measuring, Running):
+class State(Measuring, Suspending):
     """All that the broker knows and decides.
 
     Parameters
@@ -50,8 +50,8 @@ class State(Measuring, Running):
         have granted end.
     policy
         What orders the queue until an admin chooses another.
-    min_run, preempt_grace, rejoin_grace
-        Those of `Preempting` and `Running`.
+    min_run, preempt_grace, rejoin_grace, grow_after, grow_interval
+        Those of `Preempting`, `Running` and `Growing`.
     warn_before, end_grace, idle_grace, reserve_limit
         Those of `Timing` and `Bookings`.
     """
@@ -67,6 +67,8 @@ class State(Measuring, Running):
         min_run: float = 60.0,
         preempt_grace: float = 30.0,
         rejoin_grace: float = 10.0,
+        grow_after: float = 60.0,
+        grow_interval: float = 600.0,
         warn_before: float = 300.0,
         end_grace: float = 30.0,
         idle_grace: float = 300.0,
@@ -82,6 +84,8 @@ class State(Measuring, Running):
             min_run=min_run,
             preempt_grace=preempt_grace,
             rejoin_grace=rejoin_grace,
+            grow_after=grow_after,
+            grow_interval=grow_interval,
             warn_before=warn_before,
             end_grace=end_grace,
             idle_grace=idle_grace,
@@ -169,6 +173,7 @@ class State(Measuring, Running):
             self._clock_back()
             self._latest = self._now
         self._deadlines.fire(self._now)
+        self._look_for_room()
         self._keep_counts()
 
     # --- sessions
@@ -319,7 +324,11 @@ class State(Measuring, Running):
                 self._waiting_for[lease.id].add(node.id)
                 self._out.append(
                     ev.EndLease(
-                        lease=lease.id, nodes=(node.id,), reason=lease.reason, grace=lease.grace
+                        lease=lease.id,
+                        nodes=(node.id,),
+                        reason=lease.reason,
+                        grace=lease.grace,
+                        keep=lease.resumes,
                     )
                 )
             else:
@@ -349,7 +358,8 @@ class State(Measuring, Running):
             devices = record.devices if record else [device.id for device in node.devices]
             self.fleet.block(devices, id)
             reason = "it holds nothing on this node"
-            self._out.append(ev.EndLease(lease=id, nodes=(node.id,), reason=reason))
+            keep = self._keeps_runs(id)
+            self._out.append(ev.EndLease(lease=id, nodes=(node.id,), reason=reason, keep=keep))
 
     def _node_lost(self, event: ev.NodeLost) -> None:
         if not self.fleet.up(event.node):

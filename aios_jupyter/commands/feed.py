@@ -87,6 +87,8 @@ class Feed:
         that cannot be measured.
     restarts
         How often it was started again after a failure.
+    data
+        Datasets that it has read, as `name@version`.
     """
 
     def __init__(self, run: str, name: str, world_size: int, started: float) -> None:
@@ -105,6 +107,7 @@ class Feed:
         self.error: dict[str, Any] | None = None
         self.exits: dict[int, dict[str, Any]] = {}
         self.restarts = 0
+        self.data: dict[str, None] = {}
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take one event; kinds that a newer version may send are passed over."""
@@ -124,8 +127,11 @@ class Feed:
                 self.exits[rank] = dict(event)
             case "usage":
                 self.usage[rank] = (event.get("utilization"), event.get("memory"))
+            case "data":
+                self.data[str(event["ref"])] = None
             case "restart":
-                self.restarts, self.error = int(event["attempt"]), None
+                restarts = int(event.get("restarts", event["attempt"]))
+                self.restarts, self.error = max(self.restarts, restarts), None
                 self.world_size = int(event.get("world_size") or self.world_size)
                 self.exits.clear()
                 self.usage.clear()
@@ -190,6 +196,8 @@ class Feed:
         parts = [f"{self.run} {self.state}", where, format_duration(self.seconds(now))]
         if self.restarts:
             parts.append(f"{self.restarts} restarts" if self.restarts > 1 else "1 restart")
+        if self.data:
+            parts.append(f"reads {', '.join(self.data)}")
         usage = self.usage_text() if self.live else ""
         parts += [text for text in (self.progress_text(), self.metrics_text(), usage) if text]
         return " · ".join(parts)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import ConflictError, NotFoundError, UsageError
+from ..runs import events
 from .entries import ENCRYPTED, Entry, check_name, is_name, looks_like_path
 from .records import Records
 
@@ -307,7 +308,7 @@ class Catalog(Records):
         from . import cache
         from .tables import frame
 
-        return frame(cache.local(entry).url, entry.format)
+        return frame(cache.local(readable(entry)).url, entry.format)
 
     def _refs(self, sources: str | Entry | Iterable[str | Entry]) -> tuple[str, ...]:
         """Lineage as it is stored: a known name gets the version it has now."""
@@ -371,11 +372,14 @@ def _entry(url: str, form: str, description: Description, content: Content) -> E
 
 
 def readable(entry: Entry) -> Entry:
-    """The entry itself, or a sentence where its data is encrypted."""
+    """The entry itself, or a sentence where its data is encrypted. A run's record names what it reads."""
     if entry.format == ENCRYPTED:
         raise UsageError(
             f"'{entry.name}' is encrypted; who has a key reads it after: aios data decrypt {entry.name}"
         )
+    channel = events.channel()
+    if channel is not None:
+        channel.data(entry.ref, entry.url)
     return entry
 
 

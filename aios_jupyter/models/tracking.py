@@ -32,6 +32,7 @@ GIVE_UP = 600.0
 THINNED = 0.5
 BATCH = 500
 LONGEST = 490
+LONGEST_DIGEST = 36
 TAG = "aios."
 RUN_TAG = f"{TAG}run"
 _STATES = {"succeeded": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
@@ -62,6 +63,9 @@ class TrackedRun:
         self._last: dict[str, tuple[float, float, int]] = {}
         self._told: dict[str, float] = {}
         self._counts: dict[str, int] = {}
+        # Datasets by `name@version`, with their URLs: all, and those that are to be told.
+        self._data: dict[str, str] = {}
+        self._new_data: dict[str, str] = {}
         self._wait_until = 0.0
         self._failing_since: float | None = None
 
@@ -90,7 +94,7 @@ class TrackedRun:
 
         end = self._ending()
         self._read(last=end is not None)
-        if self._id and not self._kept and end is None:
+        if self._id and not self._kept and not self._new_data and end is None:
             return False
         with _as_the_user(self._facts), registry() as client:
             if not self._id:
@@ -146,6 +150,8 @@ class TrackedRun:
                 if event["type"] == "metrics" and event["rank"] == 0:
                     for name, value in event["values"].items():
                         self._value(name, value, event)
+                elif event["type"] == "data" and event["ref"] not in self._data:
+                    self._data[event["ref"]] = self._new_data[event["ref"]] = event["url"]
                 elif event["type"] == "usage":
                     for name in ("utilization", "memory"):
                         if event[name] is not None:
@@ -179,6 +185,29 @@ class TrackedRun:
                 ],
             )
             del self._kept[:BATCH]
+        if self._new_data:
+            self._log_data(client)
+
+    def _log_data(self, client: MlflowClient) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client.set_tag(self._id, f"{TAG}data", ", ".join(self._data)[:LONGEST])
+        inputs = []
+        for ref, url in self._new_data.items():
+            name, _, version = ref.rpartition("@")
+            inputs.append(
+                DatasetInput(
+                    dataset=Dataset(
+                        name=name[:LONGEST],
+                        digest=version[:LONGEST_DIGEST],
+                        source_type="uri",
+                        source=json.dumps({"uri": url}),
+                    ),
+                    tags=[InputTag("mlflow.data.context", "training")],
+                )
+            )
+        client.log_inputs(self._id, inputs)
+        self._new_data.clear()
 
     def _close(self, client: MlflowClient, end: dict[str, Any]) -> None:
         if end["reason"]:

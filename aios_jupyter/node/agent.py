@@ -183,6 +183,7 @@ class Agent:
             ),
             "run.stop": (msg.RunStop, self._stop_run),
             "run.again": (msg.RunAgain, lambda _, again: self.runs.again(again)),
+            "run.moved": (msg.RunMoved, lambda _, moved: self.runs.moved(moved)),
             "run.over": (msg.RunOver, lambda _, over: self._run_over(over)),
             "revoked": (msg.Serials, lambda _, body: self._revoked.keep(body.serials)),
             "shutdown": (Any, lambda _, body: self.stopping.set()),
@@ -241,7 +242,7 @@ class Agent:
 
     async def _stop_run(self, _: Connection, stop: msg.RunStop) -> None:
         if stop.restart:
-            await self.runs.end_attempt(stop.run, stop.attempt)
+            await self.runs.end_attempt(stop.run, stop.attempt, stop.grace)
         else:
             await self.runs.stop(stop.run, stop.reason, stop.attempt)
 
@@ -263,7 +264,8 @@ class Agent:
     async def _end_lease(self, end: msg.LeaseEnd) -> None:
         grant = self._grants.pop(end.lease, None)
         grace = settings().stop_grace if end.grace is None else end.grace
-        await self.runs.end_lease(end.lease, end.reason or "the lease ended", grace)
+        reason = end.reason or "the lease ended"
+        await self.runs.end_lease(end.lease, reason, grace, keep=end.keep)
         if grant is not None:
             await kernels.vacate(grant, self.name, self.machine, self._usage, grace)
         if end.confirm:

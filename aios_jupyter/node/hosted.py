@@ -18,7 +18,8 @@ class Hosted:
     """One run on this machine.
 
     One that may be restarted rests between the end of its ranks and the broker's word: `again` starts
-    the next attempt, `over` says that there is none.
+    the next attempt, `over` says that there is none. Meanwhile it may lose its lease, and go on under
+    another one, here or elsewhere: `token` then admits the nodes that get it from here.
     """
 
     def __init__(self, run: Run, ranks: tuple[int, ...], directory: Path) -> None:
@@ -30,6 +31,7 @@ class Hosted:
         self.values = Values(directory)
         self.attempt = 0
         self.resting = False
+        self.token = ""
         self.called: msg.RunAgain | None = None
         self.exits: tuple[RankExit, ...] = ()
         self.listener: socket.socket | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -18,21 +17,19 @@ from typing import Any
 
 from ..broker import messages as msg
 from ..config import settings
-from ..errors import AccessError, ClusterError, ConflictError, NotFoundError
+from ..errors import ClusterError, ConflictError, NotFoundError
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
 from ..schema import Origin, Progress, RankExit, Run, RunState, Usage
 from .hosted import Hosted
-from .member import RankProcess
+from .kept import ID, KeptRuns
+from .member import Before, RankProcess
 from .memory import Values
 from .ranks import EventReader, LocalGang, bind_port
 from .zygotes import Zygotes
 
 log = logging.getLogger("aios.node")
 
-# Ids and names that come from outside become paths: nothing leads out of a run's directory.
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 ANNOUNCE_TIMEOUT = 10.0
 # What an endpoint says of itself, by the names in its run's detail.
 DETAIL = ("url", "model", "version", "alerts")
@@ -43,7 +40,7 @@ BATCH_BYTES = 1024 * 1024
 Report = Callable[[str, Any, bool], None]
 
 
-class Hosting:
+class Hosting(KeptRuns):
     """All runs of this node, with one attempt each; `restarts.HostedRuns` starts them again.
 
     Parameters
@@ -76,8 +73,7 @@ class Hosting:
         report: Report,
         zygotes: Zygotes | None = None,
     ) -> None:
-        self.directory = directory
-        self.node = node
+        super().__init__(directory, node)
         self.host = host
         self._report = report
         self._zygotes = zygotes
@@ -90,7 +86,8 @@ class Hosting:
 
     def held(self) -> tuple[str, ...]:
         """Leases for which there are processes here."""
-        return tuple({hosted.run.lease for hosted in self._runs.values() if hosted.live})
+        runs = [hosted for hosted in self._runs.values() if hosted.live and not hosted.resting]
+        return tuple({hosted.run.lease for hosted in runs})
 
     def live(self) -> tuple[str, ...]:
         """Runs that this agent has not seen the end of."""
@@ -190,16 +187,11 @@ class Hosting:
                 self._never_started(hosted, reason)
             await hosted.ended.wait()
 
-    async def end_attempt(self, run: str, attempt: int) -> None:
-        """End the ranks of an attempt, as one on another node has failed."""
+    async def end_attempt(self, run: str, attempt: int, grace: float | None = None) -> None:
+        """End the ranks of an attempt: one on another node has failed, or there are to be others."""
         hosted = self._runs.get(run)
         if hosted and hosted.gang and hosted.attempt == attempt and hosted.live:
-            await hosted.gang.stop(settings().stop_grace)
-
-    async def end_lease(self, lease: str, reason: str, grace: float | None = None) -> None:
-        """End every run of a lease and confirm it."""
-        runs = [i for i, hosted in self._runs.items() if hosted.run.lease == lease]
-        await asyncio.gather(*(self.stop(run, reason, grace=grace) for run in runs))
+            await hosted.gang.stop(settings().stop_grace if grace is None else grace)
 
     async def stop_all(self, reason: str) -> None:
         """End every run, which says this of its ranks."""
@@ -237,10 +229,8 @@ class Hosting:
             self._never_started(hosted, f"its ranks could not be started: {error}")
             raise ConflictError(f"The ranks could not be started: {error}.") from error
 
-    async def _begin(
-        self, hosted: Hosted, order: StartRun, before: tuple[int, str, int] | None = None
-    ) -> None:
-        """Start an attempt; `before` is as for `LocalGang`."""
+    async def _begin(self, hosted: Hosted, order: StartRun, before: Before | None = None) -> None:
+        """Start an attempt; `before` is that which it follows."""
         hosted.attempt = order.rendezvous.attempt
         hosted.resting = False
         hosted.gang = LocalGang(
@@ -274,9 +264,8 @@ class Hosting:
         exits = await gang.wait()
         self._summarize(hosted)
         hosted.exits = tuple(sorted(exits, key=lambda exit: (exit.code == 0, exit.time)))
-        hosted.resting = (
-            hosted.order is not None and hosted.attempt < hosted.order.spec.max_restarts
-        )
+        # Whether this attempt was the last one is for the broker to say.
+        hosted.resting = hosted.order is not None and hosted.order.spec.max_restarts > 0
         self._report_exits(hosted)
         if not hosted.resting:
             hosted.values.close()
@@ -308,10 +297,19 @@ class Hosting:
         self._refuse(hosted.run, hosted.ranks, reason, hosted.attempt)
         self._spawn(self._notify(hosted))
 
-    def _refuse(self, run: Run, ranks: tuple[int, ...], reason: str, attempt: int = 0) -> None:
+    def _refuse(
+        self,
+        run: Run,
+        ranks: tuple[int, ...],
+        reason: str,
+        attempt: int = 0,
+        *,
+        final: bool = False,
+    ) -> None:
         for rank in ranks:
             exit = RankExit(rank=rank, code=-15, time=time.time(), reason=reason, attempt=attempt)
-            self._report("node.exit", msg.RankReport(run=run.id, exit=exit), True)
+            report = msg.RankReport(run=run.id, exit=exit, final=final)
+            self._report("node.exit", report, True)
 
     # --- events
 
@@ -327,6 +325,12 @@ class Hosting:
                     )
                 case "metrics" if event["rank"] == 0:
                     hosted.summary.setdefault("metrics", {}).update(event["values"])
+                case "checkpoint":
+                    report = msg.RunReport(run=hosted.run.id, detail={"checkpoint": event["step"]})
+                    self._report("node.run", report, True)
+                case "data":
+                    report = msg.RunReport(run=hosted.run.id, detail={"data": [event["ref"]]})
+                    self._report("node.run", report, True)
                 case "endpoint" | "alerts":
                     detail = {key: event[key] for key in DETAIL if key in event}
                     report = msg.RunReport(run=hosted.run.id, detail=detail)
@@ -361,6 +365,9 @@ class Hosting:
         async with hosted.changed:
             hosted.changed.notify_all()
 
+    async def _here(self, run: str) -> None:
+        """Wait for a run that is on its way from another node."""
+
     async def follow(
         self, run: str, seq: int, *, wait: bool
     ) -> AsyncIterator[tuple[list[dict[str, Any]], bool]]:
@@ -368,6 +375,7 @@ class Hosting:
 
         Also for runs of an earlier life of this agent, whose events are all on disk.
         """
+        await self._here(run)
         hosted = self._runs.get(run)
         reader = EventReader(self.directory / run, after=seq)
         while True:
@@ -383,19 +391,6 @@ class Hosting:
             async with hosted.changed:
                 if not hosted.ended.is_set() and not reader.more():
                     await hosted.changed.wait()
-
-    def owner(self, run: str) -> str:
-        """Whose run this is.
-
-        Raises
-        ------
-        NotFoundError
-            This node has no such run.
-        """
-        path = self.directory / run / "run.json"
-        if not ID.fullmatch(run) or not path.exists():
-            raise NotFoundError(f"Node {self.node} has no run {run!r}.")
-        return str(json.loads(path.read_text())["user"])
 
     def values(self, run: str) -> Values | None:
         """The values of a run of this life of the agent."""
@@ -418,23 +413,6 @@ class Hosting:
         if run not in self._runs:
             raise NotFoundError(f"Node {self.node} has no run {run!r}.")
         return self._runs[run]
-
-    def file(self, run: str, name: str) -> Path:
-        """A file in the run's directory.
-
-        Raises
-        ------
-        AccessError
-            The name leads out of it.
-        NotFoundError
-            There is no such file.
-        """
-        if not FILE_NAME.fullmatch(name):
-            raise AccessError(f"{name!r} is not a file of run {run}.")
-        path = self.directory / run / name
-        if path.is_symlink() or not path.is_file():
-            raise NotFoundError(f"Run {run} has no file {name!r} on this node.")
-        return path
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..devices.cpu import usable_cores
 from ..process import process_start
@@ -33,6 +33,34 @@ class Process(Protocol):
 
     def wait(self) -> int:
         """Wait for its end; returns the exit code, negative for a signal."""
+
+
+class Before(NamedTuple):
+    """What the next attempt of a run tells of the one before it.
+
+    Attributes
+    ----------
+    last
+        The number of its last event.
+    reason
+        Why there is another, a sentence without its end.
+    ranks
+        How many it had.
+    restarts
+        How many failures there have been; 0: this attempt follows none.
+    """
+
+    last: int
+    reason: str
+    ranks: int
+    restarts: int
+
+    def sentence(self, now: int, most: int) -> str:
+        """What the log says of the next attempt: with `now` ranks, and `most` restarts at most."""
+        what = f"restart {self.restarts} of at most {most}" if self.restarts else "goes on"
+        if now != self.ranks:
+            what += f", with {now} rank{'s' if now > 1 else ''} for {self.ranks}"
+        return f"{what}, as {self.reason}"
 
 
 class RankProcess:

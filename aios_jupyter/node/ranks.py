@@ -26,7 +26,7 @@ from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
 from ..schema import Origin, RankExit
 from . import reaper, starting
-from .member import KEEP_MEMORY, RankProcess, read_fault, threads_for
+from .member import KEEP_MEMORY, Before, RankProcess, read_fault, threads_for
 from .network import bind_port, interface_of
 from .output import Outputs
 from .spares import ZygoteError
@@ -81,8 +81,7 @@ class LocalGang:
     zygotes
         Where ranks can be forked from; without them each is started anew.
     before
-        The number of the last event of the attempt before this one, why that has failed, and how
-        many ranks it had.
+        The attempt that this one follows.
     pulled
         A file in memory for what rank 0 gives back, -1: it goes to the disk. It is the caller's.
     host
@@ -105,7 +104,7 @@ class LocalGang:
         listen_fd: int | None = None,
         env: dict[str, str] | None = None,
         zygotes: Zygotes | None = None,
-        before: tuple[int, str, int] | None = None,
+        before: Before | None = None,
         pulled: int = -1,
         host: str = "127.0.0.1",
     ) -> None:
@@ -163,10 +162,10 @@ class LocalGang:
         self._loop = asyncio.get_running_loop()
         # The kernel ties a rank to the thread that starts it.
         assert threading.current_thread() is threading.main_thread()
-        last = self._before[0] if self._before else 0
+        last = self._before.last if self._before else 0
         self._outputs = Outputs(EventLog(self._directory), self._on_events, last)
         if self._before and self._specs[0].rank == 0:
-            self._announce_restart(*self._before[1:])
+            self._announce_restart(self._before)
         async with self._starting:
             await self._launch_all()
         for rank in self._ranks:
@@ -174,22 +173,20 @@ class LocalGang:
         if any(rank.failed for rank in self._ranks):
             self._suspect()
 
-    def _announce_restart(self, reason: str, ranks: int) -> None:
-        attempt, most = self._rendezvous.attempt, self._spec.max_restarts
+    def _announce_restart(self, before: Before) -> None:
         self._outputs.event(
             0,
             {
                 "type": "restart",
                 "time": time.time(),
-                "attempt": attempt,
-                "reason": reason,
+                "attempt": self._rendezvous.attempt,
+                "restarts": before.restarts,
+                "reason": before.reason,
                 "world_size": self._spec.world_size,
             },
         )
-        now = self._spec.world_size
-        changed = f", with {now} rank{'s' if now > 1 else ''} for {ranks}" if now != ranks else ""
-        text = f"--- restart {attempt} of at most {most}{changed}, as {reason} ---\n"
-        self._outputs.text(0, "stderr", text)
+        text = before.sentence(self._spec.world_size, self._spec.max_restarts)
+        self._outputs.text(0, "stderr", f"--- {text} ---\n")
 
     async def _launch_all(self) -> None:
         zygotes = self._zygotes
@@ -409,6 +406,8 @@ class LocalGang:
         else:
             assert rank.code is not None
             code, reason, at = rank.code, "", rank.died
+            if code == 0 and not self._ending:
+                origin = Origin.OWN
             if code == STOPPED:
                 code = -signal.SIGTERM
             if code != 0:

@@ -6,19 +6,24 @@ the run has not been gets its code and pushed values from one that has them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..broker import messages as msg
+from ..config import settings
 from ..errors import AiosError
-from ..runs.events import last_number
+from ..runs.events import EventLog, last_number
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous, ranks_on
 from .hosted import Hosted
 from .hosting import Hosting
+from .member import Before
 from .memory import PAYLOAD_FILE
+from .output import Outputs
 from .ranks import bind_port
 
 log = logging.getLogger("aios.node")
@@ -59,6 +64,9 @@ class HostedRuns(Hosting):
             hosted = await self._take_over(again)
         if hosted is None or run.attempt <= hosted.attempt:
             return
+        if hosted.run.lease != run.lease:
+            (hosted.directory / "run.json").write_text(json.dumps(self._facts(run)))
+        hosted.run, hosted.token = run, ""
         hosted.called = again
         if not hosted.resting:
             return
@@ -85,7 +93,7 @@ class HostedRuns(Hosting):
         before = hosted.order
         ranks = ranks_on(self.node, again.slots)
         order = before.__replace__(
-            spec=before.spec.__replace__(world_size=len(again.slots)),
+            spec=before.spec.__replace__(world_size=len(again.slots), lease=again.run.lease),
             ranks=ranks,
             rendezvous=Rendezvous(
                 address=again.address, port=again.port, attempt=again.run.attempt
@@ -94,9 +102,12 @@ class HostedRuns(Hosting):
         hosted.order = order
         hosted.ranks = tuple(rank.rank for rank in ranks)
         hosted.devices = {rank.rank: rank.device for rank in ranks}
-        last = hosted.gang.last_event if hosted.gang else last_number(hosted.directory)
+        last = max(hosted.gang.last_event if hosted.gang else 0, last_number(hosted.directory))
+        restarts = 0 if again.moved else again.run.attempt - again.run.uncounted
         try:
-            await self._begin(hosted, order, (last, again.reason, before.spec.world_size))
+            await self._begin(
+                hosted, order, Before(last, again.reason, before.spec.world_size, restarts)
+            )
         except OSError as error:
             self._never_started(hosted, f"its ranks could not be started again: {error}")
 
@@ -106,6 +117,54 @@ class HostedRuns(Hosting):
         if hosted and hosted.resting:
             self._close(hosted)
             self._spawn(self._notify(hosted))
+
+    # --- between two leases
+
+    async def end_lease(
+        self, lease: str, reason: str, grace: float | None = None, *, keep: bool = False
+    ) -> None:
+        """End every run of a lease and confirm it; with `keep` they rest, to go on under another."""
+        runs = [hosted for hosted in self._runs.values() if hosted.run.lease == lease]
+        ends = (
+            self.leave(hosted, reason, grace)
+            if keep and hosted.gang
+            else self.stop(hosted.run.id, reason, grace=grace)
+            for hosted in runs
+        )
+        await asyncio.gather(*ends)
+
+    async def leave(self, hosted: Hosted, reason: str, grace: float | None) -> None:
+        """End the ranks of a run whose lease ends, and keep what they were started with."""
+        assert hosted.gang is not None
+        hosted.called = None
+        await hosted.gang.stop(settings().stop_grace if grace is None else grace)
+        async with hosted.changed:
+            await hosted.changed.wait_for(lambda: hosted.resting or hosted.ended.is_set())
+        if hosted.resting:
+            # The end of that lease is no longer that of this run.
+            hosted.run = hosted.run.__replace__(lease="")
+            self._note(hosted, f"--- {reason} ---\n")
+
+    def _note(self, hosted: Hosted, text: str, event: dict[str, Any] | None = None) -> None:
+        """Add something to the log of a run that rests, where rank 0 was, and tell followers."""
+        last = last_number(hosted.directory)
+        outputs = Outputs(
+            EventLog(hosted.directory), lambda events: self._heard(hosted, events), last
+        )
+        if 0 in hosted.ranks:
+            outputs.text(0, "stderr", text)
+        if event is not None:
+            outputs.event(0, {"time": time.time(), **event})
+        outputs.close()
+
+    def moved(self, moved: msg.RunMoved) -> None:
+        """A run that rests here is on other nodes now: they may get it, and followers look for them."""
+        hosted = self._runs.get(moved.run.id)
+        if hosted is None or not hosted.resting:
+            return
+        hosted.run, hosted.token = moved.run, moved.token
+        where = ", ".join(moved.run.nodes)
+        self._note(hosted, f"--- it goes on at {where} ---\n", {"type": "moved"})
 
     # --- runs of other nodes
 
@@ -122,9 +181,8 @@ class HostedRuns(Hosting):
                 return None
             order = await self._from_others(again, hosted)
             if order is None:
-                self._refuse(
-                    run, ranks, f"node {self.node} found its code on no other node", run.attempt
-                )
+                reason = f"node {self.node} found its code on no other node"
+                self._refuse(run, ranks, reason, run.attempt, final=True)
                 return None
             hosted.order = order
             hosted.values.take(order)
@@ -133,6 +191,12 @@ class HostedRuns(Hosting):
             return hosted
         finally:
             self._taking_over.discard(run.id)
+            async with self._announcement:
+                self._announcement.notify_all()
+
+    async def _here(self, run: str) -> None:
+        async with self._announcement:
+            await self._announcement.wait_for(lambda: run not in self._taking_over)
 
     def _place_for(self, again: msg.RunAgain, ranks: tuple[int, ...]) -> Hosted | None:
         run = again.run
@@ -142,23 +206,20 @@ class HostedRuns(Hosting):
             # This node may have had the run before; a stranger's files are never taken over.
             path = directory / "run.json"
             known = json.loads(path.read_text()) if path.is_file() else {}
-            if {key: known.get(key) for key in ("user", "lease")} != {
-                "user": run.user,
-                "lease": run.lease,
-            }:
+            if known.get("user") != run.user:
                 self._refuse(
                     run, ranks, f"node {self.node} has files of a run {run.id}", run.attempt
                 )
                 return None
         else:
             directory.mkdir(mode=0o700)
-            (directory / "run.json").write_text(json.dumps(facts))
+        (directory / "run.json").write_text(json.dumps(facts))
         return Hosted(run, ranks, directory)
 
     async def _from_others(self, again: msg.RunAgain, hosted: Hosted) -> StartRun | None:
         assert self.fetch is not None
-        addresses = {slot.address: None for slot in again.slots if slot.node != self.node}
-        for address in addresses:
+        others = [slot.address for slot in again.slots if slot.node != self.node]
+        for address in dict.fromkeys((*again.sources, *others)):
             try:
                 return await self.fetch(address, again, hosted.directory / PAYLOAD_FILE)
             except AiosError as error:

@@ -89,6 +89,13 @@ class CheckpointMade(_Said, tag="checkpoint"):
     seconds: float
 
 
+class DataRead(_Said, tag="data"):
+    """A dataset is read: `ref` is `name@version`, `url` where it is."""
+
+    ref: str
+    url: str
+
+
 Said = (
     ProgressMade
     | MetricsMade
@@ -97,6 +104,7 @@ Said = (
     | Alerted
     | NamesPulled
     | CheckpointMade
+    | DataRead
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -146,6 +154,7 @@ class Channel:
         self.counts_steps = True
         self.own_progress = self.own_loss = False
         self.steps = 0
+        self._data: set[str] = set()
 
     @property
     def mine(self) -> bool:
@@ -163,6 +172,12 @@ class Channel:
     def endpoint(self, url: str, model: str = "", version: str = "") -> None:
         """Report that an endpoint answers."""
         self.send(EndpointReady(time=time.time(), url=url, model=model, version=version))
+
+    def data(self, ref: str, url: str) -> None:
+        """Report that a dataset is read, once."""
+        if ref not in self._data:
+            self._data.add(ref)
+            self.send(DataRead(time=time.time(), ref=ref, url=url))
 
     def send(self, said: Said) -> None:
         """Send one event; what cannot go now goes soon."""

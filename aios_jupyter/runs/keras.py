@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from . import events
+from . import events, horovod
 
 if TYPE_CHECKING:
     from .tensorflow import Cluster
@@ -85,12 +86,46 @@ def _reporting(
         told["verbose"] = 2
     channel = events.channel()
     if channel is not None:
-        report = _report_class(keras)(channel, told["epochs"])
+        # Under Horovod each rank fits batches of its own.
+        ranks = horovod.joined().size() if horovod.joined() else 1
+        batch, rows = _rows_of(told)
+        report = _report_class(keras)(channel, told["epochs"], batch * ranks, rows * ranks)
         if isinstance(told["callbacks"], keras.callbacks.CallbackList):
             told["callbacks"].append(report)
         else:
             told["callbacks"] = [*_listed(told["callbacks"]), report]
     return bound
+
+
+def _rows_of(told: dict[str, Any]) -> tuple[int, int]:
+    """Rows of a batch of all ranks together, and of an epoch; 0 where that is not known."""
+    data = told["x"]
+    if hasattr(data, "element_spec"):
+        return _rows_of_batches(data), 0
+    if hasattr(data, "batch_size"):  # Keras's own datasets, and torch's loaders
+        size = data.batch_size
+        return (size, 0) if isinstance(size, int) else (0, 0)
+    while isinstance(data, dict | list | tuple) and data:
+        data = next(iter(data.values() if isinstance(data, dict) else data))
+    shape = getattr(data, "shape", ())
+    if not shape or not isinstance(shape[0], int):
+        return 0, 0
+    rows = int(shape[0] * (1 - (told["validation_split"] or 0)))
+    return told["batch_size"] or 32, 0 if told["steps_per_epoch"] else rows
+
+
+def _rows_of_batches(dataset: Any) -> int:
+    """What `batch` of tf.data was called with last; 0 where it was not."""
+    import tensorflow as tf
+
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    own = policy == tf.data.experimental.AutoShardPolicy.OFF
+    while dataset is not None:
+        size = getattr(dataset, "_batch_size", None)
+        if size is not None:
+            return int(size) * (int(os.environ.get("WORLD_SIZE", "1")) if own else 1)
+        dataset = getattr(dataset, "_input_dataset", None)
+    return 0
 
 
 def _listed(callbacks: Any) -> list[Any]:
@@ -110,11 +145,12 @@ def _report_class(keras: Any) -> Any:
         # tf_keras: gives tensors, which are fetched when they are reported.
         _supports_tf_logs = True
 
-        def __init__(self, channel: events.Channel, epochs: int) -> None:
+        def __init__(self, channel: events.Channel, epochs: int, batch: int, rows: int) -> None:
             super().__init__()
             self._channel = channel
             self._epochs = epochs
-            self._epoch = self._done = self._steps = self._reported = 0
+            self._batch, self._rows = batch, rows
+            self._epoch = self._done = self._steps = self._reported = self._samples = 0
             self._last = time.monotonic()
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -124,8 +160,14 @@ def _report_class(keras: Any) -> Any:
                 self._last = time.monotonic()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            steps = batch + 1 - self._done
+            self._steps += steps
+            samples = self._batch * steps
+            if self._rows:
+                # The last batch of an epoch may have fewer.
+                samples = min(samples, max(0, self._rows - self._batch * self._done))
+            self._samples += samples
             self._done = batch + 1
-            self._steps += 1
             if time.monotonic() - self._last >= REPORT_INTERVAL:
                 self._report(self._epoch, logs)
 
@@ -140,7 +182,9 @@ def _report_class(keras: Any) -> Any:
             }
             if self._steps > self._reported and now > self._last:
                 values["steps_per_second"] = (self._steps - self._reported) / (now - self._last)
-            self._reported, self._last = self._steps, now
+                if self._samples:
+                    values["samples_per_second"] = self._samples / (now - self._last)
+            self._reported, self._last, self._samples = self._steps, now, 0
             self._channel.metrics(values, self._steps)
             if self._channel.counts_steps:
                 steps = (self.params or {}).get("steps") or 0

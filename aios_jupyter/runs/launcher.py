@@ -20,7 +20,7 @@ import msgspec
 from ..broker.client import AsyncClient
 from ..broker.messages import ById
 from ..broker.protocol import VERSION, Connection, connect
-from ..errors import AiosError, ClusterError
+from ..errors import AiosError, ClusterError, NotFoundError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
@@ -244,7 +244,8 @@ class LiveRun:
                 try:
                     agent = await self._launcher.agent(address)
                     await self._watch(agent, over, self._seen.get(address, 0), tag)
-                except ClusterError:
+                except (ClusterError, NotFoundError):
+                    # One that has only now been given a part of the run knows of it in a moment.
                     if await self._ended_at_broker():
                         return
                     if self.run.attempt > attempt:
@@ -287,13 +288,13 @@ class LiveRun:
             case "pulled":
                 self.pulled, self._pulled_size = event["path"], event["size"]
                 self._pulled_at = address
-            case "restart":
+            case "restart" | "moved":
                 self._exits.clear()
                 self.pulled = ""
                 if self._wait:
                     # Held by the dictionary of followers, so that its end is waited for.
                     looking = asyncio.create_task(self._follow_others())
-                    self._followers[f"restart {event['attempt']}"] = looking
+                    self._followers[f"{event['type']} {event['seq']}"] = looking
         self.events.put(event)
 
     async def _verdict(self) -> Run:

@@ -67,7 +67,7 @@ class ModelVerbs(AssetVerbs):
         """Store a model as the next version of `name`, with where it comes from.
 
         `run` is the run that trained it (its metrics and parameters are recorded too), `data` the
-        dataset. `models.registry.publish` has the other parameters and errors.
+        dataset where that is another than the run has read. `models.registry.publish` has the other parameters and errors.
         """
         from ..models import registry
 
@@ -79,6 +79,8 @@ class ModelVerbs(AssetVerbs):
             numbers |= {key: x for key, x in row["metrics"].items() if math.isfinite(x)}
             lineage |= {"run": run, "lease": row["lease"]}
             values |= {"world_size": row["world_size"], "framework": row["framework"]}
+            if row["detail"].get("data"):
+                lineage["data"] = ", ".join(row["detail"]["data"])
         if data is not None:
             lineage["data"] = self.data_show(data).ref
         numbers |= dict(metrics or {})

@@ -341,7 +341,8 @@ class RunVerbs(LeaseVerbs):
         """A run, and the addresses of its nodes that are there."""
         found: Run = self._call("run.get", ById(id=run), Run)
         nodes = self.status()["nodes"]
-        return found, [nodes[node]["address"] for node in found.nodes if node in nodes]
+        on = (*found.past, *found.nodes)
+        return found, [nodes[node]["address"] for node in on if node in nodes]
 
     def stop(self, run: str) -> None:
         """End a run, from any kernel or shell of its owner."""

@@ -131,6 +131,8 @@ def new_state(policy: str) -> State:
         warn_before=WARN_BEFORE,
         idle_grace=IDLE_GRACE,
         reserve_limit=RESERVE_LIMIT,
+        grow_after=2.0,
+        grow_interval=5.0,
     )
 
 
@@ -930,7 +932,8 @@ class Broker(RuleBasedStateMachine):
     def report(self, index: int, state: RunState | None, done: int) -> None:
         run = self.pick(self.state.runs, index)
         progress = Progress(done=done, total=9)
-        self.do(ev.RunReported(run=run.id, state=state, progress=progress, metrics={"a": done}))
+        said = {"progress": progress, "metrics": {"a": done}, "detail": {"checkpoint": done}}
+        self.do(ev.RunReported(run=run.id, state=state, **said))
         assert (self.state.runs[run.id].state in LIVE) == (run.state in LIVE)
 
     @precondition(lambda self: self.state.runs)
@@ -957,12 +960,12 @@ class Broker(RuleBasedStateMachine):
         actions = self.do(ev.RankExited(run=run.id, exit=exit, final=final))
         assert isinstance(actions, list)
         after = self.state.runs[run.id]
-        if stale:
+        if stale or run.awaits:
             assert after == run, "an exit of an earlier attempt changes nothing"
             return
         new = rank < run.world_size and rank not in {known.rank for known in run.exits}
         counted = new and run.state in LIVE
-        again = run.attempt < run.max_restarts and not final
+        again = run.attempt - run.uncounted < run.max_restarts and not final
         if counted and code and run.state in (RunState.STARTING, RunState.RUNNING):
             why = after.detail["failures"][-1]["reason"] if again else after.reason
             assert f"rank {rank}" in why
@@ -985,7 +988,7 @@ class Broker(RuleBasedStateMachine):
                 lost = not all(map(self.state.node_up, run.nodes))
                 assert not waits or ending or lost, "nothing to wait for"
             assert not restarted or after.state is RunState.STARTING
-        assert after.attempt <= after.max_restarts
+        assert after.attempt - after.uncounted <= after.max_restarts
 
     @precondition(lambda self: self.state.runs)
     @rule(index=number, stale=st.booleans())
@@ -1156,7 +1159,8 @@ class Broker(RuleBasedStateMachine):
 
     def comes_back(self, lease: Lease) -> bool:
         """Whether a lease was taken for others and its request is to wait again."""
-        return lease.preempted and lease.preemptible and lease.scope is Scope.SESSION
+        again = lease.scope is Scope.SESSION or lease.resumes
+        return lease.preempted and lease.preemptible and again
 
     @invariant()
     def forecasts_are_of_those_who_wait(self) -> None:
@@ -1174,9 +1178,16 @@ class Broker(RuleBasedStateMachine):
             if lease.state is LeaseState.ACTIVE and not apart:
                 assert lease.session in self.state.sessions
         for request in self.state.queue():
-            assert request.session in self.state.sessions
+            assert request.session in self.state.sessions or request.id in self.awaited()
         for run in self.state.runs.values():
-            assert run.state not in LIVE or run.lease in self.state.leases
+            assert run.state not in LIVE or run.lease in self.state.leases or run.awaits
+        for request in self.awaited():
+            assert self.state.requests[request].state is RequestState.QUEUED
+
+    def awaited(self) -> set[str]:
+        """Requests for whose lease a run waits."""
+        live = [run for run in self.state.runs.values() if run.state in LIVE]
+        return {run.awaits for run in live if run.awaits}
 
     @invariant()
     def what_fits_does_not_wait(self) -> None:

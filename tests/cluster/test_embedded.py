@@ -139,7 +139,7 @@ def test_a_dead_agent_comes_back_with_the_next_use(no_cluster: Path) -> None:
             lambda: all(row["state"] == "up" for row in session.status()["nodes"].values()),
             "the node is up",
         )
-        assert len(session.alloc(gpus=2, wait=20).slots) == 2
+        assert len(session.alloc(gpus=2, wait=60).slots) == 2
 
 
 def test_the_connection_files_are_whole(no_cluster: Path) -> None:
@@ -155,7 +155,7 @@ def test_down_ends_leases_for_good(no_cluster: Path) -> None:
         down()
         session._start = True
         assert session.status()["leases"] == {}
-        assert len(session.alloc(devices=2, wait=20).slots) == 2
+        assert len(session.alloc(devices=2, wait=60).slots) == 2
 
 
 def test_nothing_listens_beyond_loopback(no_cluster: Path) -> None:

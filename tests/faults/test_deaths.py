@@ -109,7 +109,7 @@ def test_the_broker_killed_during_training_comes_back_and_all_goes_on(no_cluster
             "the new broker knows how the run ended",
         )
         session.release(lease.id)
-        later = session.alloc(gpus=2, wait=20)
+        later = session.alloc(gpus=2, wait=60)
         assert later.fence > lease.fence, "tokens rise through a crash"
 
 

@@ -324,7 +324,7 @@ def test_replicas_end_with_what_started_them(
     served = serve("orphan", "--replicas", "2")
     left = replicas(served)
     os.kill(served.process.pid, signal.SIGKILL)
-    served.process.wait(10)
+    served.process.wait(20)
     _, alive = psutil.wait_procs(left, 20)
     assert alive == []
 

@@ -131,8 +131,8 @@ async def test_a_process_that_heeds_sigterm_ends_within_the_grace(spawn: Spawn) 
     )
     begun = time.monotonic()
     assert await reaper.kill_group(process.pid, process_start(process.pid), grace=20)
-    assert time.monotonic() - begun < 10
-    assert process.wait(5) == 7
+    assert time.monotonic() - begun < 15
+    assert process.wait(20) == 7
 
 
 @pytest.mark.asyncio
@@ -140,7 +140,7 @@ async def test_a_process_that_ignores_sigterm_is_killed_with_its_children(spawn:
     process, pids = spawn("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FAMILY)
     child, session, orphan = pids
     assert await reaper.kill_group(process.pid, process_start(process.pid), grace=0.2)
-    assert process.wait(5) == -signal.SIGKILL
+    assert process.wait(20) == -signal.SIGKILL
     assert not alive(child)
     assert not alive(session)
     # Without a mark nothing tells whose it was.
@@ -151,7 +151,7 @@ async def test_a_process_that_ignores_sigterm_is_killed_with_its_children(spawn:
 async def test_children_of_a_leader_that_ended_in_time_end_too(spawn: Spawn) -> None:
     process, (child, session, _) = spawn(FAMILY)
     assert await reaper.kill_group(process.pid, process_start(process.pid), grace=10)
-    assert process.wait(5) == -signal.SIGTERM
+    assert process.wait(20) == -signal.SIGTERM
     assert not alive(child)
     assert not alive(session)
 
@@ -165,7 +165,7 @@ async def test_a_sweep_ends_what_an_earlier_agent_has_left(tmp_path: Path, spawn
     (tmp_path / "r2").mkdir()
     (tmp_path / "r2" / reaper.RECORD).write_text("{")
     assert await reaper.sweep(tmp_path) == 4
-    assert process.wait(5) == -signal.SIGKILL
+    assert process.wait(20) == -signal.SIGKILL
     assert not any(alive(pid) for pid in pids)
     assert not (run / reaper.RECORD).exists()
     assert await reaper.sweep(tmp_path) == 0

@@ -33,7 +33,7 @@ pytest.importorskip("torch")
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(180),
     pytest.mark.skipif(not IS_LINUX, reason="zygotes are for Linux"),
 ]
 

@@ -68,7 +68,7 @@ def test_many_metrics_become_few_events_and_the_last_values_arrive(pipe: Pipe) -
 def test_held_back_values_arrive_without_another_call(pipe: Pipe) -> None:
     pipe.channel.metrics({"a": 1.0})
     pipe.channel.metrics({"a": 2.0})
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     values: list[float] = []
     while 2.0 not in values and time.monotonic() < deadline:
         values += [said.values["a"] for said in metrics(pipe.read())]
@@ -80,10 +80,10 @@ def test_a_rank_never_waits_for_an_agent_that_does_not_read(pipe: Pipe) -> None:
     started = time.monotonic()
     for step in range(2000):
         pipe.channel.send(events.ErrorRaised(time=0.0, etype="E", message=f"{step}" * 100))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert not pipe.channel.flush(timeout=0.05)
     found: list[events.Said] = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while len(found) < 2000 and time.monotonic() < deadline:
         found += pipe.read()
         time.sleep(0.01)

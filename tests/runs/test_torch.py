@@ -19,7 +19,7 @@ from aios_jupyter.runs.spec import COMPRESSIONS, Entry
 
 pytest.importorskip("torch")
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 Said = Callable[..., Any]
 

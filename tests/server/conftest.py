@@ -54,7 +54,7 @@ def server(jp_serverapp: Any, jp_asyncio_loop: asyncio.AbstractEventLoop) -> Ite
     jp_asyncio_loop.run_until_complete(app.stop_extension())
 
 
-async def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+async def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     """Wait for a condition and give back its value."""
     async with asyncio.timeout(timeout):
         while not (value := condition()):  # noqa: ASYNC110  # any condition, not only an event

@@ -62,7 +62,7 @@ def wait_and_start(session: Session) -> None:
         row = until(session.queue, "it waits")[0]
         told = session.explain(row["id"])
         assert told["earliest"] <= told["eta"]
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
         second.release()
 

@@ -231,3 +231,41 @@ def test_ranks_of_two_nodes_have_local_and_cross_ranks(tmp_path: Path) -> None:
         [1, 3, 1, 2, 0, 1],
         [2, 3, 0, 1, 1, 2],
     ]
+
+
+TF_KERAS = """
+import os
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+import json
+import numpy as np
+import tensorflow as tf
+import tf_keras
+import horovod.tensorflow.keras as hvd
+hvd.init()
+random = np.random.default_rng(hvd.rank())
+x = random.normal(size=(64, 4)).astype("float32")
+y = x.sum(1, keepdims=True)
+model = tf_keras.Sequential([tf_keras.layers.Dense(8, activation="tanh"), tf_keras.layers.Dense(1)])
+optimizer = hvd.DistributedOptimizer(tf_keras.optimizers.legacy.Adam(0.05))
+model.compile(optimizer, "mse")
+callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0)]
+history = model.fit(x, y, batch_size=16, epochs=10, callbacks=callbacks, verbose=0)
+summed = float(hvd.allreduce(tf.constant(hvd.rank() + 1.0), op=hvd.Sum))
+weights = [float(np.float64(weight).sum()) for weight in model.get_weights()]
+losses = history.history["loss"]
+print("SAID", json.dumps([[hvd.rank(), hvd.size()], summed, losses[0], losses[-1], weights]))
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tf_keras") is None, reason="TensorFlow is not here: make horovod"
+)
+def test_keras_code_for_horovod_trains_as_one(session: Session) -> None:
+    handle = session.start(TF_KERAS, cell=True, gpus=2)
+    assert handle.run["framework"] == "horovod"
+    first, second = said(handle)
+    assert (first[0], second[0]) == ([0, 2], [1, 2])
+    assert first[1] == second[1] == 3
+    assert first[3] < first[2] / 2
+    assert first[4] == second[4]
+    until(lambda: len(free(session)) == 4, "the devices are free")

@@ -101,6 +101,7 @@ def test_a_plain_fit_is_the_same_on_all_ranks_and_as_on_one(session: Session) ->
         if event["type"] == "metrics" and event["rank"] == 0:
             metrics |= event["values"]
     assert {"loss", "accuracy", "val_loss", "steps_per_second"} <= metrics.keys()
+    assert metrics["samples_per_second"] > metrics["steps_per_second"]
     # Rank 0 has a line for each epoch, the other none.
     assert "Epoch 5/5" in logs[0]
     assert "Epoch" not in logs[1]

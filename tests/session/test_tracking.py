@@ -16,6 +16,7 @@ from clusters import environment, until
 
 from aios_jupyter.cluster import embedded
 from aios_jupyter.config import settings
+from aios_jupyter.data.catalog import Catalog
 from aios_jupyter.errors import RunError
 from aios_jupyter.models import store
 from aios_jupyter.models.tracking import find_run
@@ -25,6 +26,13 @@ LOGS = """
 from aios_jupyter import train
 for step in range(50):
     train.log(step, loss=1 / (step + 1), accuracy=0.5)
+"""
+
+
+READS = """
+from aios_jupyter.data.catalog import Catalog
+images, labels = Catalog().load("mnist")
+again = Catalog().load("mnist")
 """
 
 
@@ -105,7 +113,7 @@ time.sleep(600)
 
 def test_a_published_model_belongs_to_its_run(tracked: Session) -> None:
     torch = pytest.importorskip("torch")
-    handle = tracked.start(LOGS, cell=True, gpus=1)
+    handle = tracked.start(LOGS + READS, cell=True, gpus=2)
     handle.wait()
     version = tracked.publish(
         torch.nn.Linear(2, 1), "line", run=handle.id, input_example=torch.zeros(1, 2)
@@ -116,6 +124,13 @@ def test_a_published_model_belongs_to_its_run(tracked: Session) -> None:
     with store.registry() as client:
         runs = client.search_runs([store.experiment_id(client)])
     assert [run.info.run_id for run in runs] == [known.info.run_id]
+    # The data that its code has read is named, in its version, by itself.
+    entry = Catalog().get("mnist")
+    row = next(row for row in tracked.runs() if row["id"] == handle.id)
+    assert row["detail"]["data"] == [entry.ref]
+    assert known.data.tags["aios.data"] == version.lineage["data"] == entry.ref
+    (told,) = known.inputs.dataset_inputs
+    assert (told.dataset.name, told.dataset.digest) == ("mnist", entry.version)
 
 
 def test_it_can_be_turned_off(tracked: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from lab_server import LabServer, chromium, fake_config, lab_server
 from leftovers import nothing_left_running
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 __all__ = ["nothing_left_running"]
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
+# What has no time of its own to come; a busy machine takes longer than Playwright's five seconds.
+expect.set_options(timeout=15_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
