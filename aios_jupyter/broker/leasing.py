@@ -390,8 +390,9 @@ class Leasing(Allotting):
             for who, record in list(shares.used.items()):
                 if record.time > self._now:
                     self._put(kind, who, replace(record, time=self._now))
-        for request in self.queue():
-            if request.submitted > self._now:
+        # Also those that were granted: one that is preempted waits again.
+        for request in list(self.requests.values()):
+            if request.state is not RequestState.ENDED and request.submitted > self._now:
                 self._put("request", request.id, replace(request, submitted=self._now))
         self._order_by(self.policy)
         for lease in list(self.leases.values()):

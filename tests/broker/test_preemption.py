@@ -181,6 +181,20 @@ def test_devices_are_granted_when_the_processes_are_gone_and_the_request_waits_t
     assert "preempted" in cluster.state.runs[run.id].reason
 
 
+def test_who_is_preempted_is_as_old_as_it_was_though_the_clock_jumped_back_meanwhile() -> None:
+    cluster = Cluster("priority")
+    cluster.now = 100.0
+    low = cluster.ask(8, preemptible=True)
+    run_on(cluster, low)
+    later = cluster.ask(8)
+    high = cluster.ask(8, priority=1, admin=True)
+    cluster.now = 50.0
+    cluster.do(ev.Tick())
+    cluster.do(ev.RanksGone(node="g", lease="L1"))
+    assert high in cluster.started
+    assert cluster.queue() == [low, later]
+
+
 def test_no_more_is_taken_while_what_was_taken_ends() -> None:
     cluster = Cluster("priority")
     for _ in range(4):
