@@ -202,7 +202,10 @@ class LeaseVerbs(Link):
     def leases(self) -> list[Lease]:
         """Leases of this user that have not ended, this session's first."""
         rows = [row for row in self.status()["leases"].values() if row["user"] == self.user]
-        found = [self._call("lease.get", ById(id=row["id"]), Lease) for row in rows]
+        found: list[Lease] = []
+        for row in rows:
+            with contextlib.suppress(NotFoundError):  # it has ended since
+                found.append(self._call("lease.get", ById(id=row["id"]), Lease))
         mine = self.client.session
         return sorted(found, key=lambda lease: (lease.session != mine, lease.fence))
 

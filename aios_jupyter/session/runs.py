@@ -262,10 +262,17 @@ class RunVerbs(LeaseVerbs):
         options = dict(options)
         if not options.get("checkpoints"):
             options["resume"] = options.get("resume") or error.run
-        before = self.preempted.get(error.preempted)
+        before = self._preempted_lease(error.preempted)
         if before is not None and before.scope is Scope.SESSION:
             options["lease"] = self.again(before).id
         return options
+
+    def _preempted_lease(self, identity: str) -> Lease | None:
+        """A lease that was this session's. Its runs end before it does."""
+        with contextlib.suppress(NotFoundError):
+            ending: Lease = self._call("lease.get", ById(id=identity), Lease)
+            return ending
+        return self.preempted.get(identity)
 
     def attach(self, run: str, *, wait: bool = True) -> RunHandle:
         """Follow a run of this user that another kernel or shell has started.

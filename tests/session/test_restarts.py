@@ -6,11 +6,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from clusters import free, pid_of, until
 
 from aios_jupyter.errors import NotFoundError, RunError, UsageError
+from aios_jupyter.schema import DeviceKind, Lease, Slot
 from aios_jupyter.session import Session, connect
 
 FAILS_TWICE = """
@@ -125,6 +128,34 @@ def test_restarts_that_make_no_sense_are_refused(session: Session) -> None:
     with pytest.raises(NotFoundError, match="no run 'r-nothing'"):
         session.start("pass", cell=True, gpus=1, resume="r-nothing")
     until(lambda: len(free(session)) == 4, "the devices are free")
+
+
+def test_a_run_goes_on_though_the_lease_that_was_taken_from_it_has_not_ended_yet() -> None:
+    """A run ends before its lease does, and both are told."""
+    slot = Slot(node="n", device="d", kind=DeviceKind.SIMULATED, index=0, address="n:1")
+    taken = Lease(
+        id="L1", request="q-1", session="s", user="u", slots=(slot,), fence=1, granted=0.0
+    )
+    told = RunError("preempted", run="r-1", preempted="L1")
+
+    class Preempted(Session):
+        def __init__(self, leases: dict[str, Lease]) -> None:
+            self.leases_now, self.preempted = leases, {}
+
+        def _call(self, op: str, body: Any = None, result: Any = None) -> Any:
+            if body.id not in self.leases_now:
+                raise NotFoundError("There is no such lease.")
+            return self.leases_now[body.id]
+
+        def again(self, lease: Lease, **_: object) -> Lease:
+            return msgspec.structs.replace(lease, id="L2")
+
+    asked = {"lease": "L1", "max_restarts": 1}
+    ending = Preempted({"L1": taken})
+    assert ending.go_on_after(told, asked) == {**asked, "lease": "L2", "resume": "r-1"}
+    ended = Preempted({})
+    ended.preempted["L1"] = taken
+    assert ended.go_on_after(told, asked)["lease"] == "L2"
 
 
 TRAINING = """
