@@ -378,7 +378,7 @@ accelerator.end_training()
 """
 
 LIGHTNING = f"""{FITS}
-import lightning
+import lightning, lightning.pytorch.callbacks
 
 class Net(lightning.LightningModule):
     def __init__(self):
@@ -392,7 +392,11 @@ class Net(lightning.LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 1e-4)
 
-trainer = lightning.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
+# Where rich is installed it would show a bar of that.
+bar = lightning.pytorch.callbacks.TQDMProgressBar()
+trainer = lightning.Trainer(
+    max_epochs=2, logger=False, enable_checkpointing=False, callbacks=[bar]
+)
 net = Net()
 trainer.fit(net, loader)
 seen = 4 * trainer.global_step
