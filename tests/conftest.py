@@ -6,12 +6,18 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from leftovers import MARK, nothing_left_running
 
 from aios_jupyter.config import settings
 
 __all__ = ["nothing_left_running"]
+
+# The same examples in each run, so that a change is judged by itself; to look for others:
+# pytest --hypothesis-profile=default --hypothesis-seed=N
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Fixtures that start a Jupyter server in the test's process (`jp_serverapp`, `jp_fetch`).
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
