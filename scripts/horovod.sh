@@ -47,6 +47,8 @@ if ! compgen -G "$wheels/horovod-$version-*.whl" >/dev/null; then
   fi
 fi
 echo "Installing Horovod into $here"
+# One that is there may have been built for other frameworks, under the same version.
+install --find-links "$wheels" --force-reinstall --no-deps "horovod==$version"
 install --find-links "$wheels" "horovod==$version"
 $here/bin/python -c 'import horovod.torch'
 TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=2 $here/bin/python -c 'import horovod.tensorflow.keras'
