@@ -170,6 +170,11 @@ def moved(run: Run, why: str) -> Run:
     )
 
 
+def moves(run: Run) -> bool:
+    """Whether the run is ending this attempt for other devices."""
+    return run.state is RunState.RESTARTING and MOVED in run.detail
+
+
 def done(run: Run) -> bool:
     """Whether a run that was to go on with other devices had come to its own end before."""
     well = all(exit.code == 0 and exit.origin is Origin.OWN for exit in run.exits)

@@ -6,14 +6,14 @@ the same devices. Where the run may have fewer ranks (its lease was asked for as
 uses all of it), a node that does not come back within `rejoin_grace` is left out, and its devices
 are the lease's no more; and where nobody waits for free devices, as many are taken as the run may
 have, on nodes that have its checkpoints (`growing` restarts it for them, `suspending` has it go on
-under another lease).
+under another lease). A lease that several runs are on keeps its devices, as ranks are known by them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..errors import AccessError, NotFoundError, UsageError
+from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from ..schema import Lease, LeaseState, Placement, Run, RunState, Slot
 from . import events as ev
 from . import gang
@@ -55,6 +55,10 @@ class Running(Preempting):
         if lease.user != run.user:
             raise AccessError(f"Lease {lease.id} belongs to {lease.user}; take one of your own.")
         check_active(lease)
+        if any(gang.moves(self.runs[id]) for id in self._live.get(lease.id, ())):
+            raise ConflictError(
+                f"Lease {lease.id} is about to have other devices; try again in a moment."
+            )
         if not 0 < run.world_size <= len(lease.slots):
             raise UsageError(
                 f"A run on lease {lease.id} has 1 to {len(lease.slots)} ranks, one on each device, "
@@ -116,6 +120,12 @@ class Running(Preempting):
         # Those that nothing is wrong with may keep what they have.
         grace = self.preempt_grace if gang.MOVED in run.detail else None
         self._out.append(ev.StopRun(run=run, nodes=nodes, reason=run.reason, grace=grace))
+
+    def _end_run(self, run: Run) -> None:
+        super()._end_run(run)
+        for id in self._live.get(run.lease, ()):
+            # It may be alone now, so that it need not wait for lost nodes.
+            self._deadlines.arm("rejoin", id)
 
     def _attempt_over(self, run: Run) -> bool:
         if gang.is_over(run):
@@ -186,10 +196,14 @@ class Running(Preempting):
         slots = self.leases[run.lease].slots[: run.most or run.world_size]
         return {slot.node for slot in slots if not self.fleet.up(slot.node)}
 
+    def _alone(self, run: Run) -> bool:
+        """Whether no other run is on its lease."""
+        return self._live.get(run.lease, {}).keys() <= {run.id}
+
     def _can_do_without(self, run: Run, lost: set[str]) -> bool:
         """Whether a run can go on without some of its nodes."""
         left = [slot for slot in self.leases[run.lease].slots if slot.node not in lost]
-        return run.least < run.most and len(left) >= max(1, run.least)
+        return self._alone(run) and run.least < run.most and len(left) >= max(1, run.least)
 
     def _rejoin_deadline(self, id: str) -> float | None:
         """When a run that waits for lost nodes goes on without them; None: it does not."""
@@ -236,10 +250,13 @@ class Running(Preempting):
         return self._changed(lease, replace(lease, slots=slots), what)
 
     def _more_for(self, run: Run, lease: Lease) -> tuple[Slot, ...]:
-        """The free devices that a run may take beside those that it has; none where anybody waits."""
+        """The free devices that a run may take beside those that it has.
+
+        None where anybody waits, or another run is on its lease.
+        """
         missing = run.most - len(lease.slots)
         pool = self.fleet.pool_of_slot(lease.slots[0])
-        if missing <= 0 or self._queue.head(pool) is not None:
+        if missing <= 0 or not self._alone(run) or self._queue.head(pool) is not None:
             return ()
         self._charge(lease, -1)
         allowed = self._quotas.room(lease.queue, lease.user, pool).allowed - len(lease.slots)

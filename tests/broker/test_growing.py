@@ -8,6 +8,7 @@ import pytest
 from worlds import World, make_node
 
 from aios_jupyter.broker import events as ev
+from aios_jupyter.errors import ConflictError
 from aios_jupyter.schema import Lease, Origin, RankExit, Run, RunState
 
 SETTINGS = {"grow_after": 60.0, "grow_interval": 600.0, "rejoin_grace": 10.0}
@@ -60,6 +61,21 @@ def test_it_takes_what_stays_free_once_it_has_run_for_long_enough() -> None:
     # The restart that it has is still there for a failure.
     world.do(ev.RunReported(run=run.id, state=RunState.RUNNING))
     assert ends(world, run, 1, Origin.OWN).attempt == 2
+
+
+def test_nobody_comes_to_a_lease_that_is_about_to_have_other_devices() -> None:
+    world, lease, run = short()
+    seconds(world, 660)
+    with pytest.raises(ConflictError, match="other devices"):
+        world.run(lease)
+    ends(world, run)
+    world.run(world.state.leases[lease.id])
+
+
+def test_a_lease_that_two_runs_are_on_does_not_grow() -> None:
+    world, lease, _ = short()
+    world.run(lease)
+    assert not seconds(world, 700)
 
 
 def test_devices_that_are_taken_in_between_have_not_stayed_free() -> None:

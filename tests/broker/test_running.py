@@ -111,6 +111,36 @@ def test_a_run_waits_for_its_node_and_then_goes_on_without() -> None:
     assert again.detail["failures"][-1]["node"] == "m"
 
 
+def test_a_lease_that_two_runs_are_on_keeps_its_devices() -> None:
+    world = two_nodes()
+    lease, first = elastic(world)
+    second = world.run(lease, max_restarts=1, checkpoints="s3://x")
+    dies(world, first)
+    world.pass_time(20)
+    assert world.state.runs[first.id].state is RunState.RESTARTING
+    assert len(world.state.leases[lease.id].slots) == 4, "the second's ranks are on them"
+    for rank in (0, 1):
+        exits(world, second, rank, code=0)
+    world.do(ev.NodeJoined(node=make_node("m", gpus=2), held=(lease.id,)))
+    assert world.state.runs[first.id].world_size == 4
+    for rank in (2, 3):
+        exits(world, second, rank, code=0)
+    assert world.state.runs[second.id].state is RunState.SUCCEEDED
+
+
+def test_who_is_alone_on_its_lease_again_goes_on_without_the_node() -> None:
+    world = two_nodes()
+    lease, first = elastic(world)
+    narrow = world.run(lease, world_size=1)
+    dies(world, first)
+    world.pass_time(20)
+    assert world.state.runs[first.id].state is RunState.RESTARTING
+    exits(world, narrow, 0, code=0)
+    world.pass_time(1)
+    assert world.state.runs[first.id].world_size == 2
+    assert {slot.node for slot in world.state.leases[lease.id].slots} == {"n"}
+
+
 def test_devices_that_were_left_are_granted_once_no_process_is_there() -> None:
     world = two_nodes()
     lease, run = elastic(world)
