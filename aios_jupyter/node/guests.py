@@ -225,6 +225,8 @@ class Guests:
             closed.cancel()
             await asyncio.gather(ended, closed, return_exceptions=True)
             stream[1].close()
+            if hosted.ended.is_set():
+                self._lent.pop(hosted.run.id, None)
 
     def prepare(self, hosted: Hosted, order: StartRun) -> StartRun:
         """Have all that a kernel needs here; other runs need nothing.
