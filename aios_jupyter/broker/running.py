@@ -91,6 +91,13 @@ class Running(Preempting):
 
     # --- the end of an attempt
 
+    def _end(self, lease: Lease, *parameters: Any, **more: Any) -> None:
+        super()._end(lease, *parameters, **more)
+        for id in list(self._live.get(lease.id, ())):
+            run = self.runs[id]
+            if run.state is RunState.STOPPING and self._attempt_over(run):
+                self._end_run(run)
+
     def _rank_exited(self, event: ev.RankExited) -> None:
         run = self.runs.get(event.run)
         rank = event.exit.rank

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -302,29 +303,34 @@ class Queue:
         """In the order in which they would be granted, each grant raising two shares."""
         score = self._scoring()
         shares: dict[str, float] = {}
-        lines: dict[str, list[tuple[float, str, Iterator[Entry]]]] = {}
+        lines: dict[str, list[tuple[float, str, deque[Entry]]]] = {}
         for (queue, user), entries in users.items():
             shares[queue], share = score(queue, user)
-            lines.setdefault(queue, []).append((share, user, iter(sorted(entries))))
+            lines.setdefault(queue, []).append((share, user, deque(sorted(entries))))
         for line in lines.values():
             heapq.heapify(line)
-        turns = [(shares[queue], *line[0][:2], queue) for queue, line in lines.items()]
+
+        def turn(queue: str, of_queue: float) -> tuple[float, float, str, Entry, str]:
+            share, user, entries = lines[queue][0]
+            return of_queue, share, user, entries[0], queue
+
+        turns = [turn(queue, shares[queue]) for queue in lines]
         heapq.heapify(turns)
         found = []
         while turns:
-            of_queue, share, user, queue = heapq.heappop(turns)
+            of_queue, share, user, (*_, request), queue = heapq.heappop(turns)
+            found.append(request)
+            count = self._waiting[request].shape.demand.most
+            more, own = self._step(queue, user, pool)
             line = lines[queue]
             rest = line[0][2]
-            if entry := next(rest, None):
-                found.append(entry[2])
-                count = self._waiting[entry[2]].shape.demand.most
-                more, own = self._step(queue, user, pool)
-                of_queue += more * count
+            rest.popleft()
+            if rest:
                 heapq.heapreplace(line, (share + own * count, user, rest))
             else:
                 heapq.heappop(line)
             if line:
-                heapq.heappush(turns, (of_queue, *line[0][:2], queue))
+                heapq.heappush(turns, turn(queue, of_queue + more * count))
         return found
 
     def _room(self, pool: Pool, group: Group) -> Room:

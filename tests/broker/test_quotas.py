@@ -320,6 +320,18 @@ def test_queues_share_by_weight_however_many_users_they_have(weight: float, orde
     assert abs(users.count("ana") - users.count("amy")) <= 1
 
 
+def test_of_two_queues_that_have_had_the_same_the_older_request_goes_first() -> None:
+    cluster = shared()
+    give(cluster, "z", None, "zoe")
+    cluster.ask(8, user="ana")
+    older = cluster.ask(user="zoe")
+    give(cluster, "z", None)
+    newer = cluster.ask(user="zoe")
+    assert [cluster.state.requests[id].queue for id in (older, newer)] == ["z", "default"]
+    assert cluster.queue() == [older, newer]
+    assert [cluster.state.reason(id) for id in (older, newer)] == ["Resources", "Priority"]
+
+
 def test_what_a_queue_has_had_counts_and_survives_a_restart() -> None:
     cluster = shared()
     cluster.release(cluster.ask(8, user="ana"), after=HOUR)

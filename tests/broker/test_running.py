@@ -270,6 +270,16 @@ def test_a_run_that_waits_can_be_stopped() -> None:
     assert world.state.leases[lease.id].state == "ending", "until m has confirmed"
 
 
+def test_a_run_that_waits_ends_at_once_with_its_lease() -> None:
+    world = two_nodes()
+    lease, run = elastic(world)
+    dies(world, run)
+    world.do(ev.Released(lease=lease.id, by="ana"))
+    ended = world.state.runs[run.id]
+    assert (ended.state, ended.reason) == (RunState.STOPPED, "released")
+    assert world.state.leases[lease.id].state == "ending", "until m has confirmed"
+
+
 def test_what_one_agent_has_forgotten_another_has_kept() -> None:
     world = two_nodes()
     _, run = elastic(world)

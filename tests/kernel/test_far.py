@@ -264,13 +264,16 @@ async def test_a_server_starts_a_kernel_elsewhere_again_also_when_its_node_was_l
 ) -> None:
     await ask(jp_fetch, "two")
     (kernel,) = server.kernel_manager.list_kernel_ids()
-    provisioner = server.kernel_manager.get_kernel(kernel).provisioner
+    manager = server.kernel_manager.get_kernel(kernel)
+    provisioner = manager.provisioner
     lease, pid = kernel_lease(session)["id"], provisioner.pid
     told = json.loads((await jp_fetch("aios/kernels")).body)["kernels"][kernel]
     assert told == {"host": "far", "pid": pid, "lease": lease}
 
     def again() -> bool:
-        return provisioner.pid not in (None, pid) and alive(provisioner.pid)
+        started = provisioner.pid not in (None, pid) and alive(provisioner.pid)
+        # Until then the server answers a request to end it with an error.
+        return started and manager.ready.done()
 
     os.kill(pid, signal.SIGKILL)
     await eventually(again, "Jupyter starts it again")
