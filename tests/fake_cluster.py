@@ -11,6 +11,7 @@ import asyncio
 import copy
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,9 +62,13 @@ class FakeUpstream:
             return self._extend(body["id"], body["time"])
         if op == "reprioritize":
             return self._reprioritize(body["id"], body["priority"])
-        return {"release": self._release, "cancel": self._cancel, "run.stop": self._stop}[op](
-            body["id"]
-        )
+        calls = {
+            "release": self._release,
+            "cancel": self._cancel,
+            "run.stop": self._stop,
+            "batch.stop": self._stop_batch,
+        }
+        return calls[op](body["id"])
 
     async def close(self) -> None:
         if self._task:
@@ -120,6 +125,13 @@ class FakeUpstream:
         row = self._row("runs", run, "run")
         ended = {"state": "stopped", "ended": time.time(), "reason": "stopped by ada"}
         self.change("runs", {run: {**row, **ended}})
+
+    def _stop_batch(self, batch: str) -> None:
+        row = self._row("batches", batch, "batch")
+        if row["user"] != "ada":
+            raise AccessError(f"Batch {batch} belongs to {row['user']}; ask them or an admin.")
+        over = {"state": "stopped", "running": 0, "ended": time.time()}
+        self.change("batches", {batch: {**row, **over}})
 
     def _row(self, section: str, key: str, what: str) -> Any:
         if key not in self.view[section]:
@@ -289,6 +301,7 @@ def batch(name: str, of: View, total: int, **changes: Any) -> View:
         "label": of["label"],
         "host": "ada-01",
         "pid": 1234,
+        "directory": "",
         "state": "running",
         "total": total,
         "done": 0,
@@ -370,7 +383,11 @@ def busy() -> View:
     nodes = [node("ada-01", warm=kept), node("grace-02", cpus=16, memory=128 * GB)]
     nodes.append(node("hopper-03", "lost", 8, 32 * GB))
     sweep = batch("5e", bobs, 12, done=5, failed=1, running=1)
-    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs, [sweep])
+    # Where the browser tests have notebooks of theirs.
+    results = os.environ.get("FAKE_RESULTS", "/nowhere/grid-batch")
+    grid = {"label": "grid.ipynb", "directory": results, "done": 3, "running": 1}
+    own = batch("9c", mine, 8, **grid)
+    return view(nodes, devices, queue, [mine, serving, bobs, ending], runs, [sweep, own])
 
 
 def ended() -> View:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..errors import AccessError, ConflictError
+from ..errors import AccessError, ConflictError, NotFoundError, UsageError
 from . import messages as msg
 from .hub import Hub, SessionLink
 from .people import People, check_id, check_names
@@ -19,6 +19,9 @@ from .protocol import Connection, Handler
 ENDED_BATCHES = 100
 # That one connection may tell of at a time.
 MOST_RUNNING = 100
+# The states of those that are not over.
+GOING = ("running", "stopping")
+LONGEST_PATH = 4096
 
 
 class Batches:
@@ -31,7 +34,10 @@ class Batches:
 
     def handlers(self) -> dict[str, Handler]:
         """The calls, for `Connection`."""
-        return {"batch.tell": (msg.BatchTold, self._people.guard("batch.tell", self._told))}
+        return {
+            "batch.tell": (msg.BatchTold, self._people.guard("batch.tell", self._told)),
+            "batch.stop": (msg.ById, self._people.guard("batch.stop", self._stop)),
+        }
 
     def left(self, connection: Connection) -> None:
         """A connection has gone: what it ran is over, or told of again by its next one."""
@@ -43,6 +49,8 @@ class Batches:
         link: SessionLink = connection.context
         check_id(told.id)
         check_names(told.label)
+        if len(told.directory) > LONGEST_PATH:
+            raise UsageError(f"A path has at most {LONGEST_PATH} characters; give a shorter one.")
         known = self._hub.batches.get(told.id)
         if known and known["user"] != connection.name:
             raise AccessError(f"Batch {told.id} belongs to {known['user']}, not to you.")
@@ -54,15 +62,18 @@ class Batches:
         owner = link.owner
         counts = (told.total, told.succeeded, told.failed, told.running)
         total, succeeded, failed, running = (max(0, count) for count in counts)
-        state = "running"
+        stopping = known is not None and known["state"] == "stopping"
+        state = "stopping" if stopping else "running"
         if told.over:
-            state = "ended" if succeeded + failed >= total else "interrupted"
+            cut = "stopped" if stopping else "interrupted"
+            state = "ended" if succeeded + failed >= total else cut
         self._change(
             told.id,
             {
                 "id": told.id,
                 "user": connection.name,
                 "label": told.label,
+                "directory": told.directory,
                 "host": owner.host,
                 "pid": owner.pid,
                 "state": state,
@@ -78,10 +89,25 @@ class Batches:
         else:
             self._tellers[told.id] = connection
 
+    def _stop(self, connection: Connection, body: msg.ById) -> None:
+        """Have whoever runs it end it: its jobs are their processes."""
+        known = self._hub.batches.get(body.id)
+        if known is None:
+            raise NotFoundError(f"There is no batch {body.id!r}; 'aios runs' lists them.")
+        if connection.name != known["user"] and connection.role != "admin":
+            raise AccessError(f"Batch {body.id} belongs to {known['user']}; ask them or an admin.")
+        if body.id not in self._tellers:
+            raise ConflictError(f"Batch {body.id} does not run any more: it is {known['state']}.")
+        self._hub.audit("batch stopped", connection.name, batch=body.id, user=known["user"])
+        self._tellers[body.id].tell(
+            "batch.stop", msg.ById(id=body.id, reason=f"stopped by {connection.name}")
+        )
+        self._change(body.id, {"state": "stopping"})
+
     def _change(self, id: str, changes: dict[str, Any]) -> None:
         before = self._hub.batches.get(id, {"ended": None})
         row = {**before, **changes, "ended": None}
-        if row["state"] != "running":
+        if row["state"] not in GOING:
             row |= {"running": 0, "ended": before["ended"] or time.time()}
         if row == before:
             return

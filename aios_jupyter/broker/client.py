@@ -242,8 +242,9 @@ class AsyncClient:
     def listen(self, listener: Callable[[str, Any], None]) -> None:
         """Have `listener(topic, body)` called when something of this session changes.
 
-        `lease.ended` (Lease), `run.ended` (Run), `notice` (Notice), and `lease.again` (Lease): the
-        request of a lease that was preempted has another one.
+        `lease.ended` (Lease), `run.ended` (Run), `notice` (Notice), `batch.stop` (ById): a batch that
+        it runs has to end, and `lease.again` (Lease): the request of a lease that was preempted has
+        another one.
         """
         self._listeners.append(listener)
 
@@ -272,6 +273,7 @@ class AsyncClient:
             "request.ended": (Request, lambda _, request: self._ended(request)),
             "lease.ended": (Lease, lambda _, lease: self._tell("lease.ended", lease)),
             "run.ended": (Run, lambda _, run: self._tell("run.ended", run)),
+            "batch.stop": (messages.ById, lambda _, stop: self._tell("batch.stop", stop)),
             "notice": (messages.Notice, lambda _, notice: self._tell("notice", notice)),
             "view": (dict[str, Any], lambda _, view: self._watcher and self._watcher(view)),
         }

@@ -135,12 +135,14 @@ class ExtendBy(Struct, frozen=True, kw_only=True):
 class BatchTold(Struct, frozen=True, kw_only=True):
     """`batch.tell`: how far a batch of notebooks is; those that are not named here wait.
 
-    `over`: nothing of it runs any more, and nothing will.
+    `over`: nothing of it runs any more, and nothing will. `directory` is where its results are, on
+    the machine of whoever tells.
     """
 
     id: str
     label: str
     total: int
+    directory: str = ""
     succeeded: int = 0
     failed: int = 0
     running: int = 0

@@ -12,7 +12,10 @@ from .people import People
 from .protocol import Connection, Handler
 from .views import Snapshot, difference, snapshot
 
-WITHHELD: dict[str, Any] = {"metrics": {}, "reason": "", "detail": {}}
+WITHHELD: dict[str, dict[str, Any]] = {
+    "runs": {"metrics": {}, "reason": "", "detail": {}},
+    "batches": {"directory": ""},
+}
 
 
 class Watchers:
@@ -81,15 +84,16 @@ class Watchers:
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:
     who = {"user": connection.name, "role": connection.role}
-    runs = _own(connection, "runs", view["runs"])
-    return {**view, "runs": runs, "cluster": {**view["cluster"], **who}}
+    own = {section: _own(connection, section, view[section]) for section in WITHHELD}
+    return {**view, **own, "cluster": {**view["cluster"], **who}}
 
 
 def _own(connection: Connection, section: str, rows: dict[str, Any]) -> dict[str, Any]:
-    """What a run measures and says is its owner's business, and the admins'."""
-    if section != "runs" or connection.role == "admin":
+    """What a run measures and says, and where results are, is their owner's business, and the admins'."""
+    if section not in WITHHELD or connection.role == "admin":
         return rows
+    withheld = WITHHELD[section]
     return {
-        id: row if row is None or row["user"] == connection.name else {**row, **WITHHELD}
+        id: row if row is None or row["user"] == connection.name else {**row, **withheld}
         for id, row in rows.items()
     }

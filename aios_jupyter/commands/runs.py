@@ -12,6 +12,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..schema import RunKind
+from ..session.batch import BATCH
 from ..units import format_duration, format_size
 from .base import NAMES, as_json, echo_json, labelled
 from .host import Host
@@ -212,15 +213,15 @@ def runs(host: Host, json_: bool) -> Any:
     rows = session.runs()
     if json_:
         return echo_json(rows)
-    going = [row for row in session.batches() if row["state"] == "running"]
+    going = [row for row in session.batches() if row["ended"] is None]
     return host.show(run_table(rows, time.time(), "; ".join(map(batch_text, going))), rows)
 
 
 def batch_text(row: dict[str, Any]) -> str:
-    """`batch sweep.ipynb of ana: 5 of 12 done, 1 failed, 2 running`."""
+    """`batch-1f of ana, sweep.ipynb: 5 of 12 done, 1 failed, 2 running`."""
     failed = f", {row['failed']} failed" if row["failed"] else ""
     counts = f"{row['done']} of {row['total']} done{failed}, {row['running']} running"
-    return f"batch {row['label']} of {row['user']}: {counts}"
+    return f"{row['id']} of {row['user']}, {row['label']}: {counts}"
 
 
 def run_table(rows: Sequence[dict[str, Any]], now: float, title: str = "") -> Table:
@@ -324,12 +325,14 @@ def profile(host: Host, run: str, rank: int, output: str) -> Any:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run_or_batch", metavar="RUN")
 @click.pass_obj
-def stop(host: Host, run: str) -> None:
-    """Stop RUN.
+def stop(host: Host, run_or_batch: str) -> None:
+    """Stop RUN, or a batch of notebooks by its id.
 
-    Its processes are asked to end, and killed after a few seconds.
+    Its processes are asked to end, and killed after a few seconds. What a batch has done stays; started
+    again it goes on.
     """
-    host.session(start=False).stop(run)
-    host.show(Card(f"run {run}", badge="stopping"))
+    host.session(start=False).stop(run_or_batch)
+    what = run_or_batch if run_or_batch.startswith(BATCH) else f"run {run_or_batch}"
+    host.show(Card(what, badge="stopping"))

@@ -99,6 +99,7 @@ _VARIABLES = {"push", "no_push", "pull", "model", "input_", "metrics", "params",
 _NAMED: dict[str, Callable[[Any], Iterable[str]]] = {
     "lease": lambda session: (lease.id for lease in session.leases()),
     "run": lambda session: (row["id"] for row in session.runs()),
+    "run_or_batch": lambda session: (row["id"] for row in session.runs() + session.batches()),
     "request": lambda session: (row["id"] for row in session.queue()),
     "endpoint": lambda session: (row["name"] for row in session.endpoints()),
 }

@@ -2,6 +2,7 @@
 
 POST aios/leases/ID/extend          have a lease end {"time": SECONDS} from now
 POST aios/queue/ID/priority         have a request that waits go by {"priority": N} from now on
+POST aios/batches/ID/stop           end a batch of notebooks
 PUT  aios/models/NAME/aliases/ALIAS  have an alias stand for {"version": N}, or {"back": true}
 """
 
@@ -47,6 +48,17 @@ class PriorityHandler(AiosHandler):
         self.answer({"reprioritized": request})
 
 
+class StopBatchHandler(AiosHandler):
+    """The end of a batch."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, batch: str) -> None:
+        """Have whoever runs it end it, with its notebooks that are at work."""
+        await self.stream.call("batch.stop", {"id": batch})
+        self.answer({"stopping": batch}, 202)
+
+
 class AliasHandler(AiosHandler):
     """An alias of a model."""
 
@@ -70,6 +82,7 @@ def handlers(stream: Stream) -> list[tuple[str, type[AiosHandler], dict[str, Any
     return [
         (rf"/aios/leases/{one}/extend", ExtendHandler, {"stream": stream}),
         (rf"/aios/queue/{one}/priority", PriorityHandler, {"stream": stream}),
+        (rf"/aios/batches/{one}/stop", StopBatchHandler, {"stream": stream}),
         (rf"/aios/models/{one}/aliases/{one}", AliasHandler, {"stream": stream}),
     ]
 

@@ -235,19 +235,19 @@ class Stream:
                 "The cluster was started but does not answer yet; look at 'aios doctor'."
             ) from None
 
-    def run_row(self, run: str) -> dict[str, Any]:
-        """The row of a run in the current view.
+    def row(self, section: str, id: str, what: str) -> dict[str, Any]:
+        """A row of the current view; `what` it is in words.
 
         Raises
         ------
         NotFoundError
-            There is no such run.
+            There is no such row.
         """
         row: dict[str, Any] | None = (
-            self.mirror.current().get("snapshot", {}).get("runs", {}).get(run)
+            self.mirror.current().get("snapshot", {}).get(section, {}).get(id)
         )
         if row is None:
-            raise NotFoundError(f"There is no run {run!r}; 'aios runs' lists them.")
+            raise NotFoundError(f"There is no {what} {id!r}; 'aios runs' lists them.")
         return row
 
     async def _follow(self, upstream: Upstream) -> ClusterError:

@@ -5,6 +5,7 @@ GET aios/runs/ID/logs?rank=&after=&search=&tail=  lines of a run's log, from a n
 GET aios/runs/ID/metrics                         every metric's course
 GET aios/runs/ID/stacks?rank=                    what its ranks do now, or where they failed
 GET aios/runs/ID/profile?rank=                   the trace of a run that was profiled, as a file
+GET aios/batches/ID/results                      where JupyterLab finds what a batch has made
 GET aios/kernels                                 the processes of this server's kernels
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
+from ..errors import AccessError, NotFoundError
 from .books import LINES, Books
 from .history import History
 from .routes import AiosHandler
@@ -66,7 +68,7 @@ class LogHandler(BookHandler):
         after = self.whole_number("after", 0, most=FARTHEST) or 0
         tail = self.whole_number("tail", None, most=LINES)
         search = self.get_query_argument("search", "")[:LONGEST_SEARCH]
-        self.stream.run_row(run)
+        self.stream.row("runs", run, "run")
         page = await asyncio.to_thread(
             self.books.read,
             run,
@@ -84,7 +86,7 @@ class MetricsHandler(BookHandler):
     @authorized
     async def get(self, run: str) -> None:
         """Answer with every metric's course."""
-        self.stream.run_row(run)
+        self.stream.row("runs", run, "run")
         metrics = await asyncio.to_thread(self.books.read, run, lambda book: book.metrics())
         self.answer({"run": run, "metrics": metrics})
 
@@ -97,7 +99,7 @@ class StacksHandler(AiosHandler):
     async def get(self, run: str) -> None:
         """Answer with the stacks of one rank or all."""
         rank = self.whole_number("rank", None, most=MOST_RANKS)
-        self.stream.run_row(run)
+        self.stream.row("runs", run, "run")
         self.answer({"run": run, "ranks": await asyncio.to_thread(_stacks, run, rank)})
 
 
@@ -109,12 +111,26 @@ class ProfileHandler(AiosHandler):
     async def get(self, run: str) -> None:
         """Answer with a rank's trace as a file to keep."""
         rank = self.whole_number("rank", 0, most=MOST_RANKS) or 0
-        self.stream.run_row(run)
+        self.stream.row("runs", run, "run")
         trace = await asyncio.to_thread(_profile, run, rank)
         self.set_header("Content-Type", "application/json")
         name = f"{run}-rank-{rank}.trace.json"
         self.set_header("Content-Disposition", f'attachment; filename="{name}"')
         await self.finish(trace)
+
+
+class ResultsHandler(AiosHandler):
+    """What a batch of notebooks has made."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, batch: str) -> None:
+        """Answer with its folder and its table, as paths of the contents that Jupyter serves."""
+        row = self.stream.row("batches", batch, "batch")
+        if not row["directory"]:
+            raise AccessError(f"Batch {batch} belongs to {row['user']}, and so do its results.")
+        found = await asyncio.to_thread(_results, row, self.settings["server_root_dir"])
+        self.answer({"batch": batch, **found})
 
 
 class KernelsHandler(AiosHandler):
@@ -151,8 +167,30 @@ def handlers(
         (rf"{run}/metrics", MetricsHandler, {"stream": stream, "books": books}),
         (rf"{run}/stacks", StacksHandler, {"stream": stream}),
         (rf"{run}/profile", ProfileHandler, {"stream": stream}),
+        (r"/aios/batches/([^/]+)/results", ResultsHandler, {"stream": stream}),
         (r"/aios/kernels", KernelsHandler, {"stream": stream}),
     ]
+
+
+def _results(row: dict[str, Any], served: str) -> dict[str, str]:
+    root = Path(served).expanduser().resolve()
+    directory = Path(row["directory"]).resolve()
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"The results are in {row['directory']} on {row['host']}, which this Jupyter server does "
+            "not see."
+        )
+    if not directory.is_relative_to(root):
+        raise NotFoundError(
+            f"The results are in {row['directory']}, outside of the folders that JupyterLab shows."
+        )
+    folder = directory.relative_to(root).as_posix()
+    table = directory / "results.csv"
+    shown = table.is_file() and table.stat().st_size > 0
+    return {
+        "folder": "" if folder == "." else folder,
+        "table": table.relative_to(root).as_posix() if shown else "",
+    }
 
 
 def _stacks(run: str, rank: int | None) -> Any:

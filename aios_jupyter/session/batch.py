@@ -25,7 +25,7 @@ from typing import Any, Unpack
 
 from ..broker.messages import BatchTold
 from ..config import IS_LINUX
-from ..errors import ClusterError, NotFoundError, UsageError
+from ..errors import ClusterError, NotFoundError, RunError, UsageError
 from ..process import end_with_parent
 from .asking import ASKS, COUNTS, Asks, request_of, settled
 from .grid import Job, jobs
@@ -40,6 +40,9 @@ END_GRACE = 15.0
 MOST_PARALLEL = 256
 # Beside the notebooks: how each job ended, and what it said meanwhile.
 STATE = ".batch"
+# The id of a batch begins with it.
+BATCH = "batch-"
+ENDS = ("succeeded", "failed")
 
 Told = Callable[[list[dict[str, Any]]], None]
 
@@ -111,6 +114,8 @@ class BatchVerbs(Link):
         ------
         NotFoundError
             There is no such notebook.
+        RunError
+            It was stopped.
         UsageError
             What is asked for makes no sense.
         """
@@ -124,28 +129,37 @@ class BatchVerbs(Link):
         directory = (
             Path(output).expanduser().absolute() if output else path.with_name(f"{path.stem}-batch")
         )
-        id = f"batch-{secrets.token_hex(4)}"
+        id = f"{BATCH}{secrets.token_hex(4)}"
         asked = {"notebook": str(path), "cwd": str(path.parent), "kernel": kernel, "batch": id}
-        show = functools.partial(self._show_batch, id, path.name)
-        told = on_change or (lambda rows: None)
-        batch = _Batch(todo, directory, {**asked, "asks": wanted}, told, show)
+        batch = _Batch(
+            todo,
+            directory,
+            {**asked, "asks": wanted},
+            on_change or (lambda rows: None),
+            show=functools.partial(self._show_batch, id, path.name, str(directory)),
+            stopped=lambda: self.stopped_batches.get(id, ""),
+        )
         return batch.run(parallel, keep_failed=keep_failed, again=again)
 
     def batches(self) -> list[dict[str, Any]]:
         """Batches of everybody, those that have ended lately included, the newest first.
 
-        Each with its `label`, `state` (`running`, `ended` or `interrupted`), and how many notebooks of
-        its `total` are `done` (`failed` included) and `running`. Rows of queue, leases and runs name
-        theirs as `batch`.
+        Each with its `label`, `state` (`running`, `stopping`, `ended`, `stopped` or `interrupted`), the
+        `directory` of its results (of the caller's own), and how many notebooks of its `total` are
+        `done` (`failed` included) and `running`. Rows of queue, leases and runs name theirs as
+        `batch`. `stop` ends one.
         """
         rows = self.status()["batches"].values()
         return sorted(rows, key=lambda row: row["started"], reverse=True)
 
-    def _show_batch(self, id: str, label: str, counts: Counter[str], over: bool) -> None:
+    def _show_batch(
+        self, id: str, label: str, directory: str, counts: Counter[str], over: bool
+    ) -> None:
         """Have people see how far it is."""
         told = BatchTold(
             id=id,
             label=label,
+            directory=directory,
             total=counts.total(),
             succeeded=counts["succeeded"],
             failed=counts["failed"],
@@ -169,13 +183,17 @@ class _Running:
 
 @dataclass
 class _Batch:
-    """`asked` is what all jobs have in common; `show` tells people how far it is."""
+    """`asked` is what all jobs have in common; `show` tells people how far it is.
+
+    `stopped` says who has stopped it, if somebody has.
+    """
 
     jobs: list[Job]
     directory: Path
     asked: dict[str, Any]
     on_change: Told
     show: Callable[[Counter[str], bool], None]
+    stopped: Callable[[], str]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     shown: float = 0.0
 
@@ -189,6 +207,7 @@ class _Batch:
             else:
                 self.rows[job.key] = self._row(job, "pending")
                 waiting.append(job)
+        self._write_results()
         self._tell()
         running: list[_Running] = []
         try:
@@ -197,6 +216,8 @@ class _Batch:
                     running.append(self._start(waiting.pop(0)))
                 clock.sleep(LOOK_INTERVAL)
                 self._look(running)
+                if waiting or running:
+                    self._check_stopped()
         finally:
             _end([one.process for one in running])
             self._write_results()
@@ -216,6 +237,15 @@ class _Batch:
             self._tell()
         elif clock.monotonic() - self.shown > SHOW_INTERVAL:
             self._show()
+
+    def _check_stopped(self) -> None:
+        how = self.stopped()
+        if how:
+            done = sum(row["status"] in ENDS for row in self.rows.values())
+            raise RunError(
+                f"The batch was {how} with {done} of {len(self.jobs)} notebooks done; start it again "
+                "to go on where it was."
+            )
 
     def _counts(self) -> Counter[str]:
         return Counter(row["status"] for row in self.rows.values())
@@ -311,7 +341,7 @@ class _Batch:
         return [dict(self.rows[job.key]) for job in self.jobs]
 
     def _write_results(self) -> None:
-        ended = [row for row in self._listed() if row["status"] in ("succeeded", "failed")]
+        ended = [row for row in self._listed() if row["status"] in ENDS]
         write_aside(self.directory / "results.json", json.dumps(ended, indent=2, default=str))
         write_aside(self.directory / "results.csv", as_csv(ended))
 

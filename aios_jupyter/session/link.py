@@ -35,6 +35,8 @@ class Link:
         to end, or a reservation that has begun.
     preempted
         Leases of this session that were taken for others.
+    stopped_batches
+        Batches that this session runs and somebody has stopped, each with who.
     for_children
         Whether what this process starts uses what this session has leased: `!aios` in a notebook.
     """
@@ -51,6 +53,7 @@ class Link:
         self.label = label
         self.on_notice: Callable[[str], None] | None = None
         self.preempted: dict[str, Lease] = {}
+        self.stopped_batches: dict[str, str] = {}
         self.for_children = False
         self._start = start
         self._simulate = simulate_gpus
@@ -141,6 +144,8 @@ class Link:
     def _told(self, topic: str, body: Any) -> None:
         if topic == "notice" and self.on_notice:
             self.on_notice(body.text)
+        if topic == "batch.stop":
+            self.stopped_batches[body.id] = body.reason
         if topic == "lease.ended" and body.preempted:
             self.preempted[body.id] = body
         if topic != "lease.ended" or body.id != os.environ.get(LEASE):

@@ -21,6 +21,7 @@ from ..runs.postmortem import sounds_secret
 from ..runs.spec import COMPRESSIONS, Entry, RunSpec, Tracking, row_of
 from ..schema import Lease, Run, RunKind, Scope
 from ..units import parse_count
+from .batch import BATCH
 from .carried import carried
 from .leases import LeaseVerbs
 
@@ -352,8 +353,8 @@ class RunVerbs(LeaseVerbs):
         return found, [nodes[node]["address"] for node in on if node in nodes]
 
     def stop(self, run: str) -> None:
-        """End a run, from any kernel or shell of its owner."""
-        self._call("run.stop", ById(id=run))
+        """End a run, or a batch by its id, from any kernel or shell of its owner."""
+        self._call("batch.stop" if run.startswith(BATCH) else "run.stop", ById(id=run))
 
 
 def _entry(target: Any, cell: bool, module: bool) -> tuple[Entry, str]:

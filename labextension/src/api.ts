@@ -68,6 +68,12 @@ export interface IKernelProcess {
   pid: number;
 }
 
+/** Paths of what a batch has made, for JupyterLab's file browser; `table` is empty at first. */
+export interface IResults {
+  folder: string;
+  table: string;
+}
+
 /** What the front end asks of the server: the routes of `aios_jupyter/server/routes.py`. */
 export interface IApi {
   snapshot(known: { stream: string; seq: number }): Promise<IClusterEvent>;
@@ -76,6 +82,8 @@ export interface IApi {
   cancel(request: string): Promise<void>;
   reprioritize(request: string, priority: number): Promise<void>;
   stopRun(run: string): Promise<void>;
+  stopBatch(batch: string): Promise<void>;
+  batchResults(batch: string): Promise<IResults>;
   extend(lease: string, seconds: number): Promise<void>;
   history(): Promise<IPast>;
   runLog(run: string, query: ILogQuery): Promise<ILogPage>;
@@ -117,6 +125,14 @@ export class Api implements IApi {
 
   stopRun(run: string): Promise<void> {
     return this._request('POST', ['runs', run, 'stop']);
+  }
+
+  stopBatch(batch: string): Promise<void> {
+    return this._request('POST', ['batches', batch, 'stop']);
+  }
+
+  batchResults(batch: string): Promise<IResults> {
+    return this._request('GET', ['batches', batch, 'results']);
   }
 
   extend(lease: string, seconds: number): Promise<void> {

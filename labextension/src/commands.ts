@@ -12,6 +12,7 @@ import {
   Losses,
   releaseLosses,
   rollbackLosses,
+  stopBatchLosses,
   stopLosses,
   unreserveLosses
 } from './losses';
@@ -159,6 +160,37 @@ export function addCommands(options: ICommandOptions): void {
         )
       );
     }
+  });
+
+  commands.addCommand(CommandIDs.stopBatch, {
+    label: trans.__('Stop a Batch of Notebooks'),
+    describedBy: oneId('batch'),
+    execute: args => {
+      const { snapshot } = model;
+      const batch = snapshot?.batches[id(args, 'batch')];
+      return (
+        snapshot &&
+        batch &&
+        endAfterAsking(
+          trans.__('Stop %1?', batch.label),
+          stopBatchLosses(batch, snapshot, trans),
+          trans.__('Stop'),
+          () => api.stopBatch(batch.id)
+        )
+      );
+    }
+  });
+
+  commands.addCommand(CommandIDs.openResults, {
+    label: trans.__('Open the Results of a Batch of Notebooks'),
+    describedBy: oneId('batch'),
+    execute: args =>
+      reporting(async () => {
+        const { folder, table } = await api.batchResults(id(args, 'batch'));
+        await (table
+          ? commands.execute('docmanager:open', { path: table })
+          : commands.execute('filebrowser:open-path', { path: `/${folder}` }));
+      })
   });
 
   commands.addCommand(CommandIDs.openLog, {

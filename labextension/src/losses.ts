@@ -1,9 +1,9 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 
 import { count, duration } from './format';
-import { deviceName, runsOn } from './overview';
+import { batchNow, deviceName, runsOn } from './overview';
 import { IModel } from './registry';
-import { ILease, IRequest, IReservation, IRun, ISnapshot } from './schema';
+import { IBatch, ILease, IRequest, IReservation, IRun, ISnapshot } from './schema';
 
 /** What ending something takes away, in sentences: the body of the dialog that asks. */
 export type Losses = string[];
@@ -45,6 +45,39 @@ export function stopLosses(
   return [owner(run.user, snapshot, trans), runLoss(run, trans), after, ...kept].filter(
     Boolean
   );
+}
+
+/** What is lost when a batch of notebooks is stopped. */
+export function stopBatchLosses(
+  batch: IBatch,
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): Losses {
+  const { devices, runs, waiting } = batchNow(batch, snapshot);
+  const names = devices.map(id => deviceName(snapshot.devices[id], id)).join(', ');
+  return [
+    owner(batch.user, snapshot, trans),
+    batch.running > 0 &&
+      trans._n(
+        '%1 notebook that is at work ends; what it has done is lost.',
+        '%1 notebooks that are at work end; what they have done is lost.',
+        batch.running
+      ),
+    ...runs.map(run => runLoss(run, trans)),
+    waiting > 0 &&
+      trans._n(
+        '%1 notebook that waits is not run.',
+        '%1 notebooks that wait are not run.',
+        waiting
+      ),
+    names && trans.__('%1 may be given to somebody else at once.', names),
+    batch.done > 0 &&
+      trans._n(
+        '%1 notebook that has ended stays, with the table; the same batch started again goes on from there.',
+        '%1 notebooks that have ended stay, with the table; the same batch started again goes on from there.',
+        batch.done
+      )
+  ].filter((line): line is string => !!line);
 }
 
 /** What is lost when a reservation is cancelled. */

@@ -161,7 +161,7 @@ export function runLines(
     }
   }
   for (const batch of Object.values(batches)) {
-    entries.push({ live: batch.state === 'running', started: batch.started, batch });
+    entries.push({ live: isGoing(batch), started: batch.started, batch });
   }
   entries.sort((a, b) => Number(b.live) - Number(a.live) || b.started - a.started);
   const shown = entries.filter(({ live }) => live).length + ended;
@@ -190,6 +190,26 @@ export function runLines(
 /** Under which name it is kept that a batch is open. */
 export function openOf(batch: IBatch): string {
   return `open:${batch.id}`;
+}
+
+/** Whether a batch is not over. */
+export function isGoing(batch: IBatch): boolean {
+  return batch.ended === null;
+}
+
+/** What a batch holds and does now, and how many of its notebooks wait. */
+export function batchNow(
+  batch: IBatch,
+  snapshot: ISnapshot
+): { devices: string[]; runs: IRun[]; waiting: number } {
+  const leases = Object.values(snapshot.leases).filter(one => one.batch === batch.id);
+  return {
+    devices: leases.flatMap(lease => lease.devices),
+    runs: Object.values(snapshot.runs).filter(
+      run => run.batch === batch.id && isLive(run)
+    ),
+    waiting: Math.max(0, batch.total - batch.done - batch.running)
+  };
 }
 
 /** Runs that end when this lease is released. */

@@ -116,6 +116,8 @@ export interface ILease {
   preempted?: boolean;
   reason?: string;
   used: boolean;
+  /** The batch of notebooks that it is of; empty for none. */
+  batch?: string;
   scope: 'session' | 'cell' | 'detached' | 'reserved';
   /** Its session has been told that it ends soon. */
   warned?: boolean;
@@ -169,7 +171,9 @@ export interface IBatch {
   id: string;
   user: string;
   label: string;
-  state: 'running' | 'ended' | 'interrupted';
+  /** Where its results are, on the machine that runs it; empty for what is somebody else's. */
+  directory?: string;
+  state: 'running' | 'stopping' | 'ended' | 'stopped' | 'interrupted';
   total: number;
   /** How many have ended, those that `failed` included. */
   done: number;

@@ -11,6 +11,8 @@ export namespace CommandIDs {
   export const reprioritize = 'aios:change-priority';
   export const unreserve = 'aios:cancel-reservation';
   export const stopRun = 'aios:stop-run';
+  export const stopBatch = 'aios:stop-batch';
+  export const openResults = 'aios:open-results';
   export const openLog = 'aios:open-log';
   export const promote = 'aios:promote-model';
   export const rollback = 'aios:roll-back-model';

@@ -9,7 +9,7 @@ import { RunsSection } from '../src/components/runs';
 import { ServicesProvider } from '../src/components/services';
 import { LeaseDetails } from '../src/details/lease';
 import { ClusterModel } from '../src/model';
-import { ISnapshot } from '../src/schema';
+import { IBatch, ISnapshot } from '../src/schema';
 import { Sight } from '../src/sight';
 import { batch, device, lease, request, run, snapshot, trans } from './rows';
 
@@ -105,6 +105,22 @@ describe('a batch', () => {
     expect(html).toContain('5 of 12 done · 1 failed · 2 running · 5 waiting');
     expect(html).toContain('aria-expanded="false"');
     expect(html).not.toContain('<img');
+  });
+
+  it('has its buttons for who may, and Stop while it goes on', () => {
+    const verbs = (rest: Partial<IBatch>) => {
+      const batches = { b1: batch('b1', rest) };
+      const html = drawn(<RunsSection folds={FOLDS} />, snapshot({ batches }));
+      return [...html.matchAll(/aria-label="(Stop|Open the results)/g)].map(
+        match => match[1]
+      );
+    };
+    expect(verbs({ directory: '/d' })).toEqual(['Open the results', 'Stop']);
+    expect(verbs({ directory: '/d', state: 'stopping' })).toEqual(['Open the results']);
+    expect(verbs({ directory: '/d', state: 'ended', ended: 2000 })).toEqual([
+      'Open the results'
+    ]);
+    expect(verbs({ user: 'bob' })).toEqual([]);
   });
 });
 

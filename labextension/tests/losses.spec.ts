@@ -1,5 +1,11 @@
-import { cancelLosses, releaseLosses, stopLosses, unreserveLosses } from '../src/losses';
-import { lease, request, reservation, run, snapshot, trans } from './rows';
+import {
+  cancelLosses,
+  releaseLosses,
+  stopBatchLosses,
+  stopLosses,
+  unreserveLosses
+} from '../src/losses';
+import { batch, lease, request, reservation, run, snapshot, trans } from './rows';
 
 const progress = { done: 120, total: 500, unit: 'steps', label: '' };
 
@@ -37,6 +43,28 @@ test('stopping a run says whether its lease stays', () => {
 test('stopping an endpoint says what becomes of its address', () => {
   const text = stopLosses(run('r1', { kind: 'endpoint' }), snapshot(), trans).join(' ');
   expect(text).toContain('stops answering');
+});
+
+test('stopping a batch says what ends, what is not run, and what stays', () => {
+  const view = snapshot({
+    leases: { l1: lease('l1', { batch: 'b1' }), l2: lease('l2', { devices: ['g9'] }) },
+    runs: {
+      r1: run('r1', { name: 'fit', batch: 'b1' }),
+      r2: run('r2', { name: 'other' })
+    }
+  });
+  const text = stopBatchLosses(batch('b1'), view, trans).join(' ');
+  expect(text).toContain('2 notebooks that are at work end');
+  expect(text).toContain('The run fit ends');
+  expect(text).not.toContain('other');
+  expect(text).toContain('5 notebooks that wait are not run.');
+  expect(text).toContain('GPU 0, GPU 1 may be given');
+  expect(text).toContain('5 notebooks that have ended stay');
+  const fresh = batch('b2', { user: 'bob', done: 0, failed: 0, running: 0, total: 1 });
+  expect(stopBatchLosses(fresh, view, trans)).toEqual([
+    'It belongs to bob.',
+    '1 notebook that waits is not run.'
+  ]);
 });
 
 test('a reservation that has begun is lost like its lease', () => {

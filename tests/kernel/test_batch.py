@@ -127,14 +127,18 @@ def test_a_job_that_is_refused_has_failed_with_the_sentence(
     assert result["error"].startswith("99 GPUs can never be granted here")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "stop"])
 def test_a_batch_that_is_ended_leaves_nothing_running(
-    session: Session, sweep: Sweep, tmp_path: Path, number: signal.Signals
+    session: Session, sweep: Sweep, tmp_path: Path, how: str
 ) -> None:
     path = sweep("import os, time\nopen(f'{x}.pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
     line = [sys.executable, "-c", "from aios_jupyter.commands import main; main()"]
     line += ["batch", str(path), "-p", "x=1..3", "--devices", "3", "--parallel", "2"]
-    with subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    said = tmp_path / "said"
+    with (
+        said.open("wb") as out,
+        subprocess.Popen(line, stderr=out, stdout=subprocess.DEVNULL) as process,
+    ):
         pid = until(lambda: list(tmp_path.glob("*.pid")), "one is at work", 60)[0]
         until(session.queue, "one waits", 60)
         batch = session.batches()[0]
@@ -144,19 +148,32 @@ def test_a_batch_that_is_ended_leaves_nothing_running(
         assert [row["batch"] for row in members] == [batch["id"]] * 2
         jobs = psutil.Process(process.pid).children()
         assert len(jobs) == 2
-        process.send_signal(number)
-    assert process.returncode == (-number if number == signal.SIGKILL else 130)
+        assert batch["directory"] == str(tmp_path / "sweep-batch")
+        if how == "stop":
+            invoke(["stop", batch["id"]], Host())
+            assert session.batches()[0]["state"] in ("stopping", "stopped")
+        else:
+            process.send_signal(signal.Signals[how])
+    assert process.returncode == {"SIGTERM": 130, "SIGKILL": -signal.SIGKILL, "stop": 1}[how]
+    if how == "stop":
+        by = f"The batch was stopped by {session.user} with 0 of 3 notebooks done"
+        assert by in said.read_text()
     until(lambda: not session.status()["leases"] and not session.queue(), "nothing is held", 60)
     until(lambda: not any(job.is_running() for job in jobs), "its processes are gone", 60)
     until(lambda: not psutil.pid_exists(int(pid.read_text() or 0)), "its kernel is gone", 60)
-    assert (session.batches()[0]["state"], session.batches()[0]["running"]) == ("interrupted", 0)
+    state = "stopped" if how == "stop" else "interrupted"
+    assert (session.batches()[0]["state"], session.batches()[0]["running"]) == (state, 0)
+    with pytest.raises(ConflictError, match=f"does not run any more: it is {state}"):
+        session.stop(batch["id"])
 
 
 def test_a_batch_is_its_owners_and_told_again_to_a_broker_that_was_restarted(
     session: Session, tmp_path: Path
 ) -> None:
     def tell(who: Session, running: int) -> None:
-        told = BatchTold(id="batch-1", label="sweep.ipynb", total=3, running=running)
+        told = BatchTold(
+            id="batch-1", label="sweep.ipynb", total=3, running=running, directory="/secret"
+        )
         who._call("batch.tell", told)
 
     tell(session, 1)
@@ -166,7 +183,15 @@ def test_a_batch_is_its_owners_and_told_again_to_a_broker_that_was_restarted(
             tell(mallory, 2)
         with pytest.raises(AccessError, match="Batch batch-1 belongs to"):
             mallory._call("submit", request_of({"devices": 1}, batch="batch-1"))
-        assert mallory.batches()[0]["running"] == 1
+        with pytest.raises(AccessError, match=f"belongs to {session.user}; ask them or an admin"):
+            mallory.stop("batch-1")
+        with pytest.raises(NotFoundError, match="There is no batch 'batch-none'"):
+            mallory.stop("batch-none")
+        row = mallory.batches()[0]
+        assert (row["running"], row["state"], row["directory"]) == (1, "running", "")
+        assert session.batches()[0]["directory"] == "/secret"
+        with pytest.raises(UsageError, match="A path has at most"):
+            mallory._call("batch.tell", BatchTold(id="m", label="m", total=1, directory=5000 * "d"))
         with pytest.raises(UsageError, match="is not an id"):
             mallory._call("submit", request_of({"devices": 1}, batch="../batch"))
         for number in range(batches.MOST_RUNNING):

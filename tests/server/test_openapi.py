@@ -64,6 +64,7 @@ def test_each_operation_names_its_path_and_says_what_a_refusal_is(path: str) -> 
         ("/aios/leases/{lease}", "delete", "200", "aios/leases/l-7c1"),
         ("/aios/queue/{request}", "delete", "200", "aios/queue/q-a1"),
         ("/aios/runs/{run}/stop", "post", "202", "aios/runs/r-digits-cnn/stop"),
+        ("/aios/batches/{batch}/stop", "post", "202", "aios/batches/batch-9c/stop"),
         ("/aios/runs/{run}/logs", "get", "200", "aios/runs/r-digits-cnn/logs"),
         ("/aios/runs/{run}/metrics", "get", "200", "aios/runs/r-digits-cnn/metrics"),
         ("/aios/history", "get", "200", "aios/history"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from tornado.httpclient import HTTPClientError
 
@@ -19,6 +21,9 @@ from aios_jupyter.server.app import AiosApp
 from aios_jupyter.server.stream import Stream
 
 from .conftest import eventually
+from .test_openapi import schema
+
+RESULTS = schema("/aios/batches/{batch}/results", "get", "200")
 
 ROUTES = [
     ("GET", "aios/snapshot"),
@@ -34,6 +39,8 @@ ROUTES = [
     ("GET", "aios/kernels"),
     ("POST", "aios/leases/l-7c1/extend"),
     ("POST", "aios/queue/q-a1/priority"),
+    ("POST", "aios/batches/batch-9c/stop"),
+    ("GET", "aios/batches/batch-9c/results"),
     ("PUT", "aios/models/digits/aliases/champion"),
     ("GET", "aios/models"),
     ("GET", "aios/events"),
@@ -130,6 +137,7 @@ async def test_snapshot_says_that_there_is_no_cluster(
         ("DELETE", "aios/leases/l-7c1", ("release", {"id": "l-7c1"})),
         ("DELETE", "aios/queue/q-a1", ("cancel", {"id": "q-a1"})),
         ("POST", "aios/runs/r-digits-cnn/stop", ("run.stop", {"id": "r-digits-cnn"})),
+        ("POST", "aios/batches/batch-9c/stop", ("batch.stop", {"id": "batch-9c"})),
     ],
 )
 async def test_an_action_is_passed_on_to_the_broker(
@@ -316,6 +324,54 @@ async def test_a_request_is_given_another_priority(
         with pytest.raises(HTTPClientError) as error:
             await jp_fetch("aios/queue/q-a1/priority", method="POST", body=wrong)
         assert refusal(error)[0] == 400
+
+
+@pytest.fixture
+def results(tmp_path: Path, jp_serverapp: Any, cluster: Any) -> Callable[[Path], None]:
+    """Say where the results of ada's batch are."""
+
+    def lie_in(directory: Path) -> None:
+        row = cluster.upstream.view["batches"]["batch-9c"]
+        cluster.upstream.change("batches", {"batch-9c": {**row, "directory": str(directory)}})
+
+    return lie_in
+
+
+async def test_the_results_of_a_batch_are_found_among_the_contents(
+    jp_fetch: Any, server: AiosApp, results: Callable[[Path], None], jp_root_dir: Path
+) -> None:
+    directory = jp_root_dir / "sweeps" / "grid batch"
+    directory.mkdir(parents=True)
+    (directory / "results.csv").touch()
+    results(directory)
+    path = "aios/batches/batch-9c/results"
+    found = {"batch": "batch-9c", "folder": "sweeps/grid batch", "table": ""}
+    assert answer(await jp_fetch(path)) == found
+    (directory / "results.csv").write_text("lr\n0.1\n")
+    found["table"] = "sweeps/grid batch/results.csv"
+    assert answer(await jp_fetch(path)) == found
+    jsonschema.validate(answer(await jp_fetch(path)), RESULTS)
+
+
+async def test_results_that_jupyter_does_not_serve_are_told_by_their_place(
+    jp_fetch: Any, server: AiosApp, results: Callable[[Path], None], tmp_path: Path,
+    jp_root_dir: Path,
+) -> None:  # fmt: skip
+    (jp_root_dir / "link").symlink_to(tmp_path)
+    for directory, sentence in (
+        (tmp_path / "elsewhere", "on ada-01, which this Jupyter server does not see"),
+        (tmp_path, "outside of the folders that JupyterLab shows"),
+        (jp_root_dir / "link", "outside of the folders that JupyterLab shows"),
+    ):
+        results(directory)
+        with pytest.raises(HTTPClientError) as error:
+            await jp_fetch("aios/batches/batch-9c/results")
+        code, message = refusal(error)
+        assert code == 404
+        assert sentence in message
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch("aios/batches/batch-5e/results")
+    assert refusal(error) == (403, "Batch batch-5e belongs to bob, and so do its results.")
 
 
 async def test_an_alias_is_moved(

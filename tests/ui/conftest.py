@@ -72,7 +72,10 @@ def fake_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     # Where a real cluster's connection file would be: the server notices a change there.
     path = root / "runtime" / "aios" / "default" / "scenario"
     path.parent.mkdir(parents=True)
-    with lab_server(root, fake_config(), {"FAKE_SCENARIO": str(path)}) as lab:
+    results = root / "notebooks" / "grid-batch"
+    results.mkdir(parents=True)
+    variables = {"FAKE_SCENARIO": str(path), "FAKE_RESULTS": str(results)}
+    with lab_server(root, fake_config(), variables) as lab:
         yield lab
 
 

@@ -91,10 +91,36 @@ def test_a_request_that_waits_is_given_another_priority(lab: LabPage) -> None:
     expect(row).to_contain_text("priority -2")
 
 
+def test_a_batch_is_stopped_and_leads_to_its_results(lab: LabPage, fake_lab: LabServer) -> None:
+    batch = lab.panel.locator("[data-batch='batch-9c']")
+    expect(batch).to_contain_text("3 of 8 done · 1 running · 4 waiting")
+    results = batch.get_by_role("button", name="Open the results of grid.ipynb")
+    results.click()
+    folder = lab.page.locator(".jp-FileBrowser .jp-BreadCrumbs")
+    expect(folder).to_contain_text("grid-batch")
+    table = fake_lab.notebooks / "grid-batch" / "results.csv"
+    table.write_text("lr,accuracy\n0.1,0.93\n")
+    lab.show_panel()
+    results.click()
+    expect(lab.page.get_by_role("tab", name="results.csv")).to_be_visible()
+    lab.execute("application:close")
+    table.unlink()
+    batch.get_by_role("button", name="Stop the batch grid.ipynb").click()
+    expect(lab.dialog).to_contain_text("1 notebook that is at work ends")
+    expect(lab.dialog).to_contain_text("4 notebooks that wait are not run.")
+    lab.accept()
+    expect(batch).to_have_attribute("data-state", "stopped")
+    expect(batch.get_by_role("button", name="Stop the batch grid.ipynb")).to_have_count(0)
+
+
 def test_what_belongs_to_somebody_else_has_no_buttons(lab: LabPage) -> None:
     expect(lab.panel.locator("[data-lease='l-b44'] .aios-Action")).to_have_count(0)
     expect(lab.panel.locator("[data-request='q-a2'] button")).to_have_count(0)
+    expect(lab.panel.locator("[data-batch='batch-5e'] .aios-Action")).to_have_count(0)
+    lab.panel.locator("[data-batch='batch-5e'] .aios-Batch-head").click()
+    expect(lab.panel.locator("[data-run='r-sweep-3']")).to_be_visible()
     expect(lab.panel.locator("[data-run='r-sweep-3'] .aios-Action")).to_have_count(0)
+    lab.panel.locator("[data-batch='batch-5e'] .aios-Batch-head").click()
 
 
 def test_a_refusal_is_shown_in_the_words_of_the_broker(lab: LabPage) -> None:
