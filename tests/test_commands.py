@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from aios_jupyter.commands.host import read_file, waiting_text
 from aios_jupyter.commands.leases import lease_card, lease_table
 from aios_jupyter.commands.policies import policy_table
 from aios_jupyter.commands.quotas import quota_table
-from aios_jupyter.commands.views import Card, Column, Table
+from aios_jupyter.commands.views import Card, Column, Table, number
 from aios_jupyter.commands.waiting import explain_card
 from aios_jupyter.errors import (
     AllocationError,
@@ -417,6 +418,39 @@ def test_data_is_listed_without_a_cluster(capsys: pytest.CaptureFixture[str]) ->
     assert "10,000" in capsys.readouterr().out
     assert shell("data", "show", "mnits") == 1
     assert "did you mean 'mnist'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (10_020.0, 4, "10,020"),
+        (10_020, 4, "10,020"),
+        (9_999.7, 4, "10,000"),
+        (2026.0, 4, "2026"),
+        (-1_234_567.8, 4, "-1,234,568"),
+        (3.2e9, 4, "3.2e+09"),
+        (0.97124, 4, "0.9712"),
+        (0.000031, 4, "3.1e-05"),
+        (0.0, 4, "0"),
+        (999.7, 3, "1000"),
+        (1234.5, 3, "1234"),
+        (3.0842, 3, "3.08"),
+        (math.inf, 4, "inf"),
+        (math.nan, 4, "nan"),
+    ],
+)
+def test_numbers_have_no_exponent_where_they_need_none(
+    value: float, digits: int, text: str
+) -> None:
+    assert number(value, digits) == text
+
+
+def test_what_is_done_of_a_long_run_is_counted_in_whole_steps() -> None:
+    feed = Feed("r-1", "cell", 1, 0.0)
+    feed.add({"type": "progress", "done": 10_020, "total": 1_000_000, "unit": "steps"})
+    feed.add({"type": "metrics", "values": {"samples_per_second": 10_020.4}, "step": 1})
+    assert feed.progress_text() == "10,020/1,000,000 steps"
+    assert feed.metrics_text() == "samples_per_second 10,020"
 
 
 def test_pairs_are_numbers_where_they_look_like_numbers() -> None:

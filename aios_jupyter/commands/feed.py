@@ -164,7 +164,7 @@ class Feed:
         if not self.progress:
             return ""
         done, total = self.progress.get("done") or 0, self.progress.get("total") or 0
-        counted = f"{done:g}/{total:g}" if total else f"{done:g}"
+        counted = f"{number(done)}/{number(total)}" if total else number(done)
         parts = (counted, str(self.progress.get("unit") or ""))
         text = " ".join(part for part in parts if part)
         label = self.progress.get("label")

@@ -10,7 +10,7 @@ from ..units import format_duration
 from .base import DURATION, as_json, echo_json
 from .charts import Bar, Bars, Panel
 from .host import Host
-from .views import Card, Column, Table, plural
+from .views import Card, Column, Table, number, plural
 
 COLUMNS = (
     Column("now", ""),
@@ -82,8 +82,8 @@ def forecast_panel(found: dict[str, Any]) -> Panel:
         needed = f"{plural(found['needed'], noun)} hold {what}"
     busiest = found["needed_busiest"]
     load = (
-        f"{found['arrivals']:.3g} requests an hour, each {format_duration(found['length'])} on "
-        f"{found['gang']:.3g}: {found['offered']:.3g} in use on average"
+        f"{number(found['arrivals'], 3)} requests an hour, each {format_duration(found['length'])} on "
+        f"{number(found['gang'], 3)}: {number(found['offered'], 3)} in use on average"
     )
     card = Card(
         f"forecast for {plural(found['devices'], noun)}",

@@ -60,7 +60,7 @@ def monitor_panel(found: dict[str, Any]) -> Panel:
             ("model", found["model"]),
             ("requests", f"{seen.requests:,}" + (f" ({versions})" if versions else "")),
             ("errors", f"{wrong:,} ({codes})" if wrong else "none"),
-            ("time", f"p50 {seen.p50_ms:.3g}, p95 {seen.p95_ms:.3g}, p99 {seen.p99_ms:.3g} ms"),
+            ("time", _times_text(seen)),
             ("shadow", _shadow_text(seen.shadow)),
             ("drift", _drift_text(found)),
             ("alerts", " ".join(found["alerts"])),
@@ -92,6 +92,11 @@ def _shadow_text(answers: dict[str, int]) -> str:
     same = f"{answers.get('same', 0) / compared:.1%} of {compared:,} answers the same"
     left = [f"{answers[how]:,} {how}" for how in ("failed", "dropped") if answers.get(how)]
     return ", ".join([same, *left])
+
+
+def _times_text(seen: Any) -> str:
+    times = (("p50", seen.p50_ms), ("p95", seen.p95_ms), ("p99", seen.p99_ms))
+    return ", ".join(f"{name} {number(time, 3)}" for name, time in times) + " ms"
 
 
 def _drift_text(found: dict[str, Any]) -> str:

@@ -193,7 +193,9 @@ def panel(found: Optimized, output: str | None = None) -> Panel:
         for row in found.rows
     ]
     time = [
-        Bar(row.name, row.p50_ms, f"{row.p50_ms:.3g} ms", row.name == found.chosen, row.holds)
+        Bar(
+            row.name, row.p50_ms, f"{number(row.p50_ms, 3)} ms", row.name == found.chosen, row.holds
+        )
         for row in found.rows
     ]
     limit = f"{base.name} as published"
@@ -221,8 +223,8 @@ def _line(row: Row, base: Row, found: Optimized) -> dict[str, Any]:
         "name": row.name,
         "size": format_size(row.size),
         "smaller": "" if row is base else f"{smaller:.2f}x",
-        "p50": f"{row.p50_ms:.3g}",
-        "p95": f"{row.p95_ms:.3g}",
+        "p50": number(row.p50_ms, 3),
+        "p95": number(row.p95_ms, 3),
         "rate": f"{row.per_second:,.0f}",
         "quicker": _quicker(row, base),
         "score": number(row.score),
@@ -251,7 +253,7 @@ def _card(found: Optimized, output: str | None) -> Card:
         if len(found.rows) <= 2 and not any(o.stored and o is not base for o in found.rows):
             reason = "nothing else was tried"
         return Card(f"{base.name} stays", badge="no gain", fields=(("because", reason),))
-    times = f"({base.p50_ms:.3g} to {row.p50_ms:.3g} ms for one sample)"
+    times = f"({number(base.p50_ms, 3)} to {number(row.p50_ms, 3)} ms for one sample)"
     if row.clear:
         speed = f"{row.gain:.2f} times quicker {times}"
     elif row.gain < EVEN:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .views import number
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -84,7 +86,7 @@ def _parts(values: list[Any]) -> tuple[list[float], str] | None:
         half = most / 2 - least / 2
         parts = (numbers / 2 - least / 2) / half if half else np.zeros(len(numbers))
         counts = np.bincount(np.minimum((parts * BINS).astype(int), BINS - 1), minlength=BINS)
-        return counts.astype(float).tolist(), f"{least:.4g} … {most:.4g}"
+        return counts.astype(float).tolist(), f"{number(least)} … {number(most)}"
     if not all(isinstance(value, str) for value in values[:100]):
         return None
     common = Counter(values).most_common(BARS)
@@ -102,9 +104,9 @@ def _sheet(drawn: list[tuple[str, list[float], str]], draw_one: Any) -> bytes | 
     cell = (WIDTH + GAP, HEIGHT + 2 * WORDS + GAP)
     sheet = Image.new("RGB", (across * cell[0] + GAP, down * cell[1] + GAP), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for number, (title, heights, words) in enumerate(drawn):
-        left = GAP + number % across * cell[0]
-        top = GAP + number // across * cell[1]
+    for place, (title, heights, words) in enumerate(drawn):
+        left = GAP + place % across * cell[0]
+        top = GAP + place // across * cell[1]
         pen.text((left, top), _fitting(title, font), TEXT, font)
         draw_one(pen, heights, left, top + WORDS)
         pen.text((left, top + WORDS + HEIGHT + 1), _fitting(words, font), TEXT, font)
@@ -122,12 +124,12 @@ def _fitting(text: str, font: Any) -> str:
 def _bars(pen: Any, heights: list[float], left: int, top: int) -> None:
     most = max(heights) or 1
     wide = WIDTH / len(heights)
-    for number, height in enumerate(heights):
+    for place, height in enumerate(heights):
         tall = round(height / most * (HEIGHT - 2))
         if height and not tall:
             tall = 1
-        box = (left + round(number * wide), top + HEIGHT - tall - 1,
-               left + round((number + 1) * wide) - 2, top + HEIGHT - 1)  # fmt: skip
+        box = (left + round(place * wide), top + HEIGHT - tall - 1,
+               left + round((place + 1) * wide) - 2, top + HEIGHT - 1)  # fmt: skip
         if tall:
             pen.rectangle(box, INK)
     pen.line((left, top + HEIGHT, left + WIDTH, top + HEIGHT), AXIS)

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# From where on the digits of a number stand in groups, and where its exponent says more.
+GROUPED, LARGEST = 9999.5, 1e7
+
 
 @dataclass(frozen=True)
 class Column:
@@ -103,6 +106,13 @@ def plural(count: int, noun: str, several: str = "") -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
-def number(value: float) -> str:
-    """A metric in at most four significant digits: `0.9712`, `12`, `3.1e-05`."""
-    return f"{value:.4g}"
+def number(value: float, digits: int = 4) -> str:
+    """A metric: `0.9712`, `12`, `3.1e-05`, and large ones without an exponent: `10,020`.
+
+    `digits` are how many significant ones it has at most, below the comma.
+    """
+    size = abs(value)
+    if 10**digits - 0.5 <= size < LARGEST:
+        # A year is no 2,026.
+        return f"{value:,.0f}" if size >= GROUPED else f"{value:.0f}"
+    return f"{value:.{digits}g}"

@@ -67,7 +67,7 @@ export function clock(time: number, now = new Date()): string {
   });
 }
 
-/** A metric's value: four significant digits, and no longer than it has to be. */
+/** A metric's value: four significant digits, and "10,020" for large ones. */
 export function metric(value: number): string {
   if (!Number.isFinite(value)) {
     return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞';
@@ -76,10 +76,10 @@ export function metric(value: number): string {
   if (size !== 0 && (size < 1e-4 || size >= 1e7)) {
     return value.toExponential(2);
   }
-  if (Number.isInteger(value)) {
-    return `${value}`;
+  if (Number.isInteger(value) || size >= 1000) {
+    return grouped(value.toFixed(0));
   }
-  return trimZeros(size >= 1000 ? value.toFixed(0) : value.toPrecision(4));
+  return trimZeros(value.toPrecision(4));
 }
 
 /** "samples_per_second" as "samples/s", "val_loss" as "val loss". */
@@ -94,7 +94,14 @@ export function percent(part: number, whole: number): number | null {
 
 /** A count of done units: whole numbers as they are, others with one digit. */
 export function count(value: number): string {
-  return Number.isInteger(value) ? `${value}` : value.toFixed(1);
+  return Number.isInteger(value) ? grouped(`${value}`) : value.toFixed(1);
+}
+
+/** Digits in groups of three where there are five or more: a year is no 2,026. */
+function grouped(digits: string): string {
+  return digits.length > 4 + Number(digits.startsWith('-'))
+    ? digits.replace(/\B(?=(\d{3})+$)/g, ',')
+    : digits;
 }
 
 function trimZeros(text: string): string {

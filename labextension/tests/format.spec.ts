@@ -2,6 +2,7 @@ import {
   bytes,
   bytesOf,
   clock,
+  count,
   duration,
   metric,
   metricName,
@@ -49,7 +50,12 @@ test.each([
   [0.41274, '0.4127'],
   [0.5, '0.5'],
   [27.5312, '27.53'],
-  [12345.67, '12346'],
+  [1234.5, '1235'],
+  [2026, '2026'],
+  [-9999, '-9999'],
+  [9999.5, '10,000'],
+  [12345.67, '12,346'],
+  [-1234567, '-1,234,567'],
   [0.00001234, '1.23e-5'],
   [1.5e9, '1.50e+9'],
   [-0.25, '-0.25'],
@@ -66,6 +72,10 @@ test.each([
   ['loss', 'loss']
 ])('the metric named %s is shown as "%s"', (name, text) => {
   expect(metricName(name)).toBe(text);
+});
+
+test('units that are done are counted like numbers', () => {
+  expect([count(120), count(60000), count(0.5)]).toEqual(['120', '60,000', '0.5']);
 });
 
 test('a part of an unknown whole has no percentage, others stay within 0 and 100', () => {
