@@ -7,6 +7,7 @@ line of text; a saved notebook keeps all three. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from ..commands.feed import Feed, Series
@@ -21,12 +22,18 @@ def drawable(feed: Feed) -> dict[str, Series]:
     return {name: series for name, series in feed.series.items() if len(series.points) > 1}
 
 
+def place(feed: Feed) -> str:
+    """Where in a live card the extension draws the curves of its run: an empty element."""
+    return f'<div class="aios-place" data-run="{escape(feed.run)}"></div>'
+
+
 def bundle(feed: Feed) -> dict[str, Any]:
     """What is displayed, by MIME type."""
     curves = drawable(feed)
     return {
         MIME: {
             "version": 1,
+            "run": feed.run,
             "curves": [
                 {"name": name, "x": series.steps, "y": [_json(y) for y in series.points]}
                 for name, series in curves.items()

@@ -259,12 +259,17 @@ class ProgressCard(Live):
 
 
 class RunCard(Live):
-    """A run: progress, metrics, one rank's output, Stop; their curves are an output below it."""
+    """A run: progress, metrics and their curves, one rank's output, Stop.
+
+    The curves are an output of their own, below the card. Our extension draws them within it, where
+    the card keeps a place for them.
+    """
 
     def __init__(self, slot: Slot, handle: RunHandle, feed: Feed) -> None:
         super().__init__(slot)
         self._handle, self.feed = handle, feed
         self._head, self._progress, self._metrics, self._log = (pane() for _ in range(4))
+        self._place = pane(curves.place(feed))
         self._curves = Slot()
         self._drawn: tuple[int, float] = (0, 0.0)
         self._stop = push_button("Stop", "stop", self._stopped, style="")
@@ -292,7 +297,8 @@ class RunCard(Live):
         """Show the card and keep it up to date."""
         self._draw()
         controls = [self._stop] if self.feed.world_size == 1 else [self._rank, self._stop]
-        self.open([self._head, self._progress, self._metrics, self._log, row_of(*controls)])
+        parts = [self._head, self._progress, self._metrics, self._place, self._log]
+        self.open([*parts, row_of(*controls)])
         self._thread.start()
 
     def add(self, event: dict[str, Any]) -> None:

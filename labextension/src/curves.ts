@@ -11,6 +11,14 @@ export function curvesOf(data: unknown): ICurve[] {
   return (Array.isArray(curves) ? curves : []).filter(isCurve);
 }
 
+/** A selector for where in a run's live card its curves are drawn; empty for none. */
+export function placeOf(data: unknown): string {
+  const { run } = (data ?? {}) as { run?: unknown };
+  return typeof run === 'string' && run
+    ? `.aios-card .aios-place[data-run=${JSON.stringify(run)}]`
+    : '';
+}
+
 function isCurve(some: unknown): some is ICurve {
   const { name, x, y } = (some ?? {}) as Partial<Record<keyof ICurve, unknown>>;
   return (

@@ -1,7 +1,7 @@
 import { ILogPage } from '../src/api';
 import { added, EMPTY_LOG, LogReader, pieces } from '../src/details/loglines';
 import { smoothed } from '../src/details/smooth';
-import { curvesOf } from '../src/curves';
+import { curvesOf, placeOf } from '../src/curves';
 import { aligned } from '../src/plot';
 import { byName, IVersion, versionBefore } from '../src/registry';
 
@@ -85,6 +85,13 @@ describe('aligned', () => {
       [null, null, 1]
     ]);
   });
+});
+
+test('the place of a run in its card is found by its id alone, whatever that is', () => {
+  expect(placeOf({ run: 'r-1' })).toBe('.aios-card .aios-place[data-run="r-1"]');
+  expect(placeOf({ run: 'a"]b' })).toContain('[data-run="a\\"]b"]');
+  expect(placeOf({})).toBe('');
+  expect(placeOf({ run: 7 })).toBe('');
 });
 
 describe('curvesOf', () => {

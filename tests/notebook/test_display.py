@@ -361,6 +361,7 @@ def test_curves_are_numbers_for_the_extension_and_a_picture_for_others() -> None
     shown = curves.bundle(feed)
     (curve,) = shown[MIME]["curves"]
     assert curve == {"name": bad, "x": [10, 20, 30], "y": [1.0, None, 0.5]}
+    assert f'data-run="{shown[MIME]["run"]}"' in curves.place(feed)
     json.dumps(shown[MIME], allow_nan=False)
     assert "<script" not in shown["text/html"]
     assert "&lt;script&gt;" in shown["text/html"]

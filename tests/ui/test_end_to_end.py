@@ -132,6 +132,12 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     for theme in ("dark", "light"):
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"training-{theme}.png")
+    within = cell.locator(".aios-card .aios-place [data-chart=loss] canvas")
+    within.scroll_into_view_if_needed()
+    expect(within).to_be_visible()
+    for theme in ("dark", "light"):
+        lab.theme(theme)
+        lab.page.screenshot(path=artifacts / f"card-{theme}.png")
     lab.panel.get_by_role("button", name="Open the log of").click()
     expect(lab.page.locator(".aios-Log-lines")).to_contain_text(
         "training on 2 ranks", timeout=30_000
@@ -145,8 +151,9 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     run = lab.panel.locator("[data-run]").first
     expect(run).to_have_attribute("data-state", "succeeded", timeout=SOON)
     # It is drawn where somebody can see it.
-    cell.locator(".aios-Curves [data-chart=loss]").scroll_into_view_if_needed()
-    expect(cell.locator(".aios-Curves [data-chart=loss] canvas")).to_be_visible()
+    curve = cell.locator(".aios-Curves [data-chart=loss] canvas")
+    curve.scroll_into_view_if_needed()
+    expect(curve).to_be_visible()
     lab.panel.get_by_role("button", name="Go to the notebook of").first.click()
     active = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
     expect(active).to_contain_text("%%aios train")
