@@ -341,7 +341,16 @@ def busy() -> View:
         ]
     epoch = {"done": 310, "total": 500, "unit": "steps", "label": "epoch 3 of 5"}
     runs = [
-        run("digits-cnn", mine, "running", 83, None, progress=epoch, metrics={"loss": 0.4127}),
+        run(
+            "digits-cnn",
+            mine,
+            "running",
+            83,
+            None,
+            progress=epoch,
+            metrics={"loss": 0.4127},
+            detail={"data": ["mnist@94e2480bb2d3"]},
+        ),
         run("sweep-3", bobs, "starting", 4, None, framework="tensorflow", batch="batch-5e"),
         run(
             "digits",

@@ -8,6 +8,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
+from aios_jupyter.errors import NotFoundError
+
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 
 
@@ -94,6 +98,31 @@ class FakeRegistry:
                 "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 10]}],
             },
         }
+
+
+class FakeCatalog:
+    """The digits that every catalogue has, and a table that was made of them."""
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """As `datasets._datasets`."""
+        return [self.versions(name)[0] for name in ("mnist", "zoo")]
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """As `datasets._versions`."""
+        from aios_jupyter.data.catalog import Catalog
+
+        digits: dict[str, Any] = msgspec.to_builtins(Catalog().get("mnist"))
+        made = {"name": "zoo", "how": HOSTILE, "made_from": [f"mnist@{digits['version']}"]}
+        found = {
+            "mnist": [digits],
+            "zoo": [
+                {**digits, **made, "version": "b2", "rows": 60_000, "tags": [HOSTILE]},
+                {**digits, **made, "version": "a1", "rows": 30_000},
+            ],
+        }
+        if name not in found:
+            raise NotFoundError(f"There is no dataset {name!r}; 'aios data ls' lists them.")
+        return found[name]
 
 
 def stacks(run: str, rank: int | None) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import NotFoundError
 from ..units import format_duration, format_size
 from .base import VerbGroup, as_json, echo_json
 from .charts import Panel
@@ -68,9 +70,15 @@ def data_ls(host: Host, tag: str | None, owner: str | None, json_: bool) -> Any:
 
 @data.command("show")
 @click.argument("dataset")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what it looks like, as a PNG.",
+)
 @as_json
 @click.pass_obj
-def data_show(host: Host, dataset: str, json_: bool) -> Any:
+def data_show(host: Host, dataset: str, picture: Path | None, json_: bool) -> Any:
     """Show what is in DATASET and what it was made from.
 
     DATASET is a name, name@version, a path or a URL.
@@ -79,6 +87,11 @@ def data_show(host: Host, dataset: str, json_: bool) -> Any:
 
     catalog = Catalog()
     entry = catalog.get(dataset)
+    if picture is not None:
+        drawn = _picture(entry)
+        if drawn is None:
+            raise NotFoundError(f"There is nothing to draw of {entry.ref or dataset}.")
+        picture.write_bytes(drawn)
     if json_:
         return echo_json(entry)
     versions = catalog.versions(entry.name) if entry.name else []
@@ -223,8 +236,10 @@ def _list_operations(context: click.Context) -> None:
 
 
 def _preview(host: Host, entry: Entry) -> bytes | None:
-    if not host.shows_images:
-        return None
+    return _picture(entry) if host.shows_images else None
+
+
+def _picture(entry: Entry) -> bytes | None:
     files = any(kind.startswith(("binary", "struct")) for kind in entry.schema.values())
     if entry.format in {"csv", "jsonl", "parquet", "database"} and not files:
         from .pictures import spread

@@ -11,7 +11,7 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Callable, Float
 
 from ..session.kernels import give_up_waiting
-from . import acting, routes, telling, watching
+from . import acting, datasets, routes, telling, watching
 from .books import Books
 from .limits import Limits
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
@@ -91,6 +91,7 @@ class AiosApp(ExtensionApp):
         self.event_logger.register_event_schema(EVENT_SCHEMA)
         self.settings[routes.LIMITS] = Limits(self.reads_per_second, self.writes_per_second)
         self.books = Books(self.open_session)
+        self.pictures = datasets.Pictures()
         self.stream = Stream(self.open_upstream, self._emit, connection_dir, self.log)
 
     def initialize_handlers(self) -> None:
@@ -99,6 +100,7 @@ class AiosApp(ExtensionApp):
         self.handlers.extend(watching.handlers(self.stream, self.stream.history, self.books))
         self.handlers.extend(acting.handlers(self.stream))
         self.handlers.extend(telling.handlers(self.stream))
+        self.handlers.extend(datasets.handlers(self.stream, self.pictures))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._tasks = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cluster import embedded
 from ..config import settings
-from ..errors import AccessError, ClusterError
+from ..errors import AccessError, ClusterError, NotFoundError
 from ..tls import Bundle as TlsBundle
 from .runs import RunVerbs
 
@@ -123,6 +123,21 @@ class AssetVerbs(RunVerbs):
         from ..data.catalog import Catalog
 
         return Catalog().get(name)
+
+    def data_versions(self, name: str) -> list[Dataset]:
+        """All versions of a dataset, the oldest first.
+
+        Raises
+        ------
+        NotFoundError
+            The catalogue has none by that name.
+        """
+        from ..data.catalog import Catalog
+
+        found = list(Catalog().versions(name))
+        if not found:
+            raise NotFoundError(f"There is no dataset {name!r}; 'aios data ls' lists them.")
+        return found
 
     def data_remove(self, ref: str) -> None:
         """Forget a dataset, or with `name@version` one version; its data stays where it is."""

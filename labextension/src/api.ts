@@ -1,6 +1,7 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 
+import { IDataset } from './datasets';
 import { IPast } from './history';
 import { IVersion } from './registry';
 import { IClusterEvent } from './schema';
@@ -93,6 +94,10 @@ export interface IApi {
   models(): Promise<{ models: IVersion[] }>;
   promote(model: string, version: number, alias: string): Promise<void>;
   rollback(model: string, alias: string): Promise<void>;
+  datasets(): Promise<IDataset[]>;
+  dataset(name: string): Promise<IDataset[]>;
+  /** As a `data:` URL. */
+  datasetPicture(ref: string): Promise<string>;
   kernels(): Promise<Record<string, IKernelProcess>>;
 }
 
@@ -183,6 +188,25 @@ export class Api implements IApi {
 
   rollback(model: string, alias: string): Promise<void> {
     return this._request('PUT', ['models', model, 'aliases', alias], {}, { back: true });
+  }
+
+  async datasets(): Promise<IDataset[]> {
+    return (await this._request<{ datasets: IDataset[] }>('GET', ['datasets'])).datasets;
+  }
+
+  async dataset(name: string): Promise<IDataset[]> {
+    const path = ['datasets', name];
+    return (await this._request<{ versions: IDataset[] }>('GET', path)).versions;
+  }
+
+  async datasetPicture(ref: string): Promise<string> {
+    const drawn = await (await this._send('GET', ['datasets', ref, 'picture'])).blob();
+    return new Promise((done, fail) => {
+      const reader = new FileReader();
+      reader.onload = () => done(reader.result as string);
+      reader.onerror = () => fail(new ApiError('The picture could not be read.', 0));
+      reader.readAsDataURL(drawn);
+    });
   }
 
   async kernels(): Promise<Record<string, IKernelProcess>> {

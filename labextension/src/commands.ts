@@ -200,12 +200,12 @@ export function addCommands(options: ICommandOptions): void {
   });
 
   commands.addCommand(CommandIDs.openDetails, {
-    label: trans.__('Open the Details of an AIOS Run, Device, Lease or Model'),
+    label: trans.__('Open the Details of an AIOS Run, Device, Lease, Model or Dataset'),
     describedBy: {
       args: {
         type: 'object',
         properties: {
-          kind: { type: 'string', enum: ['device', 'lease', 'model', 'run'] },
+          kind: { type: 'string', enum: ['dataset', 'device', 'lease', 'model', 'run'] },
           id: { type: 'string' }
         },
         required: ['kind', 'id']

@@ -23,6 +23,7 @@ import { Kernels } from './notebook/kernels';
 import { Notifier } from './notifier';
 import { CURVES, CurvesOutput } from './output';
 import { follow, speak } from './preferences';
+import { Datasets } from './datasets';
 import { Registry } from './registry';
 import { Sight } from './sight';
 import { StatusItem } from './status';
@@ -77,7 +78,15 @@ const sidebar: JupyterFrontEndPlugin<void> = {
     const { commands } = app;
     const api = new Api(app.serviceManager.serverSettings);
     const registry = new Registry(api, cluster);
-    const panel = new ClusterPanel({ commands, model: cluster, registry, state, trans });
+    const datasets = new Datasets(api, cluster);
+    const panel = new ClusterPanel({
+      commands,
+      datasets,
+      model: cluster,
+      registry,
+      state,
+      trans
+    });
     const pages = new Pages(app.shell, {
       api,
       commands,

@@ -7,6 +7,7 @@ import * as React from 'react';
 import { ClusterSection, Load, Overview } from './components/cluster';
 import { EmptyState } from './components/empty';
 import { LeasesSection } from './components/leases';
+import { DatasetsSection } from './components/datasets';
 import { ModelsSection } from './components/models';
 import { QueueSection } from './components/queue';
 import { ReservationsSection } from './components/reservations';
@@ -16,13 +17,14 @@ import { ServicesProvider, useModel, useServices } from './components/services';
 import { aiosIcon } from './icons';
 import { ClusterModel } from './model';
 import { sortedRuns, totals } from './overview';
+import { Datasets } from './datasets';
 import { Registry } from './registry';
 import { isLive } from './schema';
 import { Sight } from './sight';
 import { SightWidget } from './sightwidget';
 
 /** How many there are. */
-const SECTIONS = 6;
+const SECTIONS = 7;
 const FOLDS = 'aios-jupyter:folded-sections';
 
 /** The sidebar. */
@@ -52,10 +54,17 @@ export class ClusterPanel extends SightWidget {
   }
 
   protected override render(): React.ReactElement {
-    const { commands, registry, state, trans } = this._options;
+    const { commands, datasets, registry, state, trans } = this._options;
     return (
       <ServicesProvider
-        value={{ commands, registry, scroller: this.node, sight: this.sight, trans }}
+        value={{
+          commands,
+          datasets,
+          registry,
+          scroller: this.node,
+          sight: this.sight,
+          trans
+        }}
       >
         <Body key={this._drawn} hidden={this._hidden} state={state} />
       </ServicesProvider>
@@ -70,6 +79,7 @@ export namespace ClusterPanel {
   export interface IOptions {
     model: ClusterModel;
     commands: CommandRegistry;
+    datasets: Datasets;
     registry: Registry;
     trans: TranslationBundle;
     state: IStateDB | null;
@@ -209,6 +219,16 @@ function Sections(props: {
       folds={folds}
     >
       <ModelsSection />
+    </Section>,
+    <Section
+      closed
+      key="datasets"
+      id="datasets"
+      title={trans.__('Datasets')}
+      summary=""
+      folds={folds}
+    >
+      <DatasetsSection />
     </Section>
   ];
   const wanted = sections.filter(

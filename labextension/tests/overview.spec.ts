@@ -10,6 +10,7 @@ import {
   sortedRuns,
   totals
 } from '../src/overview';
+import { lastReaders } from '../src/datasets';
 import { batch, device, lease, request, run, snapshot } from './rows';
 
 const holder = (user: string) => ({ lease: 'l1', user, label: '', run: '' });
@@ -126,6 +127,16 @@ test('one’s own place in the queue is the best of several, or none', () => {
   };
   expect(firstPlace(snapshot({ queue }))).toBe(2);
   expect(firstPlace(snapshot({ queue: { q1: queue.q1 } }))).toBeNull();
+});
+
+test('a dataset was last read by the run that began last', () => {
+  const runs = {
+    r1: run('r1', { started: 10, detail: { data: ['a@1', 'b@1'] } }),
+    r2: run('r2', { started: 20, detail: { data: ['a@2'] } }),
+    r3: run('r3', { started: 30, detail: { data: 'a' } })
+  };
+  const readers = lastReaders(runs);
+  expect([readers.get('a')?.id, readers.get('b')?.id]).toEqual(['r2', 'r1']);
 });
 
 describe('the list of runs', () => {

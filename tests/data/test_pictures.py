@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aios_jupyter.commands import pictures
+from aios_jupyter.commands import invoke, pictures
 from aios_jupyter.commands.data import _preview
 from aios_jupyter.commands.host import Host
 from aios_jupyter.data.sounds import Sound, encode
+from aios_jupyter.errors import NotFoundError
 
 
 class Notebook(Host):
@@ -69,3 +70,14 @@ def test_sounds_show_how_loud_they_are(catalog, tmp_path):
     height = Image.open(io.BytesIO(picture)).size[1]
     loud, none, soft = (ink(picture, (k * cell + 8, 0, (k + 1) * cell, height)) for k in range(3))
     assert loud > 5 * soft > 5 * none
+
+
+def test_a_picture_is_written_to_a_file_where_there_is_something_to_draw(catalog, tmp_path):
+    (tmp_path / "notes.txt").write_text("one\ntwo\n")
+    catalog.add("notes", tmp_path / "notes.txt")
+    invoke(["data", "show", "mnist", "--picture", str(tmp_path / "digits.png")], Host())
+    with Image.open(tmp_path / "digits.png") as drawn:
+        assert drawn.size[0] > 300
+    with pytest.raises(NotFoundError, match="There is nothing to draw of notes@"):
+        invoke(["data", "show", "notes", "--picture", str(tmp_path / "notes.png")], Host())
+    assert not (tmp_path / "notes.png").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 from aios_jupyter import errors
+from aios_jupyter.data.catalog import Catalog
+from aios_jupyter.data.entries import Entry
 from aios_jupyter.models.registry import ModelVersion
 from aios_jupyter.runs.messages import Frame, RankStacks, Stack
-from aios_jupyter.server import routes
+from aios_jupyter.server import datasets, routes
 from aios_jupyter.server.app import AiosApp
 from aios_jupyter.server.stream import Stream
+from aios_jupyter.session.assets import AssetVerbs
 
 from .conftest import eventually
 from .test_openapi import schema
@@ -43,6 +47,9 @@ ROUTES = [
     ("GET", "aios/batches/batch-9c/results"),
     ("PUT", "aios/models/digits/aliases/champion"),
     ("GET", "aios/models"),
+    ("GET", "aios/datasets"),
+    ("GET", "aios/datasets/mnist"),
+    ("GET", "aios/datasets/mnist/picture"),
     ("GET", "aios/events"),
     ("GET", "aios/metrics"),
     ("GET", "aios/me"),
@@ -230,6 +237,12 @@ class FakeSession:
     def models(self) -> list[dict[str, Any]]:
         return [{"name": "digits"}]
 
+    def datasets(self) -> list[Entry]:
+        return Catalog().list()
+
+    def data_versions(self, name: str) -> list[Entry]:
+        return AssetVerbs.data_versions(self, name)  # type: ignore[arg-type]
+
 
 @pytest.fixture
 def fake_session(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
@@ -414,6 +427,56 @@ async def test_models_come_from_the_session(
     jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
 ) -> None:
     assert answer(await jp_fetch("aios/models")) == {"models": [{"name": "digits"}]}
+
+
+async def test_datasets_are_those_of_the_catalogue(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession]
+) -> None:
+    got = answer(await jp_fetch("aios/datasets"))
+    jsonschema.validate(got, schema("/aios/datasets", "get", "200"))
+    (digits,) = got["datasets"]
+    assert (digits["name"], digits["rows"], "fields" in digits) == ("mnist", 10_000, False)
+    got = answer(await jp_fetch("aios/datasets/mnist"))
+    jsonschema.validate(got, schema("/aios/datasets/{name}", "get", "200"))
+    assert [field["name"] for field in got["versions"][0]["fields"]] == ["x", "y"]
+
+
+async def test_a_dataset_is_drawn_once_by_a_process_of_its_own(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = await jp_fetch("aios/datasets/mnist/picture")
+    assert picture.headers["Content-Type"] == "image/png"
+    assert picture.body.startswith(b"\x89PNG")
+    monkeypatch.setattr(datasets, "AIOS", ("false",))
+    assert (await jp_fetch("aios/datasets/mnist/picture")).body == picture.body
+
+
+@pytest.mark.parametrize(
+    "path", ["none", "none/picture", "mnist@0/picture", "%2Fetc%2Fpasswd/picture"]
+)
+async def test_what_the_catalogue_does_not_have_is_404(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], path: str
+) -> None:
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch(f"aios/datasets/{path}")
+    code, message = refusal(error)
+    assert code == 404
+    assert message.startswith("There is no dataset")
+
+
+async def test_what_cannot_be_drawn_is_told_by_who_tried(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (sys.executable, "-c", "raise SystemExit('It has no columns.')")
+    monkeypatch.setattr(datasets, "AIOS", command)
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch("aios/datasets/mnist/picture")
+    assert refusal(error) == (404, "It has no columns.")
+    monkeypatch.setattr(datasets, "AIOS", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(datasets, "PATIENCE", 0.1)
+    with pytest.raises(HTTPClientError) as error:
+        await jp_fetch("aios/datasets/mnist/picture")
+    assert refusal(error)[0] == 409
 
 
 async def test_start_opens_a_session_and_answers_with_the_state(

@@ -74,7 +74,11 @@ def fake_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     path.parent.mkdir(parents=True)
     results = root / "notebooks" / "grid-batch"
     results.mkdir(parents=True)
-    variables = {"FAKE_SCENARIO": str(path), "FAKE_RESULTS": str(results)}
+    variables = {
+        "FAKE_SCENARIO": str(path),
+        "FAKE_RESULTS": str(results),
+        "AIOS_STATE_DIR": str(root / "state"),
+    }
     with lab_server(root, fake_config(), variables) as lab:
         yield lab
 

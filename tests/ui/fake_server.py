@@ -12,10 +12,10 @@ from pathlib import Path
 
 import fake_run
 from fake_cluster import FakeUpstream
-from fake_run import FakeRegistry, FakeSession
+from fake_run import FakeCatalog, FakeRegistry, FakeSession
 
 from aios_jupyter.errors import NoClusterError, NotFoundError
-from aios_jupyter.server import acting, routes, watching
+from aios_jupyter.server import acting, datasets, routes, watching
 
 # Seconds between two changes of the cluster.
 INTERVAL = float(os.environ.get("FAKE_INTERVAL", "0.4"))
@@ -45,6 +45,9 @@ def _no_profile(run: str, rank: int) -> bytes:
 
 
 registry = FakeRegistry()
+catalog = FakeCatalog()
+datasets._datasets = catalog.datasets
+datasets._versions = catalog.versions
 routes._models = registry.versions
 acting._promote = registry.promote
 acting._rollback = registry.rollback

@@ -158,6 +158,38 @@ def test_a_model_is_promoted_and_rolled_back(lab: LabPage, page: Page, artifacts
     expect(lab.panel.locator("[data-model] img")).to_have_count(0)
 
 
+def test_a_dataset_shows_its_columns_versions_and_what_it_looks_like(
+    lab: LabPage, page: Page, artifacts: Path
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    title = lab.section("datasets").get_by_role("button", name="Datasets")
+    expect(title).to_have_attribute("aria-expanded", "false")
+    assert not any("/aios/datasets" in url for url in asked), "asked for before anybody looks"
+    title.click()
+    row = lab.panel.locator("[data-dataset='mnist']")
+    expect(row).to_contain_text("10,000 rows")
+    expect(row).to_contain_text("used ")
+    row.get_by_role("button", name="Details of the dataset mnist").click()
+    expect(lab.details.locator("[data-field='x']")).to_contain_text("uint8[28, 28]")
+    picture = lab.details.get_by_role("img", name="What mnist looks like")
+    expect(picture).to_be_visible(timeout=60_000)
+    page.wait_for_function("image => image.naturalWidth > 100", arg=picture.element_handle())
+    for theme in ("dark", "light"):
+        lab.theme(theme)
+        page.screenshot(path=artifacts / f"dataset-{theme}.png")
+    lab.details.get_by_role("button", name="Details of digits-cnn").click()
+    expect(lab.details.get_by_role("tab", name="Charts")).to_be_visible()
+    lab.panel.get_by_role("button", name="Details of the dataset zoo").click()
+    expect(lab.details.locator("[data-version]")).to_have_count(2)
+    expect(lab.details).to_contain_text(HOSTILE)
+    # It is in the list of this server alone: nothing is drawn of what the catalogue does not know.
+    expect(lab.details).to_contain_text("dataset 'zoo'")
+    lab.execute("aios:open-details", kind="dataset", id="none")
+    expect(lab.details).to_contain_text("There is no dataset 'none'")
+    title.click()
+
+
 def test_an_open_page_is_there_again_after_a_reload(
     lab: LabPage, fake_lab: LabServer, page: Page
 ) -> None:

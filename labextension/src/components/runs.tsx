@@ -1,7 +1,7 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
-import { count, duration, metric, metricName, percent } from '../format';
+import { clock, count, duration, metric, metricName, percent } from '../format';
 import { mainMetric } from '../history';
 import { mayEnd, RunLine, runLines, sortedRuns } from '../overview';
 import { IRun, isLive } from '../schema';
@@ -263,8 +263,6 @@ function stateText(run: IRun, trans: TranslationBundle): string {
     case 'stopping':
       return trans.__('stopping…');
     default:
-      return run.ended === null
-        ? ''
-        : new Date(run.ended * 1000).toLocaleTimeString([], { timeStyle: 'short' });
+      return run.ended === null ? '' : clock(run.ended);
   }
 }

@@ -16,9 +16,12 @@ export function Section(props: {
   title: string;
   summary: React.ReactNode;
   folds: IFolds;
+  /** Folded until it is opened for the first time. */
+  closed?: boolean;
   children: React.ReactNode;
 }): React.ReactElement {
-  const open = !props.folds.folded.has(props.id);
+  const key = props.closed ? `open:${props.id}` : props.id;
+  const open = props.folds.folded.has(key) === !!props.closed;
   const body = `aios-section-${props.id}`;
   return (
     <section className="aios-Section" data-section={props.id} aria-label={props.title}>
@@ -27,7 +30,7 @@ export function Section(props: {
           aria-controls={body}
           aria-expanded={open}
           className="aios-Section-title"
-          onClick={() => props.folds.toggle(props.id)}
+          onClick={() => props.folds.toggle(key)}
         >
           <Icon name="caret" className="aios-Caret" />
           <span>{props.title}</span>
@@ -80,7 +83,7 @@ export function Action(props: {
 
 /** What a row is called, as a button that opens its details. */
 export function Open(props: {
-  kind: 'device' | 'lease' | 'model' | 'run';
+  kind: 'dataset' | 'device' | 'lease' | 'model' | 'run';
   id: string;
   label: string;
   className: string;

@@ -3,6 +3,8 @@ import { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
 
 import { ClusterModel } from '../model';
+import { Asked } from '../asked';
+import { Datasets, IDataset } from '../datasets';
 import { IModel, Registry } from '../registry';
 import { Sight } from '../sight';
 
@@ -11,6 +13,8 @@ export interface IServices {
   commands: CommandRegistry;
   /** Of the published models; not everywhere. */
   registry?: Registry;
+  /** Of the catalogue of data; not everywhere. */
+  datasets?: Datasets;
   /** The element in which everything scrolls. */
   scroller: HTMLElement;
   sight: Sight;
@@ -59,22 +63,31 @@ export function useNow(): number {
 
 /** The registry's models; it is asked for as long as the component is drawn. */
 export function useRegistry(): { models: IModel[] | null; trouble: string } {
-  const { registry } = useServices();
-  if (!registry) {
-    throw new Error('Models are drawn where there is no registry.');
+  const { answer, trouble } = useAsked(useServices().registry);
+  return { models: answer, trouble };
+}
+
+/** The catalogue's datasets; it is asked for as long as the component is drawn. */
+export function useDatasets(): { answer: IDataset[] | null; trouble: string } {
+  return useAsked(useServices().datasets);
+}
+
+function useAsked<T>(asked: Asked<T> | undefined): { answer: T | null; trouble: string } {
+  if (!asked) {
+    throw new Error('A component of aios-jupyter was drawn where nobody can be asked.');
   }
-  React.useEffect(() => registry.watch(), [registry]);
+  React.useEffect(() => asked.watch(), [asked]);
   const subscribe = React.useCallback(
     (notify: () => void) => {
-      registry.changed.connect(notify);
-      return () => void registry.changed.disconnect(notify);
+      asked.changed.connect(notify);
+      return () => void asked.changed.disconnect(notify);
     },
-    [registry]
+    [asked]
   );
-  const models = () => registry.models;
-  const trouble = () => registry.trouble;
+  const answer = () => asked.answer;
+  const trouble = () => asked.trouble;
   return {
-    models: React.useSyncExternalStore(subscribe, models, models),
+    answer: React.useSyncExternalStore(subscribe, answer, answer),
     trouble: React.useSyncExternalStore(subscribe, trouble, trouble)
   };
 }

@@ -12,22 +12,23 @@ import { deviceName } from '../overview';
 import { Registry } from '../registry';
 import { Sight } from '../sight';
 import { SightWidget } from '../sightwidget';
+import { DatasetDetails } from './dataset';
 import { DeviceDetails } from './device';
 import { LeaseDetails } from './lease';
 import { ModelDetails } from './model';
 import { RunDetails, RunTab } from './run';
 
 /** What has a page of its own. */
-export type Kind = 'device' | 'lease' | 'model' | 'run';
+export type Kind = 'dataset' | 'device' | 'lease' | 'model' | 'run';
 
-const KINDS: readonly string[] = ['device', 'lease', 'model', 'run'];
+const KINDS: readonly string[] = ['dataset', 'device', 'lease', 'model', 'run'];
 
 /** Whether a string, from a saved layout or another extension, is a kind of page. */
 export function isKind(text: unknown): text is Kind {
   return typeof text === 'string' && KINDS.includes(text);
 }
 
-/** All about one run, device, lease or model, in the main area. */
+/** All about one run, device, lease, model or dataset, in the main area. */
 export class Details extends SightWidget {
   constructor(
     readonly kind: Kind,
@@ -60,6 +61,8 @@ export class Details extends SightWidget {
   private _page(api: IApi): React.ReactElement {
     const id = this.subject;
     switch (this.kind) {
+      case 'dataset':
+        return <DatasetDetails api={api} name={id} />;
       case 'device':
         return <DeviceDetails id={id} />;
       case 'lease':
@@ -132,6 +135,7 @@ export class Pages {
         return snapshot?.leases[id]?.label || id;
       case 'run':
         return snapshot?.runs[id]?.name || id;
+      case 'dataset':
       case 'model':
         return id;
     }

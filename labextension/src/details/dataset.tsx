@@ -1,0 +1,187 @@
+import * as React from 'react';
+
+import { ApiError, IApi } from '../api';
+import { Open } from '../components/section';
+import { useModel, useServices } from '../components/services';
+import { IDataset, IField, lastReaders } from '../datasets';
+import { bytes, clock, count, metric } from '../format';
+import { Facts, Gone } from './facts';
+
+/** A dataset: what is in it, what it looks like, where it comes from, and its versions. */
+export function DatasetDetails(props: { name: string; api: IApi }): React.ReactElement {
+  const { trans } = useServices();
+  const { name, api } = props;
+  const { found, trouble } = useAnswer(() => api.dataset(name));
+  const newest = found?.[0];
+  if (!newest) {
+    return <Gone>{trouble || trans.__('Asking the catalogue…')}</Gone>;
+  }
+  return (
+    <article aria-label={name}>
+      <header className="aios-Details-head">
+        <h2>{name}</h2>
+        <span className="aios-Muted">{newest.version}</span>
+      </header>
+      <Facts
+        facts={[
+          [trans.__('Rows'), count(newest.rows)],
+          [trans.__('Size'), `${bytes(newest.size)} (${newest.format})`],
+          [trans.__('Classes'), (newest.classes ?? []).join(', ')],
+          [trans.__('Comes from'), (newest.made_from ?? []).join(', ')],
+          [trans.__('How'), newest.how ?? ''],
+          [trans.__('Owner'), newest.owner ?? ''],
+          [trans.__('Tags'), (newest.tags ?? []).join(', ')],
+          [trans.__('Where'), newest.url],
+          [trans.__('Last used by'), <Reader name={name} />]
+        ]}
+      />
+      <Picture api={api} dataset={newest} key={newest.version} />
+      <Columns fields={newest.fields ?? []} />
+      {found.length > 1 && <Versions versions={found} />}
+    </article>
+  );
+}
+
+function Reader(props: { name: string }): React.ReactElement {
+  const { trans } = useServices();
+  const runs = useModel(model => model.snapshot?.runs);
+  const run = React.useMemo(
+    () => lastReaders(runs ?? {}).get(props.name),
+    [runs, props.name]
+  );
+  if (!run) {
+    return <>{trans.__('no run that the cluster still knows')}</>;
+  }
+  const name = run.name || run.id;
+  return (
+    <>
+      <Open className="" kind="run" id={run.id} label={trans.__('Details of %1', name)}>
+        {name}
+      </Open>{' '}
+      ({clock(run.started)})
+    </>
+  );
+}
+
+/** What it looks like; it is drawn by the server, once for each version. */
+function Picture(props: { api: IApi; dataset: IDataset }): React.ReactElement {
+  const { trans } = useServices();
+  const { api, dataset } = props;
+  const ref = `${dataset.name}@${dataset.version}`;
+  const { found, trouble } = useAnswer(() => api.datasetPicture(ref));
+  if (!found) {
+    return (
+      <p className="aios-Muted" role="status">
+        {trouble || trans.__('The picture is being drawn…')}
+      </p>
+    );
+  }
+  return (
+    <img
+      alt={trans.__('What %1 looks like', dataset.name)}
+      className="aios-Picture"
+      src={found}
+    />
+  );
+}
+
+function Columns(props: { fields: readonly IField[] }): React.ReactElement | null {
+  const { trans } = useServices();
+  const number = (value: number | null) => (value === null ? '' : metric(value));
+  if (props.fields.length === 0) {
+    return null;
+  }
+  return (
+    <>
+      <h3>{trans.__('Columns')}</h3>
+      <div className="aios-Scroll" tabIndex={0}>
+        <table className="aios-Versions">
+          <thead>
+            <tr>
+              <th scope="col">{trans.__('Name')}</th>
+              <th scope="col">{trans.__('Type')}</th>
+              <th scope="col">{trans.__('Missing')}</th>
+              <th scope="col">{trans.__('Least')}</th>
+              <th scope="col">{trans.__('Mean')}</th>
+              <th scope="col">{trans.__('Most')}</th>
+              <th scope="col">{trans.__('Deviation')}</th>
+              <th scope="col">{trans.__('Example')}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {props.fields.map(field => (
+              <tr data-field={field.name} key={field.name}>
+                <th scope="row">{field.name}</th>
+                <td>{field.kind}</td>
+                <td>{field.missing ? count(field.missing) : ''}</td>
+                <td>{number(field.least)}</td>
+                <td>{number(field.mean)}</td>
+                <td>{number(field.most)}</td>
+                <td>{number(field.deviation)}</td>
+                <td>{field.example}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </>
+  );
+}
+
+function Versions(props: { versions: readonly IDataset[] }): React.ReactElement {
+  const { trans } = useServices();
+  return (
+    <>
+      <h3>{trans.__('Versions')}</h3>
+      <div className="aios-Scroll" tabIndex={0}>
+        <table className="aios-Versions">
+          <thead>
+            <tr>
+              <th scope="col">{trans.__('Version')}</th>
+              <th scope="col">{trans.__('Rows')}</th>
+              <th scope="col">{trans.__('Size')}</th>
+              <th scope="col">{trans.__('Made')}</th>
+              <th scope="col">{trans.__('How')}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {props.versions.map(one => (
+              <tr data-version={one.version} key={one.version}>
+                <th scope="row">{one.version}</th>
+                <td>{count(one.rows)}</td>
+                <td>{bytes(one.size)}</td>
+                <td>{one.created > 0 ? clock(one.created) : ''}</td>
+                <td>{one.how}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </>
+  );
+}
+
+/** What the server answers, asked once; `trouble` is the sentence of a refusal. */
+function useAnswer<T>(ask: () => Promise<T>): { found: T | null; trouble: string } {
+  const [answer, setAnswer] = React.useState<{ found: T | null; trouble: string }>({
+    found: null,
+    trouble: ''
+  });
+  React.useEffect(() => {
+    let wanted = true;
+    ask().then(
+      found => wanted && setAnswer({ found, trouble: '' }),
+      (error: unknown) =>
+        wanted &&
+        setAnswer({
+          found: null,
+          trouble: error instanceof ApiError ? error.message : String(error)
+        })
+    );
+    return () => {
+      wanted = false;
+    };
+    // eslint-disable-next-line react-hooks/exhaustive-deps
+  }, []);
+  return answer;
+}
