@@ -1,8 +1,8 @@
 """A broker that is not there: realistic rows that move, for tests of the server and the sidebar.
 
 It answers as `broker.client.AsyncClient` does for the Jupyter server: `subscribe`, `call`,
-`close`, `closed`. Scenarios: `busy` (every state a row can be in), `ended`, `quiet` (a cluster that nobody
-uses), `large` (200 devices on 25 nodes), `huge` (1,000 devices and 500 runs).
+`close`, `closed`. Scenarios: `busy` (every state a row can be in), `ended`, `news`, `quiet` (a cluster that
+nobody uses), `large` (200 devices on 25 nodes), `huge` (1,000 devices and 500 runs).
 """
 
 from __future__ import annotations
@@ -407,6 +407,21 @@ def ended() -> View:
     return after
 
 
+def news() -> View:
+    """The same cluster when a wait is over, a lease ends soon, and the training has failed."""
+    after = busy()
+    granted = lease("a1", "ada", "ablation.ipynb", 3600, request="q-a1", granted=time.time())
+    del after["queue"]["q-a1"]
+    after["leases"] |= {
+        granted["id"]: {**granted, "devices": ["MIG-grace-02-1"]},
+        "l-7c1": {**after["leases"]["l-7c1"], "warned": True, "expires": time.time() + 299},
+    }
+    row = after["runs"]["r-digits-cnn"]
+    failed = {"state": "failed", "ended": time.time(), "reason": "rank 1 raised ValueError"}
+    after["runs"]["r-digits-cnn"] = {**row, **failed}
+    return after
+
+
 def quiet() -> View:
     """A cluster that nobody uses: one machine without a GPU, two simulated ones."""
     devices = [device("laptop", i, "simulated") for i in range(2)]
@@ -476,6 +491,7 @@ def view(
 SCENARIOS: dict[str, Callable[[], View]] = {
     "busy": busy,
     "ended": ended,
+    "news": news,
     "quiet": quiet,
     "large": large,
     "huge": huge,

@@ -49,6 +49,17 @@ class LabPage:
         self.panel.wait_for()
         return self.panel
 
+    def width(self, pixels: int) -> None:
+        """Make the sidebar so wide, by its edge."""
+        handle = self.page.locator("#jp-main-split-panel > .lm-SplitPanel-handle").first
+        box = handle.bounding_box()
+        left = self.panel.bounding_box()
+        assert box and left
+        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 200)
+        self.page.mouse.down()
+        self.page.mouse.move(left["x"] + pixels, box["y"] + 200, steps=5)
+        self.page.mouse.up()
+
     def theme(self, name: str) -> None:
         """Change the theme to a key of `THEMES`, and wait until it is there."""
         self.page.evaluate(

@@ -215,3 +215,19 @@ def test_a_run_that_ends_is_told_wherever_one_looks(lab: LabPage, scenario: Choo
     lab.execute("filebrowser:activate")
     scenario("ended")
     expect(lab.page.locator(".Toastify__toast").first).to_contain_text("digits-cnn has finished")
+
+
+def test_a_grant_an_end_that_comes_and_a_failure_are_told(lab: LabPage, scenario: Choose) -> None:
+    lab.execute("filebrowser:activate")
+    scenario("news")
+    for words in (
+        "ablation.ipynb has what it waited for: MIG 1",
+        "The lease of quickstart.ipynb (GPU 0, GPU 1) ends in 5 minutes",
+        "digits-cnn has failed: rank 1 raised ValueError",
+    ):
+        expect(lab.page.locator(".Toastify__toast", has_text=words)).to_be_visible()
+    ending = lab.page.locator(".Toastify__toast", has_text="ends in 5 minutes")
+    ending.get_by_role("button", name="Extend…").click()
+    lab.dialog.get_by_role("button", name="Extend").click()
+    lab.show_panel()
+    expect(lab.panel.locator("[data-lease='l-7c1']")).to_contain_text("59:5")

@@ -132,9 +132,9 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     for theme in ("dark", "light"):
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"training-{theme}.png")
-    within = cell.locator(".aios-card .aios-place [data-chart=loss] canvas")
+    within = cell.locator(".aios-card .aios-place [data-chart=loss]")
     within.scroll_into_view_if_needed()
-    expect(within).to_be_visible()
+    expect(within.locator("canvas")).to_be_visible()
     for theme in ("dark", "light"):
         lab.theme(theme)
         lab.page.screenshot(path=artifacts / f"card-{theme}.png")
@@ -151,9 +151,9 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     run = lab.panel.locator("[data-run]").first
     expect(run).to_have_attribute("data-state", "succeeded", timeout=SOON)
     # It is drawn where somebody can see it.
-    curve = cell.locator(".aios-Curves [data-chart=loss] canvas")
+    curve = cell.locator(".aios-Curves [data-chart=loss]")
     curve.scroll_into_view_if_needed()
-    expect(curve).to_be_visible()
+    expect(curve.locator("canvas")).to_be_visible()
     lab.panel.get_by_role("button", name="Go to the notebook of").first.click()
     active = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
     expect(active).to_contain_text("%%aios train")
@@ -171,6 +171,19 @@ def test_stop_in_the_sidebar_ends_the_cell_and_keeps_the_lease(shown: LabPage) -
     expect(run).to_have_attribute("data-state", "stopped", timeout=15_000)
     notebook.ended(cell)
     expect(cell.locator(".jp-OutputArea")).to_contain_text("was stopped")
+    expect(lab.devices("mine")).to_have_count(2)
+
+
+def test_the_card_of_a_lease_extends_and_asks_before_it_releases(shown: LabPage) -> None:
+    lab = shown
+    card = lab.page.locator(".jp-OutputArea .aios-card", has_text="lease").first
+    card.scroll_into_view_if_needed()
+    before = lab.panel.locator("[data-lease]").inner_text()
+    card.get_by_role("button", name="Extend 1 h").click()
+    expect(lab.panel.locator("[data-lease]")).to_contain_text("59:5")
+    assert "59:5" not in before
+    card.get_by_role("button", name="Release").click()
+    expect(card.get_by_role("button", name="Release?")).to_be_visible()
     expect(lab.devices("mine")).to_have_count(2)
 
 

@@ -166,6 +166,41 @@ def test_palette_has_the_commands(lab: LabPage, page: Page) -> None:
     expect(page.locator(".lm-CommandPalette")).to_contain_text("Show the AIOS Cluster")
 
 
+def test_the_launcher_has_the_kernels_with_devices(lab: LabPage, page: Page) -> None:
+    lab.execute("launcher:create")
+    for name in ("Python (AIOS)", "Python (AIOS, 1 device)"):
+        cards = page.locator(f".jp-LauncherCard:visible[title^='{name}']")
+        expect(cards.first).to_be_visible()
+    lab.execute("application:close")
+
+
+def test_an_endpoint_is_stopped(lab: LabPage) -> None:
+    row = lab.panel.locator("[data-run='r-digits']")
+    expect(row).to_contain_text("12.4 requests/s")
+    lab.panel.get_by_role("button", name="Stop digits", exact=True).click()
+    expect(lab.dialog).to_contain_text("Its address stops answering")
+    lab.accept()
+    expect(row).to_have_count(0)
+
+
+def test_settings_hide_sections_and_choose_units(
+    lab: LabPage, fake_lab: LabServer, page: Page
+) -> None:
+    save = """chosen => window.jupyterapp.serviceManager.settings.save(
+        'aios-jupyter:settings', JSON.stringify(chosen))"""
+    page.evaluate(save, {"hiddenSections": ["queue"], "temperatureUnit": "fahrenheit"})
+    lab.open(fake_lab.page())
+    lab.show_panel()
+    expect(lab.device("GPU-ada-01-0")).to_contain_text("153 °F")
+    expect(lab.section("leases")).to_be_visible()
+    expect(lab.section("queue")).to_have_count(0)
+    page.evaluate(save, {})
+    lab.open(fake_lab.page())
+    lab.show_panel()
+    expect(lab.device("GPU-ada-01-0")).to_contain_text("67 °C")
+    expect(lab.section("queue")).to_be_visible()
+
+
 def test_a_cluster_that_goes_away_and_comes_back(lab: LabPage, scenario: Choose) -> None:
     scenario("none")
     expect(lab.panel).to_contain_text("No cluster is running")
@@ -239,6 +274,63 @@ def test_a_hundred_percent_of_the_text_is_there_at_twice_the_size(
     page.screenshot(path=artifacts / "zoomed-light.png")
     page.set_viewport_size({"width": 1360, "height": 900})
     assert wide[0] <= wide[1]
+
+
+@pytest.mark.parametrize("width", [200, 700])
+def test_nothing_is_cut_off_in_a_narrow_or_wide_sidebar(
+    lab: LabPage, artifacts: Path, width: int
+) -> None:
+    """JupyterLab makes it 250 pixels wide at least."""
+    lab.width(width)
+    beyond = lab.panel.evaluate(BEYOND)
+    lab.page.set_viewport_size({"width": 1360, "height": 1700})
+    lab.panel.screenshot(path=artifacts / f"panel-{width}.png")
+    lab.page.set_viewport_size({"width": 1360, "height": 900})
+    lab.width(250)
+    assert beyond == []
+
+
+# Rows that are longer than the panel, or that lie beyond its edge.
+BEYOND = """panel => {
+    const edge = panel.getBoundingClientRect().left + panel.clientWidth + 1;
+    return [...panel.querySelectorAll('button, input, select, dd, .aios-Facts, .aios-Row-head')]
+        .filter(one => one.getClientRects().length && one.getBoundingClientRect().right > edge)
+        .map(one => `${one.className}: ${one.textContent.slice(0, 40)}`);
+}"""
+
+SHIFTS = """async panel => {
+    const shifts = [];
+    const observer = new PerformanceObserver(list => {
+        const moved = list.getEntries().flatMap(entry => entry.sources)
+            .filter(({ node }) => node && panel.contains(node))
+            // What stands to the right begins further left with each digit more, and ends there.
+            .filter(({ previousRect: before, currentRect: now }) =>
+                before.y !== now.y || Math.abs(before.right - now.right) > 0.5);
+        shifts.push(...moved.map(({ node, previousRect: before, currentRect: now }) =>
+            [(node.outerHTML ?? node.data).slice(0, 150), before.y, now.y]));
+    });
+    observer.observe({ type: 'layout-shift' });
+    const events = window.jupyterapp.serviceManager.events.stream;
+    let seen = 0;
+    const count = () => { seen++; };
+    events.connect(count);
+    while (seen < 8) {
+        await new Promise(done => setTimeout(done, 50));
+    }
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)));
+    events.disconnect(count);
+    observer.disconnect();
+    return shifts;
+}"""
+
+
+def test_nothing_moves_while_rows_are_updated(lab: LabPage) -> None:
+    """Eight updates of every bar, number and curve: the browser counts no layout shift."""
+    expect(lab.panel.locator("[data-metric=steps_per_second]").first).to_be_visible()
+    lab.section("datasets").scroll_into_view_if_needed()
+    assert lab.panel.evaluate(SHIFTS) == []
+    lab.panel.evaluate("panel => { panel.scrollTop = 0; }")
+    assert lab.panel.evaluate(SHIFTS) == []
 
 
 CONTRAST = """panel => {
