@@ -90,6 +90,7 @@ class Agent:
             self._revoked,
             lambda refused: self._report("node.refused", refused, True),
         )
+        self._door.guests.keys = runtime / "tls"
         self._worker = DaskWorker(
             self.name,
             host,

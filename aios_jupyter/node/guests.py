@@ -31,7 +31,7 @@ from ..runs import tunnel
 from ..runs.messages import StartRun
 from ..runs.spec import Entry
 from ..schema import DeviceKind
-from ..tls import peer
+from ..tls import Bundle, peer
 from .hosted import Hosted
 from .hosting import Hosting
 
@@ -49,8 +49,10 @@ PLACEHOLDER = "{connection_file}"
 ON_GPU = (DeviceKind.GPU, DeviceKind.MIG)
 
 
-def place(order: StartRun, directory: Path) -> StartRun:
+def place(order: StartRun, directory: Path, keys: Path | None = None) -> StartRun:
     """The order with all that this node says: connection file, program, folder and devices.
+
+    `keys` is the folder of the node's certificates.
 
     Raises
     ------
@@ -80,6 +82,7 @@ def place(order: StartRun, directory: Path) -> StartRun:
         "AIOS_DEVICE": "cuda:0" if gpus else "cpu",
         "AIOS_LEASE": spec.lease,
         tunnel.VARIABLE: str(sockets / tunnel.LENT),
+        tunnel.KEYS: str(keys) if keys and Bundle.dask(keys).key.exists() else "",
     }
     spec = msgspec.structs.replace(
         spec,
@@ -125,6 +128,11 @@ class Guests:
         Called with the name and serial number of a certificate; raises to refuse.
     on_refusal
         Called with each refusal of a stream.
+
+    Attributes
+    ----------
+    keys
+        The folder of this node's certificates.
     """
 
     def __init__(
@@ -133,6 +141,7 @@ class Guests:
         admit: Callable[[str, int], None],
         on_refusal: Callable[[Refused], None],
     ) -> None:
+        self.keys: Path | None = None
         self._runs = runs
         self._admit = admit
         self._on_refusal = on_refusal
@@ -240,7 +249,7 @@ class Guests:
             return order
         # What is placed is removed when it has ended, also when it never starts.
         self._spawn(self._lend(hosted))
-        return place(order, hosted.directory)
+        return place(order, hosted.directory, self.keys)
 
     async def _lend(self, hosted: Hosted) -> None:
         """Lead a kernel's calls to the streams that are lent to it, as long as it lives."""

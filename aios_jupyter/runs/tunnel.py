@@ -4,7 +4,9 @@ Who asks for it names the protocol `PROTOCOL` in the TLS handshake. Then each si
 JSON, `Head` there and `Answer` back, and from then on bytes pass as they are. With the channel of a
 kernel (`CHANNELS`) they are what its front ends and it say to each other. With `LENT` the stream is
 for the kernel's own calls to the cluster: the answer comes when it makes one, then a line that says
-where to, and so a kernel on somebody else's machine needs no key of its user's.
+where to, and so a kernel on somebody else's machine needs no key of its user's. Dask's workers it
+calls itself, with the key of the node that it runs on, where that has one: the line `TASKS` asks
+whether its user may, and where they are.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import AiosError, ClusterError, from_kind
+from ..errors import AccessError, AiosError, ClusterError, from_kind
 from ..schema import Struct
 from ..tls import SERVER_ROLES, Bundle, peer
 from ..units import split_address
@@ -29,9 +31,11 @@ PROTOCOL = "aios-tunnel/1"
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 LENT = "lent"
 # What a lent stream may be for, besides the address of a node.
-SESSION, BROKER = "session", "broker"
+SESSION, BROKER, TASKS = "session", "broker", "tasks"
 # Names the socket by which a kernel finds lent streams.
 VARIABLE = "AIOS_FORWARD"
+# Names the folder of the node's certificates, where it does data tasks.
+KEYS = "AIOS_NODE_KEYS"
 LONGEST_LINE = 4096
 CHUNK = 256 * 1024
 ANSWER_TIMEOUT = 30.0
@@ -58,6 +62,13 @@ class Standing(Struct, frozen=True, kw_only=True):
     """The session of a kernel that is far from whoever started it."""
 
     secret: str
+
+
+class Tasks(Struct, frozen=True, kw_only=True):
+    """Where Dask's scheduler is; with `refused`, why its user may not use it."""
+
+    address: str = ""
+    refused: str = ""
 
 
 async def dial(address: str, bundle: Bundle, head: Head, wait: float = ANSWER_TIMEOUT) -> Stream:
@@ -189,13 +200,32 @@ class Forward:
         ClusterError
             Whoever started this kernel is gone.
         """
+        standing: Standing = self._asked(SESSION, Standing)
+        return standing
+
+    def tasks(self) -> str:
+        """Where Dask's scheduler is.
+
+        Raises
+        ------
+        AccessError
+            It is not for this kernel's user.
+        ClusterError
+            Whoever started this kernel is gone.
+        """
+        tasks: Tasks = self._asked(TASKS, Tasks)
+        if tasks.refused:
+            raise AccessError(tasks.refused)
+        return tasks.address
+
+    def _asked(self, what: str, kind: Any) -> Any:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
                 opened.settimeout(ANSWER_TIMEOUT)
                 opened.connect(str(self.path))
-                opened.sendall(f"{SESSION}\n".encode())
+                opened.sendall(f"{what}\n".encode())
                 with opened.makefile("rb") as file:
-                    return msgspec.json.decode(file.readline(LONGEST_LINE), type=Standing)
+                    return msgspec.json.decode(file.readline(LONGEST_LINE), type=kind)
         except (OSError, msgspec.MsgspecError) as error:
             raise ClusterError(
                 f"Whoever started this kernel does not answer ({error}); restart the kernel."

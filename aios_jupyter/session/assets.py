@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..cluster import embedded
 from ..config import settings
 from ..errors import AccessError, ClusterError, NotFoundError
+from ..runs.tunnel import KEYS
 from ..tls import Bundle as TlsBundle
+from .link import locate_tasks
 from .runs import RunVerbs
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from ..data.upkeep import Finding, Garbage, Use
 
 WORKER_TIMEOUT = 60
+REACH_TIMEOUT = 10
 
 
 class AssetVerbs(RunVerbs):
@@ -32,38 +36,56 @@ class AssetVerbs(RunVerbs):
         ClusterError
             No worker has come up in time.
         """
-        if self._bundle:
-            raise AccessError(
-                "Whoever reaches a cluster's Dask workers can run code as its owner, so that a "
-                "bundle (AIOS_BUNDLE) does not admit there; work under a lease with 'aios train'."
-            )
-        if self._forward:
-            raise AccessError(
-                "This kernel runs on another node, from which the cluster's Dask workers are not reached; "
-                "do this in a notebook or shell of your own machine."
-            )
-        facts = embedded.ensure(start=False)
-        if self._dask is not None and self._dask.scheduler.address == facts["dask"]:
+        address, own = self._tasks()
+        if self._dask is not None and self._dask.scheduler.address == address:
             return self._dask
         if self._dask is not None:
             self._dask.close()
         from distributed import Client
         from distributed.security import Security
 
-        own = TlsBundle.dask(embedded.Paths.current().tls)
         security = Security(
             tls_ca_file=str(own.authority),
             tls_client_cert=str(own.certificate),
             tls_client_key=str(own.key),
             require_encryption=True,
         )
-        self._dask = Client(facts["dask"], security=security, set_as_default=False)
+        try:
+            self._dask = Client(
+                address, security=security, set_as_default=False, timeout=REACH_TIMEOUT
+            )
+        except OSError as error:
+            raise ClusterError(
+                f"The cluster's Dask scheduler at {address} is not reached from here ({error}); start "
+                "the cluster with 'aios up --host ADDRESS', or do this in a notebook of your own machine."
+            ) from None
         try:
             self._dask.wait_for_workers(1, timeout=WORKER_TIMEOUT)
         except TimeoutError:
             log = settings().cluster_dir / "dask" / "worker.log"
             raise ClusterError(f"The cluster's Dask worker does not come up; see {log}") from None
         return self._dask
+
+    def _tasks(self) -> tuple[str, TlsBundle]:
+        """Where Dask's scheduler is, and what opens it."""
+        if not self._forward:
+            return locate_tasks(self._bundle), TlsBundle.dask(embedded.Paths.current().tls)
+        address = self._forward.tasks()
+        keys = os.environ.get(KEYS)
+        if not keys:
+            raise AccessError(
+                "This kernel runs on a node that does no data tasks, and has no key for the cluster's "
+                "Dask workers; add such nodes with 'aios node add --data', or do this in a notebook of "
+                "your own machine."
+            )
+        return address, TlsBundle.dask(Path(keys))
+
+    def _workers(self) -> Any:
+        """The client of `dask`; None where it is not for us, and this process does the work."""
+        try:
+            return self.dask()
+        except AccessError:
+            return None
 
     def augment(
         self,
@@ -76,7 +98,8 @@ class AssetVerbs(RunVerbs):
     ) -> Dataset:
         """Make a dataset of originals and augmented copies, as tasks on the cluster's workers.
 
-        Where the cluster is somebody else's (AIOS_BUNDLE) it is made in this process.
+        Where its workers are not for this session (with AIOS_BUNDLE, or on a node without `--data`) it
+        is made in this process.
         `data.augment.augment` has the parameters and errors.
         """
         from ..data.augment import augment, resolved
@@ -84,8 +107,7 @@ class AssetVerbs(RunVerbs):
 
         # What is wrong with the request is said before workers are waited for.
         src, parsed = resolved(src, policy, Catalog())
-        client = None if self._bundle else self.dask()
-        return augment(src, dst, parsed, copies, seed, client, on_progress)
+        return augment(src, dst, parsed, copies, seed, self._workers(), on_progress)
 
     def datasets(self) -> list[Dataset]:
         """The catalogue."""

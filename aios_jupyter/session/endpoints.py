@@ -296,7 +296,7 @@ class EndpointVerbs(ModelVerbs):
             version.ref,
             dataset,
             to,
-            client=None if self._bundle else self.dask(),
+            client=self._workers(),
             on_progress=on_progress,
             allow_pickle=allow_pickle,
         )

@@ -48,6 +48,8 @@ class FarKernel:
         Of the session, which the kernel joins.
     on_notice
         Called with a sentence when the kernel has ended otherwise than well.
+    tasks
+        Gives the address of Dask's scheduler; raises AccessError where it is not for the kernel's user.
 
     Attributes
     ----------
@@ -68,6 +70,7 @@ class FarKernel:
         locate: Callable[[], Awaitable[tuple[str, Bundle]]],
         secret: str,
         on_notice: Callable[[str], None],
+        tasks: Callable[[], str],
     ) -> None:
         self.node = ""
         self.pid = 0
@@ -78,6 +81,7 @@ class FarKernel:
         self._locate = locate
         self._secret = secret
         self._on_notice = on_notice
+        self._where_tasks = tasks
         self._run = ""
         self._address = ""
         self._agent: Connection | None = None
@@ -299,6 +303,10 @@ class FarKernel:
                 tunnel.send(writer, tunnel.Standing(secret=self._secret))
                 await writer.drain()
                 return
+            if wanted == tunnel.TASKS:
+                tunnel.send(writer, await asyncio.to_thread(self._located_tasks))
+                await writer.drain()
+                return
             broker, bundle = await self._locate()
             address = broker if wanted == tunnel.BROKER else wanted
             await tunnel.join(stream, await tunnel.connect(address, bundle))
@@ -306,6 +314,12 @@ class FarKernel:
             log.info("a call of kernel %s was not answered: %s", self._run, error)
         finally:
             writer.close()
+
+    def _located_tasks(self) -> tunnel.Tasks:
+        try:
+            return tunnel.Tasks(address=self._where_tasks())
+        except AiosError as error:
+            return tunnel.Tasks(refused=str(error))
 
 
 def _text(value: object) -> str:

@@ -31,7 +31,7 @@ from ..schema import Keep, Lease, LeaseState, Request, Scope
 from .asking import not_granted
 from .far_kernels import FarKernel
 from .identity import keep_kernel_secret, kernel_keep, secret_for
-from .link import locate_broker
+from .link import locate_broker, locate_tasks
 
 T = TypeVar("T")
 WATCH_INTERVAL = 0.5
@@ -215,7 +215,12 @@ class Tenancy:
             self._launcher = Launcher(self._client, own)
             secret = secret_for(self._secret, self._bundle)
             self._far = FarKernel(
-                self._client, self._launcher, self._locate, secret, self._on_notice
+                self._client,
+                self._launcher,
+                self._locate,
+                secret,
+                self._on_notice,
+                tasks=lambda: locate_tasks(self._bundle),
             )
         return await self._far.listen(ip, ports)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from ..broker.client import AsyncClient
 from ..broker.loop import Loop
 from ..cluster import bundle, embedded
-from ..errors import ClusterError, UsageError
+from ..errors import AccessError, ClusterError, UsageError
 from ..runs.launcher import Launcher
 from ..runs.tunnel import BROKER, forwarded
 from ..schema import Keep, Lease
@@ -196,6 +196,22 @@ async def observe(*, label: str) -> AsyncClient:
         return await asyncio.to_thread(locate_broker, bundle.current(), False, None)
 
     return await AsyncClient(locate, label=label, passive=True).open()
+
+
+def locate_tasks(directory: Path | None) -> str:
+    """Where Dask's scheduler is, in a cluster of our own.
+
+    Raises
+    ------
+    AccessError
+        The cluster is somebody else's.
+    """
+    if directory:
+        raise AccessError(
+            "Whoever reaches a cluster's Dask workers can run code as its owner, so that a bundle "
+            "(AIOS_BUNDLE) does not admit there; work under a lease with 'aios train'."
+        )
+    return str(embedded.ensure(start=False)["dask"])
 
 
 def locate_broker(

@@ -114,7 +114,7 @@ class TableVerbs(AssetVerbs):
             steps = Recipe.load(like, whole=False)
         elif isinstance(steps, str):
             steps = Recipe(steps)
-        client = None if self._bundle else self.dask()
+        client = self._workers()
         return prepare(
             src, dst, steps, suggested=kind, label=label, client=client, on_progress=on_progress
         )

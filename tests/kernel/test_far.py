@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,13 @@ from jupyter_client.kernelspec import KernelSpecManager
 from serving import DIRECTORIES, Fetch, ask, eventually, served
 
 from aios_jupyter.broker.messages import ById
+from aios_jupyter.cluster import embedded, joined
 from aios_jupyter.errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
 from aios_jupyter.kernel import specs
 from aios_jupyter.process import alive
 from aios_jupyter.runs import messages as msg
 from aios_jupyter.runs import tunnel
-from aios_jupyter.session import Session, connect, join_node
+from aios_jupyter.session import Session, connect, join_node, link
 
 __all__ = ["_nodes", "second_node"]
 
@@ -239,6 +241,42 @@ def test_nobody_else_has_a_kernel_elsewhere(
     with contextlib.suppress(NotFoundError):
         text = bytes(session._loop.run(session._launcher.read(address, run["id"], "run.json")))  # type: ignore[union-attr]
         assert kernel.session.key not in text
+
+
+TASK = "print(aios_jupyter.connect().dask().submit(sum, [3, 4]).result())"
+
+
+def test_a_kernel_elsewhere_has_dasks_workers_where_its_node_does_data_tasks(
+    manager: Callable[[], KernelManager], session: Session, opened: Open, tmp_path: Path
+) -> None:
+    kernel = manager()
+    kernel.start_kernel(cwd=str(tmp_path))
+    notebook = opened(kernel)
+    notebook.run("import aios_jupyter\n%load_ext aios_jupyter")
+    refused = notebook.reply(notebook.send(TASK))["content"]
+    assert refused["ename"] == "AccessError"
+    assert "add such nodes with 'aios node add --data'" in refused["evalue"]
+    # What needs no worker is done without one.
+    notebook.run("%aios augment mnist -o more --policy hflip")
+    assert "20,000" in notebook.run("%aios data show more")
+
+    keys = joined._places("far")[0] / "tls"
+    shutil.copytree(embedded.Paths.current().tls / "dask", keys / "dask")
+    try:
+        kernel.restart_kernel()
+        notebook.ready()
+        notebook.run("import aios_jupyter")
+        assert notebook.run(TASK).strip() == "7"
+    finally:
+        shutil.rmtree(keys / "dask")
+
+
+def test_where_dasks_workers_are_is_for_the_clusters_owner(
+    session: Session, tmp_path: Path
+) -> None:
+    assert link.locate_tasks(None).startswith("tls://")
+    with pytest.raises(AccessError, match="does not admit there"):
+        link.locate_tasks(tmp_path)
 
 
 @pytest.fixture
