@@ -69,7 +69,13 @@ HEAVY = {"cv2", "dask", "distributed", "duckdb", "ipywidgets", "keras", "matplot
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",
          "broker.client", "broker.protocol", "node", *GROUND)  # fmt: skip
 # Leaves among them, imported where a front end asks for them.
-LEAVES = ("notebook.widgets", "commands.preview", "commands.pictures", "kernel.engine")
+LEAVES = (
+    "notebook.widgets",
+    "notebook.previews",
+    "commands.preview",
+    "commands.pictures",
+    "kernel.engine",
+)
 
 
 @dataclass(frozen=True)

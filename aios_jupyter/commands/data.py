@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import NotFoundError
+from ..errors import NotFoundError, UsageError
 from ..units import format_duration, format_size
 from .base import VerbGroup, as_json, echo_json
 from .charts import Panel
@@ -218,6 +218,32 @@ def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
     )
 
 
+def policy_card(source: str, policy: str, seed: int, picture: bytes) -> Card:
+    """What a policy does to some of a dataset's images; each row begins with the original."""
+    return Card(
+        f"augmented {source}",
+        fields=(("policy", policy), ("seed", str(seed))),
+        image=picture,
+        note=f'Make a dataset of it with: aios augment {source} -o NAME --policy "{policy}" '
+        f"--seed {seed}",
+    )
+
+
+def _augment_preview(host: Host, source: str, file: str | None, policy: str, seed: int) -> Any:
+    from ..data.preview import png
+
+    def draw(policy: str, seed: int) -> bytes:
+        return png(source, policy, n=PREVIEW_TILES, seed=seed)
+
+    if file is None and not host.shows_images:
+        raise UsageError("No picture is shown here; give a file to write it to: -o FILE.png.")
+    if file is None:
+        return host.policy(source, policy, seed, draw)
+    path = Path(file).expanduser()
+    path.write_bytes(draw(policy, seed))
+    return host.show(Card(str(path), badge=format_size(path.stat().st_size)), path)
+
+
 def _list_operations(context: click.Context) -> None:
     from ..data.policy import MEDIA
 
@@ -256,7 +282,15 @@ def _picture(entry: Entry) -> bytes | None:
 
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", required=True, metavar="NAME", help="Name of the new dataset.")
+@click.option(
+    "-o", "--output", metavar="NAME", help="Name of the new dataset; of a file with --preview."
+)
+@click.option(
+    "--preview",
+    "preview_",
+    is_flag=True,
+    help="Only show what the policy does to some; in a notebook with a field for other policies.",
+)
 @click.option(
     "--policy",
     required=True,
@@ -281,12 +315,26 @@ def _picture(entry: Entry) -> bytes | None:
     help="List what a policy may consist of.",
 )
 @click.pass_obj
-def augment(host: Host, source: str, output: str, policy: str, copies: int, seed: int) -> Any:
+def augment(
+    host: Host,
+    source: str,
+    output: str | None,
+    preview_: bool,
+    policy: str,
+    copies: int,
+    seed: int,
+) -> Any:
     """Make a larger dataset from SOURCE by varying what it holds.
 
     It holds images, sounds or texts. SOURCE itself is in the new dataset, followed by the copies,
     with their labels. The same seed gives the same bytes on any cluster.
     """
+    if preview_:
+        return _augment_preview(host, source, output, policy, seed)
+    if output is None:
+        raise UsageError(
+            "Say what the new dataset is called: -o NAME; or only look with --preview."
+        )
     session = host.session(start=True)
     with host.progress(f"augmenting {source}") as advance:
         entry = session.augment(

@@ -146,6 +146,12 @@ class Host:
         """Show a model that is served now."""
         return self.show(card, endpoint)
 
+    def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
+        """Show what an augmentation policy does; `draw` makes the picture of another."""
+        from .data import policy_card
+
+        return self.show(policy_card(source, policy, seed, draw(policy, seed)))
+
     def leases_changed(self) -> None:
         """Called after leases ended or changed, for cards that show them."""
 

@@ -21,6 +21,7 @@ _LEAST_TILE, _MOST_TILE = 56, 160
 _GAP = 4
 _GAP_AFTER_ORIGINAL = 12
 _PAPER = 255
+WITHOUT_IMAGES = ("sounds", "text", "csv", "jsonl", "database")
 
 
 def preview(
@@ -63,6 +64,26 @@ def preview(
     if times > 1:
         times = math.ceil(times)
     return _draw([[_tile(image, times, color) for image in line] for line in lines])
+
+
+def png(
+    data: str | Path | Entry | NDArray[Any], policy: str | Policy, n: int = 16, seed: int = 0
+) -> bytes:
+    """The picture of `preview` as a PNG file.
+
+    Raises
+    ------
+    UsageError
+        There are no images in it, or the policy makes no sense.
+    """
+    catalog = Catalog()
+    if not isinstance(data, np.ndarray):
+        data = catalog.get(data)
+        if data.format in WITHOUT_IMAGES:
+            raise UsageError(
+                f"{data.ref or data.url} holds {data.format}; only images can be previewed."
+            )
+    return to_png(preview(data, policy, n, seed, catalog))
 
 
 def to_png(image: NDArray[Any]) -> bytes:

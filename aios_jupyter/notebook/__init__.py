@@ -3,6 +3,8 @@
 magics      `%aios`, `%%aios` and what registers them
 display     the notebook's host: decides what to show and how
 widgets     live cards with buttons
+held        those of leases and endpoints, which outlive their cells
+previews    that of an augmentation policy
 html        the same cards as static HTML, which is what a saved notebook keeps
 completion  what Tab offers after `%aios`
 """

@@ -13,7 +13,7 @@ import contextlib
 import difflib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .widgets import Live, RunCard, Slot
 
 _MISSING = object()
+# Of pictures of policies, which nothing ends but the kernel.
+LIVE_PREVIEWS = 3
 
 
 def rich(shell: InteractiveShell) -> bool:
@@ -65,6 +67,7 @@ class NotebookHost(Host):
         self._origins: dict[str, tuple[Any, str]] = {}
         self.keeper: Keeper | None = None
         self._shown: tuple[Any, int] = (None, -1)
+        self._previews: list[Live] = []
         atexit.register(self._leaving)
 
     @property
@@ -225,6 +228,18 @@ class NotebookHost(Host):
         self._kept().add(EndpointCard(slot, session, endpoint, self.leases_changed))
         return self._mark(endpoint)
 
+    def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
+        """Show what a policy does with a field for others; the last few cards stay live."""
+        if not rich(self.shell):
+            return super().policy(source, policy, seed, draw)
+        from .previews import PreviewCard
+
+        self._previews.append(PreviewCard(self._take_slot(), source, policy, seed, draw))
+        for old in self._previews[:-LIVE_PREVIEWS]:
+            old.close()
+        del self._previews[:-LIVE_PREVIEWS]
+        return None
+
     def _kept(self) -> Keeper:
         from .held import Keeper
 
@@ -257,6 +272,8 @@ class NotebookHost(Host):
 
     def _leaving(self) -> None:
         """The kernel ends, and its leases with it: leave static cards behind."""
+        for card in self._previews:
+            card.close()
         if self.keeper:
             self.keeper.leave()
 

@@ -142,6 +142,14 @@ def push_button(label: str, icon: str, on_click: Callable[[], None], *, style: s
     return _answering(button)
 
 
+def text_field(value: str, on_change: Callable[[str], None]) -> Any:
+    """A line of text that tells of what is in it when Enter is pressed, or it is left."""
+    layout = _kit().Layout(width="100%", max_width="36rem")
+    field = _kit().Text(value, continuous_update=False, layout=layout)
+    field.observe(lambda change: on_change(str(change["new"])), names="value")
+    return _answering(field)
+
+
 def _answering(widget: Any, **state: Any) -> Any:
     """Set a control's state, and let it answer while a cell blocks the kernel's main loop.
 

@@ -109,6 +109,15 @@ class AssetVerbs(RunVerbs):
         src, parsed = resolved(src, policy, Catalog())
         return augment(src, dst, parsed, copies, seed, self._workers(), on_progress)
 
+    def augment_preview(self, src: Source, policy: str, pictures: int = 16, seed: int = 0) -> bytes:
+        """What a policy does to some images: a PNG, each row an original and copies of it.
+
+        The same policy and seed make the same copies with `augment`.
+        """
+        from ..data.preview import png
+
+        return png(src[0] if isinstance(src, tuple) else src, policy, pictures, seed)
+
     def datasets(self) -> list[Dataset]:
         """The catalogue."""
         from ..data.catalog import Catalog

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from leftovers import MARK
 
+from aios_jupyter.commands import Host, invoke
 from aios_jupyter.data import augment as verb
 from aios_jupyter.data import chunks, sounds
 from aios_jupyter.data.augment import augment, preview, to_png
 from aios_jupyter.data.catalog import Catalog
 from aios_jupyter.data.formats import decode_image
 from aios_jupyter.data.pipeline import Pipeline
+from aios_jupyter.data.preview import png
 from aios_jupyter.errors import AiosError, ClusterError, ConflictError, NotFoundError, UsageError
 
 POLICY = "rotate(15), shift(0.1), scale(0.9, 1.1), hflip, noise(0.05), blur(1), cutout(0.2)"
@@ -414,6 +416,19 @@ def test_a_preview_shows_what_will_be_made(digits):
     made = Pipeline(POLICY, 4).apply(first[None], first=len(x) // 6, copy=1)[0]
     left = 4 + 56 + 12
     assert np.array_equal(grid[4 : 4 + 56 : 2, left : left + 56 : 2], made)
+
+
+def test_a_policy_is_looked_at_in_a_shell_as_a_file(tmp_path):
+    line = ["augment", "mnist", "--policy", "rotate(15)"]
+    invoke([*line, "--preview", "-o", str(tmp_path / "look.png")], Host())
+    assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="give a file"):
+        invoke([*line, "--preview"], Host())
+    with pytest.raises(UsageError, match="only look with --preview"):
+        invoke(line, Host())
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(UsageError, match="only images can be previewed"):
+        png(tmp_path / "t.csv", "hflip")
 
 
 @pytest.mark.parametrize("n", [2, 5, 16])

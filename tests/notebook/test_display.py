@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any
@@ -14,11 +15,18 @@ from IPython.utils.capture import capture_output
 
 from aios_jupyter.commands.feed import Feed
 from aios_jupyter.commands.views import Card, Column, Table
-from aios_jupyter.errors import AllocationError, ClusterError, NotFoundError, RunError
+from aios_jupyter.errors import (
+    AllocationError,
+    ClusterError,
+    NotFoundError,
+    RunError,
+    UsageError,
+)
 from aios_jupyter.notebook import curves, display, html
 from aios_jupyter.notebook.curves import MIME
 from aios_jupyter.notebook.held import EndpointCard, Keeper, LeaseCard
 from aios_jupyter.notebook.magics import load
+from aios_jupyter.notebook.previews import PreviewCard
 from aios_jupyter.notebook.widgets import CONFIRM_FOR, Confirmed, RunCard, Slot
 from aios_jupyter.runs.handle import RunResult
 from aios_jupyter.schema import LeaseState
@@ -324,6 +332,48 @@ def test_augmenting_shows_a_bar_and_then_the_dataset(
     assert "10/10" in done["text/plain"]
     assert "10,000" in dataset["text/plain"]
     assert '<img alt="preview of mnist@' in dataset["text/html"]
+
+
+def test_a_policy_is_looked_at_before_data_is_made(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    (card,) = shown(rich, "%aios augment mnist --preview --policy 'rotate(15), hflip' --seed 3")
+    assert set(card) == {"text/plain", "text/html", WIDGET}
+    assert "--seed 3" in card["text/plain"]
+    assert '<img alt="preview of augmented mnist"' in card["text/html"]
+
+
+def test_another_policy_is_drawn_and_one_that_is_none_keeps_the_picture() -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def draw(policy: str, seed: int) -> bytes:
+        if policy == "spin":
+            raise UsageError("'spin' is not an operation.")
+        drawn.append((policy, seed))
+        return f"{policy} {seed}".encode()
+
+    with capture_output() as captured:
+        card = PreviewCard(Slot(), "mnist", "hflip", 0, draw)
+        card._field.value = "vflip"
+        card._more.click()
+        card._field.value = "spin"
+        said = card._body.value
+        card.close()
+    assert drawn == [("hflip", 0), ("vflip", 0), ("vflip", 1)]
+    assert "&#x27;spin&#x27; is not an operation." in said
+    last = captured.outputs[-1].data
+    assert WIDGET not in last
+    assert "vflip" in last["text/plain"]
+    assert base64.b64encode(b"vflip 1").decode() in last["text/html"]
+
+
+def test_only_the_last_previews_stay_live(rich: InteractiveShell, session: FakeSession) -> None:
+    line = "%aios augment mnist --preview --policy hflip"
+    with capture_output() as captured:
+        for _ in range(display.LIVE_PREVIEWS + 1):
+            rich.run_cell(line)
+    closed = [output for output in captured.outputs if WIDGET not in output.data]
+    assert len(closed) == 1
 
 
 # --- html, without a shell
