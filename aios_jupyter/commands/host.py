@@ -23,6 +23,7 @@ from .feed import Feed
 from .views import Card, Table
 
 if TYPE_CHECKING:
+    from ..models.registry import ModelVersion
     from ..schema import Lease
     from ..session import Endpoint, RunHandle, RunResult, Session
 
@@ -145,6 +146,10 @@ class Host:
     def endpoint(self, session: Session, endpoint: Endpoint, card: Card) -> Any:
         """Show a model that is served now."""
         return self.show(card, endpoint)
+
+    def model(self, session: Session, version: ModelVersion, card: Card) -> Any:
+        """Show a model that has been published."""
+        return self.show(card, version)
 
     def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
         """Show what an augmentation policy does; `draw` makes the picture of another."""

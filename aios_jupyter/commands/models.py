@@ -71,7 +71,8 @@ def publish(
     In a notebook MODEL is a variable; in a shell, and there too, the path of an ONNX file.
     """
     subject = model if model.endswith(".onnx") else host.value(model)
-    version = host.session(start=True).publish(
+    session = host.session(start=True)
+    version = session.publish(
         subject,
         name,
         alias=alias,
@@ -83,7 +84,7 @@ def publish(
         data=data,
         allow_pickle=allow_pickle,
     )
-    return host.show(model_card(version), version)
+    return host.model(session, version, model_card(version))
 
 
 def _example(value: Any) -> Any:

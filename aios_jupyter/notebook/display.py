@@ -34,14 +34,15 @@ from . import charts, html
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from ..models.registry import ModelVersion
     from ..schema import Lease
     from ..session import Endpoint, RunHandle, RunResult, Session
     from .held import Keeper
     from .widgets import Live, RunCard, Slot
 
 _MISSING = object()
-# Of pictures of policies, which nothing ends but the kernel.
-LIVE_PREVIEWS = 3
+# Of cards of models and of policies, which nothing ends but the kernel.
+MOST_LIVE = 3
 
 
 def rich(shell: InteractiveShell) -> bool:
@@ -228,6 +229,19 @@ class NotebookHost(Host):
         self._kept().add(EndpointCard(slot, session, endpoint, self.leases_changed))
         return self._mark(endpoint)
 
+    def model(self, session: Session, version: ModelVersion, card: Card) -> Any:
+        """Show a published version with who serves it and a button; the last few stay live."""
+        if not rich(self.shell):
+            return self.show(card, version)
+        from .held import ModelCard
+
+        keeper = self._kept()
+        keeper.add(ModelCard(self._take_slot(), session, version, self.leases_changed))
+        shown = [one for one in keeper.cards if isinstance(one, ModelCard)]
+        for old in shown[:-MOST_LIVE]:
+            old.left()
+        return self._mark(version)
+
     def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
         """Show what a policy does with a field for others; the last few cards stay live."""
         if not rich(self.shell):
@@ -235,9 +249,9 @@ class NotebookHost(Host):
         from .previews import PreviewCard
 
         self._previews.append(PreviewCard(self._take_slot(), source, policy, seed, draw))
-        for old in self._previews[:-LIVE_PREVIEWS]:
+        for old in self._previews[:-MOST_LIVE]:
             old.close()
-        del self._previews[:-LIVE_PREVIEWS]
+        del self._previews[:-MOST_LIVE]
         return None
 
     def _kept(self) -> Keeper:

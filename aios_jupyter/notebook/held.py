@@ -1,4 +1,4 @@
-"""Cards of what outlives its cell: leases and endpoints, kept true while nobody runs a cell.
+"""Cards of what outlives its cell: leases, endpoints and models, kept true while nobody runs a cell.
 
 `Keeper` looks at the cluster now and then and hands each card what it sees; a card whose subject has
 ended is replaced by its static form.
@@ -15,17 +15,23 @@ import msgspec
 
 from ..commands.endpoints import endpoint_card
 from ..commands.leases import lease_card
-from ..commands.views import Card
-from ..errors import AiosError
+from ..commands.models import model_card
+from ..commands.views import Card, number
+from ..errors import AiosError, NotFoundError
 from ..units import format_duration
 from . import html
 from .widgets import Confirmed, Live, Slot, fill, pane, push_button, row_of
 
 if TYPE_CHECKING:
+    from ..models.registry import ModelVersion
     from ..schema import Lease
     from ..session import Endpoint, Session
 
 LOOK_EVERY = 2.0
+# The registry is a database, and seldom changes.
+REGISTRY_EVERY = 10.0
+# What the button of a model's card makes of it.
+ALIAS = "champion"
 # What a lease's card says besides its end.
 NOTICED = ("warned", "idle_since", "idle_ends")
 
@@ -188,6 +194,77 @@ class EndpointCard(Held):
 
     def _stopped(self) -> None:
         self._try(lambda: self._session.stop_endpoint(self.endpoint.name))
+
+
+class ModelCard(Held):
+    """A published version: the aliases that it has now, the endpoints that serve it, and a button."""
+
+    def __init__(
+        self,
+        slot: Slot,
+        session: Session,
+        version: ModelVersion,
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(slot, session, changed)
+        self.version = version
+        self._served = ""
+        self._asked = time.monotonic()
+        self._promote = Confirmed(f"Promote to {ALIAS}", "arrow-up", self._promoted)
+        self.draw()
+        self.open([self._body, row_of(self._promote.button)])
+
+    def card(self) -> Card:
+        """What is known of it, and where it is served."""
+        card = model_card(self.version)
+        fields = (*card.fields, ("served", self._served))
+        return Card(card.title, fields, badge=card.badge, note=self._note or card.note)
+
+    def see(self, view: View) -> None:
+        """Draw it with the endpoints and aliases that it has now."""
+        served = [row for row in view["runs"].values() if self._serves(row)]
+        self._served = "; ".join(map(_served_text, served))
+        if time.monotonic() - self._asked > REGISTRY_EVERY:
+            self._ask()
+        self._promote.settle()
+        if not self.closed:
+            self.draw()
+
+    def left(self) -> None:
+        """The registry keeps it; who serves it is no longer known."""
+        self.ended("")
+
+    def ended(self, state: str) -> None:
+        """Nobody looks after it any more."""
+        self._served = ""
+        super().ended(state)
+
+    def _serves(self, row: Mapping[str, Any]) -> bool:
+        about = row["detail"]
+        version = (str(about.get("model")), str(about.get("version")))
+        ours = (self.version.name, str(self.version.version))
+        return row["kind"] == "endpoint" and row["ended"] is None and version == ours
+
+    def _ask(self) -> None:
+        """Look at the registry, which others change too; a version that is gone has no card."""
+        self._asked = time.monotonic()
+        try:
+            self.version = self._session.model(self.version.ref)
+        except NotFoundError as error:
+            self._note = str(error)
+            self.ended("")
+
+    def _promoted(self) -> None:
+        def promote() -> None:
+            self.version = self._session.promote(self.version.ref, ALIAS)
+
+        self._try(promote)
+
+
+def _served_text(row: Mapping[str, Any]) -> str:
+    rate = row["metrics"].get("requests_per_second")
+    asked = f", {number(rate)} requests/s" if rate is not None else ""
+    return f"{row['name']} at {row['detail'].get('url', '?')}{asked}"
 
 
 class Keeper:

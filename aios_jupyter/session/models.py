@@ -102,6 +102,18 @@ class ModelVerbs(AssetVerbs):
 
         return registry.versions()
 
+    def model(self, ref: str) -> ModelVersion:
+        """A version by name (its newest), name/3 or name@alias.
+
+        Raises
+        ------
+        NotFoundError
+            There is none.
+        """
+        from ..models import registry
+
+        return registry.resolve(ref)
+
     def promote(self, ref: str, alias: str) -> ModelVersion:
         """Move an alias to a version."""
         from ..models import aliases

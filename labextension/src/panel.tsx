@@ -13,6 +13,7 @@ import { QueueSection } from './components/queue';
 import { ReservationsSection } from './components/reservations';
 import { RunsSection } from './components/runs';
 import { IFolds, Section } from './components/section';
+import { useGrowing } from './components/growing';
 import { ServicesProvider, useModel, useServices } from './components/services';
 import { aiosIcon } from './icons';
 import { ClusterModel } from './model';
@@ -235,19 +236,6 @@ function Sections(props: {
     ({ key }) => !hidden.has(key ?? '') && (key !== 'reservations' || reserved > 0)
   );
   return <>{wanted.slice(0, there)}</>;
-}
-
-/** A number that grows by one with each frame: what is drawn at once is no long task then. */
-function useGrowing(end: number): number {
-  const [now, setNow] = React.useState(1);
-  React.useEffect(() => {
-    if (now < end) {
-      const frame = requestAnimationFrame(() => setNow(now + 1));
-      return () => cancelAnimationFrame(frame);
-    }
-    return undefined;
-  }, [now, end]);
-  return now;
 }
 
 /** Which sections are folded, kept across reloads where the application keeps state. */

@@ -22,7 +22,8 @@ from aios_jupyter.errors import (
     RunError,
     UsageError,
 )
-from aios_jupyter.notebook import curves, display, html
+from aios_jupyter.models.registry import ModelVersion
+from aios_jupyter.notebook import curves, display, held, html
 from aios_jupyter.notebook.curves import MIME
 from aios_jupyter.notebook.held import EndpointCard, Keeper, LeaseCard
 from aios_jupyter.notebook.magics import load
@@ -286,6 +287,51 @@ def test_an_endpoints_card_shows_its_traffic_and_the_version_it_serves_now(
     assert not host.keeper.cards
 
 
+def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
+    rich: InteractiveShell, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelVersion(name="digits", version=3, metrics={"accuracy": 0.97})
+    known = {"digits/3": model}
+
+    def promote(ref: str, alias: str) -> ModelVersion:
+        known[ref] = msgspec.structs.replace(known[ref], aliases=(alias,))
+        return known[ref]
+
+    def look(ref: str) -> ModelVersion:
+        if ref not in known:
+            raise NotFoundError("digits has no version 3.")
+        return known[ref]
+
+    detail = {"model": "digits", "version": "3", "url": "http://127.0.0.1:1/v2"}
+    served = endpoint_row(kind="endpoint", name="digits", detail=detail)
+    other = endpoint_row(kind="endpoint", name="older", detail={**detail, "version": "2"})
+    runs = {"r-1": served, "r-2": other}
+    monkeypatch.setattr(session, "publish", lambda *_, **__: model, raising=False)
+    monkeypatch.setattr(session, "promote", promote, raising=False)
+    monkeypatch.setattr(session, "model", look, raising=False)
+    monkeypatch.setattr(session, "status", lambda: {"runs": runs, "leases": {}, "queue": {}})
+    monkeypatch.setattr(held, "REGISTRY_EVERY", 0.0)
+    rich.user_ns["net"] = object()
+    with capture_output() as captured:
+        rich.run_cell("%aios publish net --name digits")
+        host = load(rich).host
+        host.leases_changed()
+        (card,) = host.keeper.cards
+        assert "digits at http://127.0.0.1:1/v2, 12.4 requests/s" in card._body.value
+        assert "older" not in card._body.value
+        card._promote.button.click()
+        assert not known["digits/3"].aliases, "the first click asks"
+        card._promote.button.click()
+        assert "champion" in card._body.value
+        known.clear()
+        host.leases_changed()
+    first, last = (output.data for output in captured.outputs)
+    assert WIDGET in first
+    assert WIDGET not in last
+    assert "digits has no version 3." in last["text/plain"]
+    assert not host.keeper.cards
+
+
 def test_an_endpoint_is_stopped_with_the_second_click(session: FakeSession) -> None:
     stopped: list[str] = []
 
@@ -370,7 +416,7 @@ def test_another_policy_is_drawn_and_one_that_is_none_keeps_the_picture() -> Non
 def test_only_the_last_previews_stay_live(rich: InteractiveShell, session: FakeSession) -> None:
     line = "%aios augment mnist --preview --policy hflip"
     with capture_output() as captured:
-        for _ in range(display.LIVE_PREVIEWS + 1):
+        for _ in range(display.MOST_LIVE + 1):
             rich.run_cell(line)
     closed = [output for output in captured.outputs if WIDGET not in output.data]
     assert len(closed) == 1

@@ -1,10 +1,15 @@
 import { useVirtualizer } from '@tanstack/react-virtual';
 import * as React from 'react';
 
+import { useGrowing } from './growing';
 import { useServices } from './services';
 
 /** So many rows are simply drawn; of more, only those that are in sight. */
 const ALL = 40;
+/** So many rows are drawn with each frame at first. */
+const AT_ONCE = 6;
+/** Frames after which all in sight are drawn. */
+const FRAMES = 8;
 /** Rows that are drawn above and below what is in sight. */
 const OVERSCAN = 3;
 
@@ -35,6 +40,7 @@ function Windowed<Item>(props: IRows<Item>): React.ReactElement {
   const { scroller } = useServices();
   const { items, keyOf, height } = props;
   const list = React.useRef<HTMLUListElement>(null);
+  const frames = useGrowing(FRAMES);
   const [margin, setMargin] = React.useState(0);
   // After each drawing: sections above it may have grown or been folded. The same number again
   // changes nothing.
@@ -55,6 +61,7 @@ function Windowed<Item>(props: IRows<Item>): React.ReactElement {
     scrollMargin: margin,
     useFlushSync: false
   });
+  const inSight = virtual.getVirtualItems();
   return (
     <ul
       aria-label={props.label}
@@ -62,7 +69,7 @@ function Windowed<Item>(props: IRows<Item>): React.ReactElement {
       ref={list}
       style={{ height: virtual.getTotalSize() }}
     >
-      {virtual.getVirtualItems().map(row => (
+      {(frames < FRAMES ? inSight.slice(0, AT_ONCE * frames) : inSight).map(row => (
         <li
           aria-posinset={row.index + 1}
           aria-setsize={items.length}
