@@ -62,5 +62,6 @@ class PreviewCard(Live):
             self._picture = self._draw(policy, seed)
             self._policy, self._seed, self._note = policy, seed, ""
         except AiosError as error:
-            self._note = str(error)
+            # Further lines point at a place, in letters that are all as wide.
+            self._note = str(error).splitlines()[0]
         self._show()

@@ -394,7 +394,7 @@ def test_another_policy_is_drawn_and_one_that_is_none_keeps_the_picture() -> Non
 
     def draw(policy: str, seed: int) -> bytes:
         if policy == "spin":
-            raise UsageError("'spin' is not an operation.")
+            raise UsageError("'spin' is not an operation.\nspin\n^")
         drawn.append((policy, seed))
         return f"{policy} {seed}".encode()
 
@@ -406,7 +406,7 @@ def test_another_policy_is_drawn_and_one_that_is_none_keeps_the_picture() -> Non
         said = card._body.value
         card.close()
     assert drawn == [("hflip", 0), ("vflip", 0), ("vflip", 1)]
-    assert "&#x27;spin&#x27; is not an operation." in said
+    assert "&#x27;spin&#x27; is not an operation.</div>" in said
     last = captured.outputs[-1].data
     assert WIDGET not in last
     assert "vflip" in last["text/plain"]
