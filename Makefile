@@ -18,6 +18,7 @@
 PYTHON ?= python3
 MINUTES ?= 30
 SEED ?= 1
+WORKERS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -69,7 +70,7 @@ lab: venv
 
 test: venv
 	@scripts/chromium.sh
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
 
 test-tensorflow: venv
