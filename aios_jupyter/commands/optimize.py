@@ -102,7 +102,7 @@ def optimize(
 ) -> Any:
     """Make MODEL smaller and quicker, measured on your data.
 
-    MODEL is a torch network in a notebook; anywhere an ONNX file or a published model (digits,
+    MODEL is a torch or Keras network in a notebook; anywhere an ONNX file or a published model (digits,
     digits/3, digits@champion). The smallest variant within --max-loss is chosen; `publish` takes
     what this gives. Without --int8, --prune or --onnx it tries int8.
     """
