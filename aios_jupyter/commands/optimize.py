@@ -214,7 +214,7 @@ def _line(row: Row, base: Row, found: Optimized) -> dict[str, Any]:
     notes = [row.note] if row.note else []
     if not row.holds:
         notes.insert(0, f"over {found.max_loss:.3g} loss")
-    if not row.stored:
+    if not row.stored and not row.note:
         notes.insert(0, "as trained")
     return {
         "chosen": "*" if row.name == found.chosen else " ",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,11 @@ def convert(net: KerasNet, ranges: Mapping[str, np.ndarray] | None = None) -> by
             import tensorflow as tf
     except ImportError as error:
         raise MissingExtraError("LiteRT", "tensorflow") from error
-    with tempfile.TemporaryDirectory(prefix="aios-litert-") as scratch, _silent():
+    with (
+        tempfile.TemporaryDirectory(prefix="aios-litert-") as scratch,
+        quiet(*CHATTY),
+        _silent(),
+    ):
         module = tf.Module()
         # So that its weights become constants; Keras 3 has TensorFlow's variables in its own.
         module.weights = [getattr(v, "value", v) for v in net.model.variables]
@@ -122,6 +127,7 @@ class LiteRtPredictor:
             except ImportError as error:
                 raise MissingExtraError("LiteRT", "tensorflow") from error
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
+            self._interpreter.allocate_tensors()
             self._run = self._interpreter.get_signature_runner(ENTRY)
         self.signature = signature
 
@@ -138,9 +144,17 @@ class LiteRtPredictor:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """What the converter and its C++ print is about our calls, and not the user's."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        yield
+    """What the converter and the C++ below it print is about our calls, and not the user's."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
