@@ -7,7 +7,6 @@ exported. The model is also kept in Keras's own format, for those who go on with
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import numpy as np
 from ..errors import MissingExtraError, UsageError
 from .onnx_files import EXPORT_ROWS, check_same, save_and_open, save_example
 from .predictor import OnnxPredictor, first_line, plain
-from .quiet import quiet
+from .quiet import quiet, silent
 from .signature import Signature
 
 if TYPE_CHECKING:
@@ -144,13 +143,11 @@ class KerasNet:
         """The model in ONNX, with names of ours."""
         import onnx
 
-        said = io.StringIO()
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="aios-keras-") as scratch,
                 quiet(*CHATTY),
-                contextlib.redirect_stdout(said),
-                contextlib.redirect_stderr(said),
+                silent(),
             ):
                 path = os.fspath(Path(scratch) / "model.onnx")
                 if self._three:

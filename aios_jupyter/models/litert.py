@@ -6,10 +6,7 @@ module: it imports numpy, TensorFlow where a model is converted, and LiteRT wher
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +17,7 @@ import numpy as np
 from ..errors import MissingExtraError, UsageError
 from .keras_export import CHATTY, KERAS_MODEL, KerasNet
 from .predictor import first_line, named_inputs
-from .quiet import quiet
+from .quiet import quiet, silent
 from .signature import Signature
 
 CALIBRATION = 256
@@ -48,7 +45,7 @@ def convert(net: KerasNet, ranges: Mapping[str, np.ndarray] | None = None) -> by
     with (
         tempfile.TemporaryDirectory(prefix="aios-litert-") as scratch,
         quiet(*CHATTY),
-        _silent(),
+        silent(),
     ):
         module = tf.Module()
         # So that its weights become constants; Keras 3 has TensorFlow's variables in its own.
@@ -121,7 +118,7 @@ class LiteRtPredictor:
     """A LiteRT model that is open."""
 
     def __init__(self, content: bytes, signature: Signature, *, threads: int = 1) -> None:
-        with quiet(*CHATTY), _silent():
+        with quiet(*CHATTY), silent():
             try:
                 from ai_edge_litert.interpreter import Interpreter
             except ImportError as error:
@@ -140,21 +137,3 @@ class LiteRtPredictor:
         """As other predictors."""
         outputs = self.run(named_inputs(self.signature, x))
         return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """What the converter and the C++ below it print is about our calls, and not the user's."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
