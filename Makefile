@@ -76,7 +76,8 @@ test: venv
 test-tensorflow: venv
 	@scripts/tensorflow.sh
 	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py \
-	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py
+	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py \
+	  tests/models/test_keras_models.py
 
 test-systems: venv
 	@scripts/systems.sh
