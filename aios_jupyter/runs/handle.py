@@ -70,7 +70,10 @@ class RunHandle:
         return self._live.done.done()
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Events of all ranks as they come, until the run has ended. To be read once."""
+        """Events of all ranks as they come, until the run has ended. To be read once.
+
+        Of what was printed before anybody read, the last 16 MB are there; `aios logs` has all.
+        """
         while True:
             try:
                 event = self.next_event(0.2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
-import queue
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle
 from . import messages as msg
 from .carrying import pulled, push
+from .inbox import Inbox
 from .packed import SHARE_FROM, Packed
 from .spec import Rendezvous, RunSpec, ranks_on
 
@@ -157,7 +157,7 @@ class LiveRun:
     Attributes
     ----------
     events
-        All events in the order in which they came; None closes it.
+        What comes, for one who reads it.
     done
         Done with the broker's last word on the run (`schema.Run`).
     """
@@ -167,7 +167,7 @@ class LiveRun:
     ) -> None:
         self.run = run
         self._wait = wait
-        self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.events = Inbox(run.id)
         self.done: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
         self.stopping = False
         self.pulled = ""

@@ -90,7 +90,7 @@ time.sleep(600)
 
 
 def test_a_run_that_prints_without_end_is_kept_whole_and_stops(session: Session) -> None:
-    megabytes = 64
+    megabytes = 1024
     cell = f"""
 import os, sys
 line = "x" * 1023 + "\\n"
