@@ -151,6 +151,9 @@ class Host:
         """Show a model that has been published."""
         return self.show(card, version)
 
+    def models_changed(self) -> None:
+        """Called after aliases have moved, for cards that show them."""
+
     def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
         """Show what an augmentation policy does; `draw` makes the picture of another."""
         from .data import policy_card

@@ -288,6 +288,7 @@ def promote(host: Host, ref: str, alias: str) -> Any:
     from ..models.aliases import set_alias
 
     version = set_alias(ref, alias)
+    host.models_changed()
     return host.show(model_card(version), version)
 
 
@@ -303,4 +304,5 @@ def rollback(host: Host, name: str, alias: str) -> Any:
     from ..models.aliases import rollback as back
 
     version = back(name, alias)
+    host.models_changed()
     return host.show(model_card(version), version)

@@ -242,6 +242,16 @@ class NotebookHost(Host):
             old.left()
         return self._mark(version)
 
+    def models_changed(self) -> None:
+        """Have the cards of models show the aliases that they have now."""
+        if not self.keeper:
+            return
+        from .held import ModelCard
+
+        for card in self.keeper.cards:
+            if isinstance(card, ModelCard):
+                card.moved()
+
     def policy(self, source: str, policy: str, seed: int, draw: Callable[[str, int], bytes]) -> Any:
         """Show what a policy does with a field for others; the last few cards stay live."""
         if not rich(self.shell):

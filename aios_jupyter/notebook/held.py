@@ -17,7 +17,7 @@ from ..commands.endpoints import endpoint_card
 from ..commands.leases import lease_card
 from ..commands.models import model_card
 from ..commands.views import Card, number
-from ..errors import AiosError, NotFoundError
+from ..errors import AiosError
 from ..units import format_duration
 from . import html
 from .widgets import Confirmed, Live, Slot, fill, pane, push_button, row_of
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..session import Endpoint, Session
 
 LOOK_EVERY = 2.0
-# The registry is a database, and seldom changes.
-REGISTRY_EVERY = 10.0
 # What the button of a model's card makes of it.
 ALIAS = "champion"
 # What a lease's card says besides its end.
@@ -209,7 +207,6 @@ class ModelCard(Held):
         super().__init__(slot, session, changed)
         self.version = version
         self._served = ""
-        self._asked = time.monotonic()
         self._promote = Confirmed(f"Promote to {ALIAS}", "arrow-up", self._promoted)
         self.draw()
         self.open([self._body, row_of(self._promote.button)])
@@ -221,14 +218,11 @@ class ModelCard(Held):
         return Card(card.title, fields, badge=card.badge, note=self._note or card.note)
 
     def see(self, view: View) -> None:
-        """Draw it with the endpoints and aliases that it has now."""
+        """Draw it with the endpoints that serve it now."""
         served = [row for row in view["runs"].values() if self._serves(row)]
         self._served = "; ".join(map(_served_text, served))
-        if time.monotonic() - self._asked > REGISTRY_EVERY:
-            self._ask()
         self._promote.settle()
-        if not self.closed:
-            self.draw()
+        self.draw()
 
     def left(self) -> None:
         """The registry keeps it; who serves it is no longer known."""
@@ -245,14 +239,13 @@ class ModelCard(Held):
         ours = (self.version.name, str(self.version.version))
         return row["kind"] == "endpoint" and row["ended"] is None and version == ours
 
-    def _ask(self) -> None:
-        """Look at the registry, which others change too; a version that is gone has no card."""
-        self._asked = time.monotonic()
-        try:
+    def moved(self) -> None:
+        """Aliases have moved. The registry is asked then alone: it may be far, and slow."""
+
+        def ask() -> None:
             self.version = self._session.model(self.version.ref)
-        except NotFoundError as error:
-            self._note = str(error)
-            self.ended("")
+
+        self._try(ask)
 
     def _promoted(self) -> None:
         def promote() -> None:

@@ -108,24 +108,27 @@ def handlers(
 
 
 def _datasets() -> list[dict[str, Any]]:
-    import msgspec
-
     from ..session import connect
 
     with connect(start=False, passive=True, label="server") as session:
-        found: list[dict[str, Any]] = msgspec.to_builtins(session.datasets())
+        found = _plain(session.datasets())
     # A page that lists many has no use for the statistics of their columns.
     return [{name: value for name, value in row.items() if name != "fields"} for row in found]
 
 
 def _versions(name: str) -> list[dict[str, Any]]:
-    import msgspec
-
     from ..session import connect
 
     with connect(start=False, passive=True, label="server") as session:
-        rows: list[dict[str, Any]] = msgspec.to_builtins(session.data_versions(name))
-    return rows[::-1]
+        return _plain(session.data_versions(name))[::-1]
+
+
+def _plain(entries: object) -> list[dict[str, Any]]:
+    """As JSON has them, which has no word for a number that is not finite."""
+    import msgspec
+
+    rows: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(entries))
+    return rows
 
 
 async def _drawn(ref: str) -> bytes:

@@ -23,7 +23,7 @@ from aios_jupyter.errors import (
     UsageError,
 )
 from aios_jupyter.models.registry import ModelVersion
-from aios_jupyter.notebook import curves, display, held, html
+from aios_jupyter.notebook import curves, display, html
 from aios_jupyter.notebook.curves import MIME
 from aios_jupyter.notebook.held import EndpointCard, Keeper, LeaseCard
 from aios_jupyter.notebook.magics import load
@@ -310,7 +310,6 @@ def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
     monkeypatch.setattr(session, "promote", promote, raising=False)
     monkeypatch.setattr(session, "model", look, raising=False)
     monkeypatch.setattr(session, "status", lambda: {"runs": runs, "leases": {}, "queue": {}})
-    monkeypatch.setattr(held, "REGISTRY_EVERY", 0.0)
     rich.user_ns["net"] = object()
     with capture_output() as captured:
         rich.run_cell("%aios publish net --name digits")
@@ -323,13 +322,17 @@ def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
         assert not known["digits/3"].aliases, "the first click asks"
         card._promote.button.click()
         assert "champion" in card._body.value
+        promote("digits/3", "staging")
+        host.models_changed()
+        assert "staging" in card._body.value
         known.clear()
-        host.leases_changed()
+        host.models_changed()
+        assert "digits has no version 3." in card._body.value
+        host.keeper.leave()
     first, last = (output.data for output in captured.outputs)
     assert WIDGET in first
     assert WIDGET not in last
-    assert "digits has no version 3." in last["text/plain"]
-    assert not host.keeper.cards
+    assert "http://127.0.0.1:1/v2" not in last["text/plain"], "who serves it is not known any more"
 
 
 def test_an_endpoint_is_stopped_with_the_second_click(session: FakeSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from tornado.httpclient import HTTPClientError
 
 from aios_jupyter import errors
 from aios_jupyter.data.catalog import Catalog
+from aios_jupyter.data.description import Field
 from aios_jupyter.data.entries import Entry
 from aios_jupyter.models.registry import ModelVersion
 from aios_jupyter.runs.messages import Frame, RankStacks, Stack
@@ -439,6 +442,17 @@ async def test_datasets_are_those_of_the_catalogue(
     got = answer(await jp_fetch("aios/datasets/mnist"))
     jsonschema.validate(got, schema("/aios/datasets/{name}", "get", "200"))
     assert [field["name"] for field in got["versions"][0]["fields"]] == ["x", "y"]
+
+
+async def test_statistics_that_are_not_finite_are_none(
+    jp_fetch: Any, server: AiosApp, fake_session: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Field(name="x", kind="double", least=-math.inf, mean=math.nan, most=1.0)
+    entry = msgspec.structs.replace(Catalog().get("mnist"), fields=(field,))
+    monkeypatch.setattr(FakeSession, "data_versions", lambda self, name: [entry])
+    (version,) = answer(await jp_fetch("aios/datasets/mnist"))["versions"]
+    found = version["fields"][0]
+    assert (found["least"], found["mean"], found["most"]) == (None, None, 1.0)
 
 
 async def test_a_dataset_is_drawn_once_by_a_process_of_its_own(
