@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, UsageError
 from ..schema import Struct
-from .predictor import file_hashes, verify
+from .predictor import RECIPE, file_hashes, verify
 
 if TYPE_CHECKING:
     from .predictor import Package
@@ -136,6 +136,11 @@ class _Export:
 
 def _edge(it: _Export) -> str:
     _only_onnx(it.package)
+    if it.package.prepares:
+        raise UsageError(
+            f"{it.version.ref} has a recipe in front, which needs more than this form has; export it to "
+            "container, or publish the model without its recipe."
+        )
     _copy_model(it.package, it.folder)
     main = Path(it.package.main).name
     about = {
@@ -175,7 +180,8 @@ def _container(it: _Export) -> str:
             n for n in names if n in _SKIPPED or ("." in n and not n.endswith(".py"))
         ],
     )
-    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(_SERVER)))
+    needed = (*_SERVER, "pandas") if it.package.prepares else _SERVER
+    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(needed)))
     _write(
         it.folder / "Containerfile", _CONTAINERFILE.format(base=it.options.base, ref=it.version.ref)
     )
@@ -218,6 +224,11 @@ def _kubernetes(it: _Export) -> str:
 
 def _mlflow(it: _Export) -> str:
     shutil.copytree(it.package.path, it.folder, dirs_exist_ok=True)
+    if it.package.prepares:
+        return (
+            f"MLflow's tools run the model alone, on rows that the recipe in {RECIPE} has prepared: "
+            "mlflow.pyfunc.load_model(FOLDER)"
+        )
     return "Any MLflow opens it: mlflow.pyfunc.load_model(FOLDER), mlflow models serve -m FOLDER"
 
 
@@ -242,9 +253,10 @@ def _only_onnx(package: Package) -> None:
 
 
 def _copy_model(package: Package, folder: Path) -> None:
-    """The model's file, and weights that lie beside it."""
+    """The model's file, weights that lie beside it, and its recipe."""
     main = Path(package.path) / package.main
-    for path in (main, *main.parent.glob(f"{main.name}.*")):
+    recipe = [Path(package.path) / RECIPE] if package.prepares else []
+    for path in (main, *main.parent.glob(f"{main.name}.*"), *recipe):
         shutil.copyfile(path, folder / path.name)
 
 

@@ -75,6 +75,8 @@ def publish(
     input_example: Any = None,
     lineage: Mapping[str, Any] | None = None,
     profile: Any = None,
+    recipe: Any = None,
+    label: str | None = None,
     allow_pickle: bool = False,
 ) -> ModelVersion:
     """Store `model` as the next version of `name`.
@@ -99,7 +101,15 @@ def publish(
         Where it comes from, by name: lease, run, notebook, data.
     profile
         Samples of the training data (50 or more), which `monitor` compares an endpoint's traffic
-        with; only their distributions are kept.
+        with; only their distributions are kept. With a recipe they are raw rows.
+    recipe
+        What prepared the data that the model was trained on: a dataset that a recipe made, a `Recipe`
+        or its file. The version then takes raw rows, and the recipe (a copy of it) runs in front
+        wherever it answers. `input_example` may be raw rows too, as a data frame; of a dataset they
+        are found.
+    label
+        With `recipe`: the prepared column that the model does not take, where its name is none of
+        "label", "y", "class" and "target".
     allow_pickle
         Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
 
@@ -113,7 +123,7 @@ def publish(
     check_name(name)
     if alias is not None:
         check_alias(alias)
-    from .package import build, save_profile
+    from .package import build, build_with, save_profile
     from .variants import Optimized
 
     origin: dict[str, Any] = dict(lineage or {})
@@ -126,7 +136,14 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
-        built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        if recipe is None:
+            built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        else:
+            from .prepared import ahead
+
+            front = ahead(recipe, input_example, label)
+            built = build_with(front, model, extras, input_example, allow_pickle=allow_pickle)
+            origin["recipe"] = str(built.rows)
         if profile is not None:
             save_profile(built, extras, profile)
         tags = _tags(built, numbers, texts, origin)
@@ -215,7 +232,7 @@ def _tags(
     tags = {
         "main": built.main,
         "framework": built.framework,
-        "signature": msgspec.json.encode(built.signature).decode(),
+        "signature": msgspec.json.encode(built.takes).decode(),
         "metrics": json.dumps(dict(metrics)),
         "params": json.dumps(dict(params)),
     }
