@@ -124,6 +124,7 @@ def publish(
     if alias is not None:
         check_alias(alias)
     from .package import build, build_with, save_profile
+    from .store import room_for
     from .variants import Optimized
 
     origin: dict[str, Any] = dict(lineage or {})
@@ -133,7 +134,7 @@ def publish(
     numbers = check_metrics(metrics or {})
     texts = {str(key): str(value) for key, value in (params or {}).items()}
 
-    with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
+    with room_for(name), tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
         if recipe is None:
@@ -170,7 +171,7 @@ def _store(
     It belongs to the run of ours that is its `source`, where there is one, else to one of its own.
     """
     from .predictor import file_hashes
-    from .store import creating, ensure_registered, experiment_id, registry
+    from .store import creating, discard, ensure_registered, experiment_id, registry
     from .tracking import RUN_TAG, find_run
 
     with registry() as client:
@@ -201,6 +202,7 @@ def _store(
             done = True
         finally:
             if not done:
+                discard(logged.artifact_location)
                 client.finalize_logged_model(logged.model_id, "FAILED")
             if not tracked:
                 client.set_terminated(run, "FINISHED" if done else "FAILED")
