@@ -197,7 +197,7 @@ def _store(
             client.finalize_logged_model(logged.model_id, "READY")
             ensure_registered(client, name)
             version = client.create_model_version(
-                name, logged.artifact_location, run_id=run, tags=tags
+                name, logged.artifact_location, run_id=run, tags=tags, model_id=logged.model_id
             ).version
             done = True
         finally:
