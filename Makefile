@@ -18,6 +18,7 @@
 PYTHON ?= python3
 MINUTES ?= 30
 SEED ?= 1
+WORKERS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -69,13 +70,14 @@ lab: venv
 
 test: venv
 	@scripts/chromium.sh
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
 
 test-tensorflow: venv
 	@scripts/tensorflow.sh
 	@.venv-tensorflow/bin/python -m pytest tests/runs/test_tensorflow.py \
-	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py
+	  tests/session/test_keras.py tests/data/test_loader_tensorflow.py \
+	  tests/models/test_keras_models.py
 
 test-systems: venv
 	@scripts/systems.sh

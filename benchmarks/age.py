@@ -1,9 +1,9 @@
 """Encryption at rest, against pyrage called directly on the same file: one stream of 256 MB.
 
 Each figure is the library's seconds over ours, the median of rounds in turn. The library reads a
-file and writes another one; ours also hashes what it has written, for the catalogue, and moves it
-into place. `…_without_hash` leaves that out of ours: hashing in threads beside took longer still,
-since the library keeps Python's lock.
+file and writes another one; ours also hashes what it has written, for the catalogue (blocks of it on
+all processors), and moves it into place. `…_without_hash` leaves that out of ours: hashing while the
+library works takes longer still, since that keeps Python's lock.
 """
 
 from __future__ import annotations

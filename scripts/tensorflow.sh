@@ -16,6 +16,6 @@ install() { $here/bin/python -m pip install --quiet --constraint constraints.txt
 echo "Installing TensorFlow into $here (a few minutes the first time)"
 # The tests need no GPU, and this is a third of what the extra 'tensorflow' brings. tf_keras wants
 # the package of the other name.
-install tensorflow-cpu keras
+install tensorflow-cpu keras tf2onnx ai-edge-litert
 install --no-deps tf_keras
 touch $here/.installed

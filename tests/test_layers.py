@@ -260,7 +260,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 
 # Frameworks that the user's environment brings, imported where their code runs.
-OPTIONAL = {"tensorflow", "keras", "tf_keras", "h5py"}
+OPTIONAL = {"tensorflow", "keras", "tf_keras", "h5py", "tf2onnx", "ai_edge_litert"}
 
 
 def normal(name: str) -> str:

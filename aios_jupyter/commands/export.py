@@ -12,7 +12,7 @@ from .base import as_json, echo_json
 from .host import Host
 from .views import Card, plural
 
-FORMS = ("edge", "container", "kubernetes", "mlflow")
+FORMS = ("edge", "litert", "container", "kubernetes", "mlflow")
 
 
 @click.command()
@@ -23,14 +23,23 @@ FORMS = ("edge", "container", "kubernetes", "mlflow")
 @click.option(
     "--replicas", default="1:4", show_default=True, metavar="N[:M]", help="kubernetes: how many."
 )
+@click.option("--calibrate", metavar="X", help="litert: int8, with ranges from these samples.")
 @as_json
 @click.pass_obj
 def export(
-    host: Host, ref: str, form: str, output: str | None, image: str, replicas: str, json_: bool
+    host: Host,
+    ref: str,
+    form: str,
+    output: str | None,
+    image: str,
+    replicas: str,
+    calibrate: str | None,
+    json_: bool,
 ) -> Any:
     """Write the published model REF so that it runs elsewhere.
 
-    edge: the ONNX model and a runner that needs numpy and onnxruntime alone. container: all that
+    edge: the ONNX model and a runner that needs numpy and onnxruntime alone. litert: a Keras model
+    for phones and small boards, with a runner. container: all that
     podman build needs. kubernetes: manifests for that container. mlflow: MLflow's folder.
     """
     from ..models.export import Options
@@ -39,7 +48,11 @@ def export(
     least, most = parse_count(replicas)
     if least < 1:
         raise UsageError(f"--replicas {replicas}: give at least 1.")
-    options = Options(image=image, replicas=(least, most))
+    options = Options(
+        image=image,
+        replicas=(least, most),
+        calibrate=None if calibrate is None else host.value(calibrate),
+    )
     named = ref.replace("/", "-").replace("@", "-")
     found = write(ref, form, output or f"{named}-{form}", options)
     if json_:

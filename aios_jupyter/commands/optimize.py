@@ -102,7 +102,7 @@ def optimize(
 ) -> Any:
     """Make MODEL smaller and quicker, measured on your data.
 
-    MODEL is a torch network in a notebook; anywhere an ONNX file or a published model (digits,
+    MODEL is a torch or Keras network in a notebook; anywhere an ONNX file or a published model (digits,
     digits/3, digits@champion). The smallest variant within --max-loss is chosen; `publish` takes
     what this gives. Without --int8, --prune or --onnx it tries int8.
     """
@@ -214,7 +214,7 @@ def _line(row: Row, base: Row, found: Optimized) -> dict[str, Any]:
     notes = [row.note] if row.note else []
     if not row.holds:
         notes.insert(0, f"over {found.max_loss:.3g} loss")
-    if not row.stored:
+    if not row.stored and not row.note:
         notes.insert(0, "as trained")
     return {
         "chosen": "*" if row.name == found.chosen else " ",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +38,7 @@ _FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
 DATABASE = "database"
 _DATABASES = frozenset({"postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle"})
 BLOCK = 8 * 2**20
-_READ = 2**20
+HASHERS = min(4, os.cpu_count() or 1)
 
 
 class FileCheck(Struct, frozen=True):
@@ -188,22 +190,55 @@ def content(url: str, form: str) -> Content:
 
 
 def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
-    digest, size, blocks = hashlib.sha256(), 0, []
-    block, in_block = hashlib.sha256(), 0
+    """A file's hash and its blocks': the hash is that of its only block, or of all block hashes."""
+    size, digests = 0, []
     try:
         with fs.open(path, "rb") as file:
-            while data := file.read(min(_READ, BLOCK - in_block)):
-                digest.update(data)
-                block.update(data)
-                size, in_block = size + len(data), in_block + len(data)
-                if in_block == BLOCK:
-                    blocks.append(block.digest()[:16])
-                    block, in_block = hashlib.sha256(), 0
+            for data, digest in _hashed(_blocks(file)):
+                size += len(data)
+                digests.append(digest)
     except OSError as error:
         raise unreadable(url, error) from None
-    if in_block or not blocks:
-        blocks.append(block.digest()[:16])
-    return digest.hexdigest(), FileCheck(name=name, size=size, blocks=tuple(blocks))
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
+    check = FileCheck(name=name, size=size, blocks=tuple(d[:16] for d in digests))
+    return whole.hex(), check
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    """The file in whole blocks, and the rest; one empty block of an empty file."""
+    data, number = _block(file), 0
+    while data or not number:
+        yield data
+        number += 1
+        data = _block(file) if len(data) == BLOCK else b""
+
+
+def _block(file: Any) -> bytes:
+    data: bytes = file.read(BLOCK)
+    while 0 < len(data) < BLOCK and (more := file.read(BLOCK - len(data))):
+        data += more  # some storage gives less than was asked for
+    return data
+
+
+def _hashed(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Each block with its hash, several at a time: hashing is what takes the time, not reading."""
+    first = next(blocks)
+    if len(first) < BLOCK:
+        yield first, _sha256(first)
+        return
+    with ThreadPoolExecutor(HASHERS) as pool:
+        waiting: deque[tuple[bytes, Future[bytes]]] = deque()
+        for data in chain([first], blocks):
+            waiting.append((data, pool.submit(_sha256, data)))
+            if len(waiting) > 2 * HASHERS:
+                done, digest = waiting.popleft()
+                yield done, digest.result()
+        for done, digest in waiting:
+            yield done, digest.result()
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def adopt(aside: Path, name: str, suffix: str, form: str = "folder") -> tuple[Path, Content]:

@@ -1,4 +1,4 @@
-"""Run the model beside this file. Needs numpy and onnxruntime, nothing else.
+"""Run the model beside this file. Needs what is in requirements.txt, nothing else.
 
 python run.py INPUT.npy [-o OUTPUT.npy]     what the model gives; .npz for several inputs
 python run.py --speed                       how quick it is here
@@ -18,13 +18,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 TYPES = {
     "BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
     **{f"{kind}{bits}": f"{kind}{bits}".lower() for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+
+
+class Onnx:
+    """An ONNX model in ONNX Runtime."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, names: list[str], arrays: dict[str, Any]) -> list[Any]:
+        """The outputs of these names."""
+        return list(self._session.run(names, arrays))
+
+
+class LiteRt:
+    """A LiteRT model."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_path=str(path), num_threads=threads or None)
+        self._call = self._interpreter.get_signature_runner("serving_default")
+
+    def run(self, names: list[str], arrays: dict[str, Any]) -> list[Any]:
+        """The outputs of these names."""
+        found = self._call(**arrays)
+        return [found[name] for name in names]
 
 
 class Model:
@@ -46,12 +77,9 @@ class Model:
                 raise SystemExit(
                     f"{name} was changed after it was exported; export the model again."
                 )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            str(self.folder / self.about["main"]), options, providers=["CPUExecutionProvider"]
-        )
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        kind = LiteRt if self.about["main"].endswith(".tflite") else Onnx
+        self._session = kind(self.folder / self.about["main"], threads)
+        self.outputs = [output["name"] for output in self.about["signature"]["outputs"]]
 
     def predict(self, x: Any) -> Any:
         """The output for `x`: an array, or a dict of arrays by input name; the batch is first."""

@@ -1,4 +1,4 @@
-"""Take a published model elsewhere: to a small device, into a container, to Kubernetes, to MLflow.
+"""Take a published model elsewhere: to a device, into a container, to Kubernetes, to MLflow.
 
 Each form is a folder (or a zip of it) that stands on its own. What is written is checked first: the
 files are those that were published. A leaf module: it imports what a form needs when it is made.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, UsageError
 from ..schema import Struct
+from .onnx_files import EXAMPLE
 from .predictor import RECIPE, file_hashes, verify
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _SERVER = (
     "uvicorn",
     "uvloop",
 )
+LITERT_MODEL = "model.tflite"
 _SKIPPED = ("__pycache__", "labextension", "samples")
 
 
@@ -60,11 +62,14 @@ class Options(Struct):
         Least and most.
     base
         The image that a container is built upon.
+    calibrate
+        Samples to take the ranges for int8 from (LiteRT); None: it stays in float32.
     """
 
     image: str = ""
     replicas: tuple[int, int] = (1, 4)
     base: str = "python:3.11-slim"
+    calibrate: Any = None
 
 
 def export(ref: str, form: str, target: str | Path, options: Options | None = None) -> Exported:
@@ -73,7 +78,7 @@ def export(ref: str, form: str, target: str | Path, options: Options | None = No
     Parameters
     ----------
     form
-        "edge", "container", "kubernetes" or "mlflow".
+        "edge", "litert", "container", "kubernetes" or "mlflow".
     target
         A folder that does not exist yet or is empty, or a file that ends in .zip.
 
@@ -136,13 +141,14 @@ class _Export:
 
 def _edge(it: _Export) -> str:
     _only_onnx(it.package)
-    if it.package.prepares:
-        raise UsageError(
-            f"{it.version.ref} has a recipe in front, which needs more than this form has; export it to "
-            "container, or publish the model without its recipe."
-        )
+    _only_alone(it.package)
     _copy_model(it.package, it.folder)
     main = Path(it.package.main).name
+    return _with_runner(it, main, _RUNTIME)
+
+
+def _with_runner(it: _Export, main: str, runtime: Iterable[str]) -> str:
+    """What opens the model file `main`, beside it."""
     about = {
         "name": it.version.name,
         "version": it.version.version,
@@ -154,8 +160,35 @@ def _edge(it: _Export) -> str:
     }
     _write(it.folder / "model.json", json.dumps(about, indent=2) + "\n")
     shutil.copyfile(Path(__file__).with_name("edge_runner.py"), it.folder / "run.py")
-    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(_RUNTIME)))
+    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(runtime)))
     return "On the device: pip install -r requirements.txt, then python run.py INPUT.npy"
+
+
+def _litert(it: _Export) -> str:
+    import numpy as np
+
+    from .litert import CALIBRATION, LiteRtPredictor, convert, reopened
+    from .onnx_files import check_same
+    from .predictor import named_inputs, open_package
+
+    files = Path(it.package.path)
+    _only_onnx(it.package)
+    _only_alone(it.package)
+    original = open_package(it.package, threads=1)
+    with np.load(files / EXAMPLE, allow_pickle=False) as kept:
+        example = dict(kept)
+    net = reopened(files, example)
+    ranges = None
+    if it.options.calibrate is not None:
+        given = named_inputs(original.signature, it.options.calibrate)
+        ranges = {name: array[:CALIBRATION] for name, array in given.items()}
+    content = convert(net, ranges)
+    if ranges is None:
+        made = LiteRtPredictor(content, original.signature).run(example)
+        for name, want in original.run(example).items():
+            check_same(want, made[name], 1)
+    (it.folder / LITERT_MODEL).write_bytes(content)
+    return _with_runner(it, LITERT_MODEL, ("numpy", "ai-edge-litert"))
 
 
 def _container(it: _Export) -> str:
@@ -234,6 +267,7 @@ def _mlflow(it: _Export) -> str:
 
 FORMS: dict[str, Callable[[_Export], str]] = {
     "edge": _edge,
+    "litert": _litert,
     "container": _container,
     "kubernetes": _kubernetes,
     "mlflow": _mlflow,
@@ -249,6 +283,14 @@ def _only_onnx(package: Package) -> None:
         raise UsageError(
             f"{package.name}/{package.version} is not stored as ONNX, which this form needs; export "
             "it to mlflow, or publish it as ONNX."
+        )
+
+
+def _only_alone(package: Package) -> None:
+    if package.prepares:
+        raise UsageError(
+            f"{package.name}/{package.version} has a recipe in front, which needs more than this form "
+            "has; export it to container, or publish the model without its recipe."
         )
 
 

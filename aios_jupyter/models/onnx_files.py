@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import UsageError
 from .predictor import ONNX_MODEL, OnnxPredictor
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 EXTERNAL_ABOVE = 1_500_000_000
 """Bytes of weights above which they lie beside the ONNX file (protobuf ends at 2 GB)."""
+
+EXAMPLE = "input_example.npz"
+"""The first sample of the input example, beside the model."""
+
+EXPORT_ROWS = 4
+"""Samples of the input example that an export is compared on."""
+
+TOLERANCE = 1e-3
+"""Largest difference between ONNX and the model, over the largest output (or 1)."""
 
 
 def save_and_open(model: onnx.ModelProto, directory: Path) -> OnnxPredictor:
@@ -42,4 +52,20 @@ def save_and_open(model: onnx.ModelProto, directory: Path) -> OnnxPredictor:
 def save_example(inputs: Mapping[str, np.ndarray], directory: Path) -> None:
     """Keep the first sample beside the model."""
     first = {name: array[:1] for name, array in inputs.items()}
-    np.savez_compressed(directory / "input_example.npz", **first)  # type: ignore[arg-type]
+    np.savez_compressed(directory / EXAMPLE, **first)  # type: ignore[arg-type]
+
+
+def check_same(want: np.ndarray, have: np.ndarray, count: int) -> None:
+    """Refuse an export whose output differs from the model's own on `count` samples."""
+    if want.shape != have.shape:
+        apart = f"in shape ({list(want.shape)}, {list(have.shape)})"
+    else:
+        a, b = want.astype(float), have.astype(float)
+        scale = max(1.0, float(np.abs(a[np.isfinite(a)]).max(initial=0.0)))
+        if np.allclose(a, b, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
+            return
+        apart = f"by {float(np.abs(a - b).max()):.3g}"
+    raise UsageError(
+        f"The exported model differs from the model itself {apart} on {count} samples of the "
+        "input example; make it deterministic where it is not being trained."
+    )

@@ -1,7 +1,8 @@
 """Make a model smaller and quicker, and say what that costs on the user's own data.
 
-    torch ── ONNX ──────────────── int8
-      └── pruned, tuned ── ONNX ── int8
+    torch, Keras ── ONNX ─────────── int8
+      │       └──── LiteRT int8
+      └── pruned, tuned ── ONNX ──── int8
 
 Every variant that is made is measured: bytes, time for one sample, samples a second, score. A gain
 that the measurement does not clearly show is not claimed. A leaf module: it imports numpy, and
@@ -22,18 +23,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from .predictor import OnnxPredictor, Predictor, first_line, named_inputs
+from .onnx_files import save_and_open
+from .predictor import ONNX_MODEL, OnnxPredictor, Predictor, first_line, named_inputs
 from .trial import Row, Score, choose, judged, outputs_of, scoring, speeds, within
 from .variants import Optimized, Wish
 
 __all__ = ["FLOAT", "Optimized", "Wish", "optimize"]
 
 if TYPE_CHECKING:
+    from .keras_export import KerasNet
     from .predictor import Package
     from .torch_variants import TorchModel
 
 FLOAT = "float32"
 TORCH = "torch"
+LITERT = "LiteRT int8"
 LEAST_SAMPLES = 20
 CALIBRATION = 256
 SPEED_SAMPLES = 64
@@ -55,7 +59,8 @@ def optimize(
     Parameters
     ----------
     model
-        A torch module, an ONNX model or its path, or the name of a published one ("digits@champion").
+        A torch module, a Keras model, an ONNX model or its path, or the name of a published one
+        ("digits@champion").
     data
         Samples and labels; labels may be None, and then variants are held against the original.
     calibrate
@@ -112,6 +117,7 @@ class _Source:
     path: Path
     framework: str
     torch: TorchModel | None = None
+    keras: KerasNet | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -145,9 +151,18 @@ class _Trial:
                 "Only a torch network can be pruned; give the network itself rather than a stored "
                 "model."
             )
+        from .keras_export import KerasNet, is_keras
+
+        if is_keras(model):
+            self._say("exporting to ONNX")
+            net = KerasNet(model, x)
+            path = self._folder() / ONNX_MODEL
+            net.compare(save_and_open(net.export(), path.parent))
+            predictor = OnnxPredictor(os.fspath(path), threads=self._wish.threads)
+            return _Source(predictor, path, "keras", keras=net)
         path, framework, lineage = self._stored(model)
         predictor = OnnxPredictor(os.fspath(path), threads=self._wish.threads)
-        return _Source(predictor, path, framework, None, lineage)
+        return _Source(predictor, path, framework, lineage=lineage)
 
     def _stored(self, model: Any) -> tuple[Path, str, dict[str, str]]:
         import onnx
@@ -169,12 +184,9 @@ class _Trial:
                 raise UsageError(f"{model} is not an ONNX model: {first_line(error)}.") from error
         if type(model).__name__ != "ModelProto":
             raise UsageError(
-                f"A {type(model).__name__} cannot be optimized; give a torch module, an ONNX model "
-                "or its path, or the name of a published one."
+                f"A {type(model).__name__} cannot be optimized; give a torch module, a Keras "
+                "model, an ONNX model or its path, or the name of a published one."
             )
-        from .onnx_files import save_and_open
-        from .predictor import ONNX_MODEL
-
         if self._wish.int8:
             from .quantize import is_quantized
 
@@ -214,6 +226,8 @@ class _Trial:
         if self._wish.int8:
             for name, path in bases:
                 self._int8(name, path)
+            if source.keras is not None:
+                self._litert(source.keras, source.predictor)
         return self._result(source)
 
     def _pruned(self, net: TorchModel) -> tuple[str, Path]:
@@ -243,6 +257,17 @@ class _Trial:
             self._add(called, target)
             if within(floor - self._scores[called], 0.0) or self._lost(base):
                 return
+
+    def _litert(self, net: KerasNet, original: Predictor) -> None:
+        """Measured beside the others; it is no ONNX model, so that it is not what is published."""
+        from .litert import LiteRtPredictor, convert
+
+        self._say("LiteRT int8")
+        content = convert(net, self._ranges)
+        predictor = LiteRtPredictor(content, original.signature, threads=self._wish.threads)
+        self._open[LITERT], self._sizes[LITERT] = predictor, len(content)
+        self._scores[LITERT] = self._scored(predictor)
+        self._notes[LITERT] = "aios export … --to litert --calibrate X"
 
     def _lost(self, base: str) -> bool:
         """Whether a base is over the allowed loss by itself: no recipe brings that back."""

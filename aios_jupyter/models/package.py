@@ -1,7 +1,8 @@
 """Turn a model into files that open without the code that made it.
 
-A torch module becomes ONNX, with a free batch size, beside its weights as safetensors; what it
-computes is compared with the module's own output before anything is published. Other objects are
+A torch module becomes ONNX, with a free batch size, beside its weights as safetensors, a Keras model
+beside itself in Keras's format; what it computes is compared with the model's own output before
+anything is published. Other objects are
 pickled only where the user says so. A leaf module: it imports numpy, and torch, onnx and
 cloudpickle where a model needs them.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..errors import UsageError
+from .keras_export import export_keras, is_keras
 from .onnx_files import save_and_open, save_example
 from .predictor import (
     ONNX_MODEL,
@@ -78,10 +80,11 @@ def build_with(
     from .prepared import raw_rows, write
 
     if input_example is None or raw_rows(input_example) is not None:
-        # What torch trains with; of a table other libraries take numbers as they are.
+        # What networks train with; of a table other libraries take numbers as they are.
         input_example = None
         if not _is_onnx(model):
-            input_example = recipe.example("float32" if _is_torch(model) else "float64")
+            network = _is_torch(model) or is_keras(model)
+            input_example = recipe.example("float32" if network else "float64")
     built = build(model, extras, input_example, allow_pickle=allow_pickle)
     rows = recipe.rows_for(built.signature)
     write(rows, extras)
@@ -103,8 +106,8 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     Parameters
     ----------
     model
-        A torch module (also wrapped by DDP or `torch.compile`), what `optimize` gave, an ONNX model
-        or its path, or with `allow_pickle` any object with `predict`.
+        A torch module (also wrapped by DDP or `torch.compile`), a Keras model, what `optimize` gave,
+        an ONNX model or its path, or with `allow_pickle` any object with `predict`.
     extras
         An empty directory that receives the files to be stored beside the model.
     input_example
@@ -116,6 +119,9 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     UsageError
         The model cannot be stored in this way, or fails on the example.
     """
+    if is_keras(model):
+        signature, proto = export_keras(model, extras, input_example)
+        return Built("keras", ONNX_MODEL, signature, proto)
     if _is_torch(model):
         from .torch_export import export_torch
 
@@ -129,8 +135,8 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
         return _build_onnx(model, extras, input_example)
     if not callable(getattr(model, "predict", None)):
         raise UsageError(
-            f"A {type(model).__name__} cannot be published; give a torch module, an ONNX model or "
-            "its path, or an object with predict()."
+            f"A {type(model).__name__} cannot be published; give a torch module, a Keras model, an "
+            "ONNX model or its path, or an object with predict()."
         )
     if not allow_pickle:
         raise UsageError(

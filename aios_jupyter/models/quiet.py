@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -26,3 +29,21 @@ def quiet(*loggers: str) -> Iterator[None]:
         finally:
             for logger, level in zip(named, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Within the block nothing is printed, neither by Python nor by the C++ below a library."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

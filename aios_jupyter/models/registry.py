@@ -40,7 +40,7 @@ class ModelVersion(Struct):
         `{"inputs": [{"name", "datatype", "shape"}], "outputs": […]}` in the words of the Open
         Inference Protocol; -1 is a free size. Empty for a version that something else registered.
     framework
-        "torch", "onnx", "sklearn" or "python": what it was made from.
+        "torch", "keras", "onnx", "sklearn" or "python": what it was made from.
     lineage
         Where it comes from: lease, run, notebook, data version.
     created
@@ -82,14 +82,15 @@ def publish(
     """Store `model` as the next version of `name`.
 
     A torch module (also wrapped by DDP or `torch.compile`) is stored as ONNX with a free batch
-    size, with its weights as safetensors beside it; half-precision weights become float32. The
-    stored model is compared with the module before the version appears.
+    size, with its weights as safetensors beside it; half-precision weights become float32. So is a
+    Keras model, with its `.keras` file. The stored model is compared with the one that was given
+    before the version appears.
 
     Parameters
     ----------
     model
-        A torch module, what `optimize` gave, an ONNX model or its path, or, with `allow_pickle`, an
-        object with `predict`.
+        A torch module, a Keras model, what `optimize` gave, an ONNX model or its path, or, with
+        `allow_pickle`, an object with `predict`.
     alias
         A name to move to this version, such as "champion".
     metrics, params

@@ -18,19 +18,13 @@ import torch
 from torch.utils import _pytree
 
 from ..errors import MissingExtraError, UsageError
-from .onnx_files import save_and_open, save_example
+from .onnx_files import EXPORT_ROWS, check_same, save_and_open, save_example
 from .predictor import OnnxPredictor, first_line, plain
 from .quiet import quiet
 from .signature import Signature
 
 if TYPE_CHECKING:
     import onnx
-
-EXPORT_ROWS = 4
-"""Samples of the input example that are used."""
-
-TOLERANCE = 1e-3
-"""Largest difference between ONNX and the model, over the largest output (or 1)."""
 
 
 def export_torch(
@@ -248,22 +242,7 @@ def _compare(
                 "forward() independent of the batch size."
             ) from error
         for want, have in zip(expected, given.values(), strict=True):
-            _same(want, have, count)
-
-
-def _same(want: np.ndarray, have: np.ndarray, count: int) -> None:
-    if want.shape != have.shape:
-        apart = f"in shape ({list(want.shape)}, {list(have.shape)})"
-    else:
-        a, b = want.astype(float), have.astype(float)
-        scale = max(1.0, float(np.abs(a[np.isfinite(a)]).max(initial=0.0)))
-        if np.allclose(a, b, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
-            return
-        apart = f"by {float(np.abs(a - b).max()):.3g}"
-    raise UsageError(
-        f"The exported model differs from the model itself {apart} on {count} samples of the "
-        "input example; make forward() deterministic in evaluation mode."
-    )
+            check_same(want, have, count)
 
 
 def _take(t: torch.Tensor, count: int) -> torch.Tensor:

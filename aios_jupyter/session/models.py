@@ -134,14 +134,17 @@ class ModelVerbs(AssetVerbs):
         *,
         image: str = "",
         replicas: tuple[int, int] = (1, 4),
+        calibrate: Any = None,
     ) -> Exported:
-        """Write a model so that it runs elsewhere: "edge", "container", "kubernetes", "mlflow".
+        """Write a model so that it runs elsewhere: "edge", "litert", "container", "kubernetes",
+        "mlflow".
 
         `models.export.export` has the errors.
         """
         from ..models import export
 
-        return export.export(ref, to, path, export.Options(image=image, replicas=replicas))
+        options = export.Options(image=image, replicas=replicas, calibrate=calibrate)
+        return export.export(ref, to, path, options)
 
     def gallery(self) -> list[App]:
         """Applications: notebooks that train or load a model, publish it and serve it."""
