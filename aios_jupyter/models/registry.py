@@ -124,6 +124,8 @@ def publish(
     check_name(name)
     if alias is not None:
         check_alias(alias)
+    if label is not None and recipe is None:
+        raise UsageError("A label is named for a recipe; pass that too (--recipe).")
     from .package import build, build_with, save_profile
     from .store import room_for
     from .variants import Optimized

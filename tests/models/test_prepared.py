@@ -282,6 +282,8 @@ def test_a_recipe_that_does_not_fit_the_model_is_not_published(model: Tabular) -
     example = torch.zeros(2, 2)
     with pytest.raises(UsageError, match="input_example, as a data frame"):
         publish(net, "never", recipe=recipe, input_example=example)
+    with pytest.raises(UsageError, match="--recipe"):
+        publish(net, "never", label="kind", input_example=example)
     with pytest.raises(NotFoundError, match="not made by a recipe"):
         publish(net, "never", recipe="people-in")
     assert publish(net, "fits", recipe=recipe, label="kind", input_example=raw).version == 1
