@@ -221,7 +221,8 @@ def predict(
 ) -> Any:
     """Ask a served model REF for its prediction on INPUT.
 
-    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image. With -o it is a
+    INPUT is a variable in a notebook; else a file: .npy, .npz, .json, or an image. A model with a recipe
+    takes a data frame, or a list of objects, one for each row. With -o it is a
     dataset of the catalogue, and the cluster's workers open the model: nobody need serve it.
     """
     if output is not None:

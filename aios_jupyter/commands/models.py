@@ -47,6 +47,12 @@ MODEL_COLUMNS = (
 @click.option(
     "--profile", metavar="X", help="Training data, to compare an endpoint's traffic with: x_train."
 )
+@click.option(
+    "--recipe",
+    metavar="DATASET",
+    help="Take raw rows, prepared as DATASET was (or a recipe's file).",
+)
+@click.option("--label", metavar="COLUMN", help="With --recipe: a column that it does not take.")
 @click.option("--run", metavar="RUN", help="The run that trained it, with its figures.")
 @click.option("--data", metavar="DATASET", help="The dataset it was trained on.")
 @click.option(
@@ -62,6 +68,8 @@ def publish(
     params: tuple[str, ...],
     input_example: str | None,
     profile: str | None,
+    recipe: str | None,
+    label: str | None,
     run: str | None,
     data: str | None,
     allow_pickle: bool,
@@ -80,6 +88,8 @@ def publish(
         params=pairs(params, "params", host.value),
         input_example=None if input_example is None else _example(host.value(input_example)),
         profile=None if profile is None else host.value(profile),
+        recipe=recipe,
+        label=label,
         run=run or host.origin(subject),
         data=data,
         allow_pickle=allow_pickle,
@@ -89,6 +99,8 @@ def publish(
 
 def _example(value: Any) -> Any:
     """A few samples are enough to learn a signature from."""
+    if hasattr(value, "columns"):
+        return value[:200]  # raw rows, of which a recipe may drop some
     return value[:2] if hasattr(value, "shape") else value
 
 

@@ -5,6 +5,7 @@ A leaf module: it imports numpy, pandas and pyarrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from pyarrow import parquet
 from ..data import pieces, storage
 from ..data.catalog import Catalog, Entry, check_name
 from ..data.prepare import FileParts
-from ..data.tables import LABELS
 from ..errors import AiosError, UsageError
+from .columns import as_inputs, chosen
 from .predictor import Package, Predictor, open_package
+from .prepared import PreparedPredictor
 from .signature import NUMPY, Signature, as_input, check_tensor
 
 ROWS = 2000
@@ -45,7 +47,8 @@ def predict_dataset(
     the result has the row and the label; whole numbers up to 255 are divided by it for a model that
     takes fractions.
 
-    Class scores become `prediction` (the class) and `score`.
+    Where a recipe runs in front of the model, it takes raw rows; those that the recipe drops are not in
+    the result. Class scores become `prediction` (the class) and `score`.
 
     Parameters
     ----------
@@ -106,8 +109,12 @@ class Predict:
         if self.arrays:
             x = np.load(self.arrays, mmap_mode="r")[frame[_ROW].to_numpy("int64")]
             inputs = {model.signature.inputs[0].name: _as_images(x, model.signature)}
+        elif isinstance(model, PreparedPredictor):
+            frame, inputs = model.prepare(frame)
+            model = model.model
         else:
-            inputs = _columns(frame, model.signature)
+            columns = chosen(list(frame.columns), model.signature)
+            inputs = as_inputs(frame, model.signature, columns)
         try:
             outputs = _run(model, inputs, len(frame))
         except AiosError:
@@ -136,6 +143,11 @@ def _opened(package: Package, allow_pickle: bool) -> Predictor:
 def _run(model: Predictor, inputs: dict[str, Any], rows: int) -> dict[str, np.ndarray]:
     """Outputs for all rows, some at a time."""
     made = []
+    if not rows:
+        return {
+            tensor.name: np.zeros((0, *map(abs, tensor.shape[1:])), NUMPY[tensor.datatype])
+            for tensor in model.signature.outputs
+        }
     for start in range(0, rows, _TOGETHER):
         some = {name: array[start : start + _TOGETHER] for name, array in inputs.items()}
         model.signature.check(some)
@@ -158,37 +170,6 @@ def _as_images(x: np.ndarray, signature: Signature) -> np.ndarray:
     return array
 
 
-def _columns(frame: Any, signature: Signature) -> dict[str, np.ndarray]:
-    """A table's columns as the model's inputs."""
-    names = [tensor.name for tensor in signature.inputs]
-    if set(names) <= set(frame.columns):
-        found = {}
-        for tensor in signature.inputs:
-            values = as_input(tensor, _numbers(frame[tensor.name], tensor.name))
-            found[tensor.name] = values[:, None] if len(tensor.shape) == 2 else values
-        return found
-    if len(names) > 1:
-        absent = ", ".join(name for name in names if name not in frame.columns)
-        raise UsageError(f"The model takes {', '.join(names)}; the data has no column {absent}.")
-    columns = [name for name in frame.columns if name not in LABELS]
-    tensor = signature.inputs[0]
-    rows = np.stack([_numbers(frame[name], name) for name in columns], 1)
-    array = as_input(tensor, rows if len(tensor.shape) == 2 else rows[:, 0])
-    check_tensor(tensor, array)
-    return {tensor.name: array}
-
-
-def _numbers(series: Any, name: str) -> Any:
-    if str(series.dtype) in ("object", "string", "str"):
-        return series.to_numpy(object)
-    try:
-        if series.isna().any():
-            return series.to_numpy("float64", na_value=np.nan)
-        return series.to_numpy(getattr(series.dtype, "numpy_dtype", series.dtype))
-    except (TypeError, ValueError):
-        raise UsageError(f"Column '{name}' holds no numbers; prepare it first.") from None
-
-
 def _named(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Outputs as columns."""
     found: dict[str, Any] = {}
@@ -197,7 +178,7 @@ def _named(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f":
             found[f"{prefix}prediction"] = array.argmax(1)
             found[f"{prefix}score"] = array.max(1)
-        elif array.ndim > 1 and array[0].size > 1:
+        elif array.ndim > 1 and math.prod(array.shape[1:]) > 1:
             found[f"{prefix}prediction"] = [row.ravel().tolist() for row in array]
         else:
             found[f"{prefix}prediction"] = array.reshape(len(array))

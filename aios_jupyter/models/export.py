@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConflictError, UsageError
 from ..schema import Struct
 from .onnx_files import EXAMPLE
-from .predictor import file_hashes, verify
+from .predictor import RECIPE, file_hashes, verify
 
 if TYPE_CHECKING:
     from .predictor import Package
@@ -141,6 +141,7 @@ class _Export:
 
 def _edge(it: _Export) -> str:
     _only_onnx(it.package)
+    _only_alone(it.package)
     _copy_model(it.package, it.folder)
     main = Path(it.package.main).name
     return _with_runner(it, main, _RUNTIME)
@@ -172,6 +173,7 @@ def _litert(it: _Export) -> str:
 
     files = Path(it.package.path)
     _only_onnx(it.package)
+    _only_alone(it.package)
     original = open_package(it.package, threads=1)
     with np.load(files / EXAMPLE, allow_pickle=False) as kept:
         example = dict(kept)
@@ -211,7 +213,8 @@ def _container(it: _Export) -> str:
             n for n in names if n in _SKIPPED or ("." in n and not n.endswith(".py"))
         ],
     )
-    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(_SERVER)))
+    needed = (*_SERVER, "pandas") if it.package.prepares else _SERVER
+    _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(needed)))
     _write(
         it.folder / "Containerfile", _CONTAINERFILE.format(base=it.options.base, ref=it.version.ref)
     )
@@ -254,6 +257,11 @@ def _kubernetes(it: _Export) -> str:
 
 def _mlflow(it: _Export) -> str:
     shutil.copytree(it.package.path, it.folder, dirs_exist_ok=True)
+    if it.package.prepares:
+        return (
+            f"MLflow's tools run the model alone, on rows that the recipe in {RECIPE} has prepared: "
+            "mlflow.pyfunc.load_model(FOLDER)"
+        )
     return "Any MLflow opens it: mlflow.pyfunc.load_model(FOLDER), mlflow models serve -m FOLDER"
 
 
@@ -278,10 +286,19 @@ def _only_onnx(package: Package) -> None:
         )
 
 
+def _only_alone(package: Package) -> None:
+    if package.prepares:
+        raise UsageError(
+            f"{package.name}/{package.version} has a recipe in front, which needs more than this form "
+            "has; export it to container, or publish the model without its recipe."
+        )
+
+
 def _copy_model(package: Package, folder: Path) -> None:
-    """The model's file, and weights that lie beside it."""
+    """The model's file, weights that lie beside it, and its recipe."""
     main = Path(package.path) / package.main
-    for path in (main, *main.parent.glob(f"{main.name}.*")):
+    recipe = [Path(package.path) / RECIPE] if package.prepares else []
+    for path in (main, *main.parent.glob(f"{main.name}.*"), *recipe):
         shutil.copyfile(path, folder / path.name)
 
 

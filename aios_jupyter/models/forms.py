@@ -10,18 +10,20 @@ import numpy as np
 
 from ..errors import UsageError
 from .protocol_v2 import json_ready
-from .signature import Signature, Tensor, as_input
+from .signature import Signature, Tensor, as_input, by_column
 
 
 def from_json(values: Any, signature: Signature) -> dict[str, np.ndarray]:
-    """Inputs of a model from plain JSON: a list, or an object by input name."""
+    """Inputs of a model from plain JSON: a list, an object by input name, or objects, one a row."""
+    values = by_column(values, signature)
     if isinstance(values, dict):
         named = {signature.input(name).name: value for name, value in values.items()}
     elif len(signature.inputs) == 1:
         named = {signature.inputs[0].name: values}
     else:
         names = ", ".join(tensor.name for tensor in signature.inputs)
-        raise UsageError(f"The model takes several inputs; send an object with {names}.")
+        each = " for each row" if signature.of_rows else ""
+        raise UsageError(f"The model takes several inputs; send an object{each} with {names}.")
     arrays = {name: as_input(signature.input(name), value) for name, value in named.items()}
     signature.check(arrays)
     return arrays
@@ -62,6 +64,11 @@ def mlflow_inputs(given: dict[str, Any], signature: Signature) -> Any:
                 tensor.name: _column([row[at[tensor.name]] for row in rows], tensor)
                 for tensor in signature.inputs
             }
+        if signature.of_rows:
+            lost = ", ".join(
+                tensor.name for tensor in signature.inputs if tensor.name not in columns
+            )
+            raise UsageError(f"The data frame has no column {lost}; send every column.")
     except (TypeError, KeyError, IndexError, AttributeError):
         raise UsageError(
             "The data frame is not complete; send columns and data, each row with every column."

@@ -183,7 +183,9 @@ class Gate:
                 return await self._read(receive)
         except TimeoutError:
             raise RefusedError(
-                408, f"The request did not arrive within {BODY_SECONDS:.0f} s; send it faster."
+                408,
+                f"The request did not arrive within {BODY_SECONDS:.0f} s; send it faster.",
+                connection="close",
             ) from None
 
     async def _read(self, receive: Receive) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from .signature import Signature, Tensor
 
 
@@ -13,12 +15,10 @@ def document(name: str, version: str, signature: Signature, software: str) -> di
     infer = _post(
         "Infer (Open Inference Protocol v2)", _v2_request(signature), _v2_reply(signature)
     )
-    plain = _post(
-        "Predict", _wrapped("inputs", _plain(signature.inputs)), _predict_reply(signature)
-    )
+    plain = _post("Predict", _wrapped("inputs", _inputs(signature)), _predict_reply(signature))
     mlflow = _post(
         "Predict as MLflow's clients do",
-        _wrapped("inputs", _plain(signature.inputs)),
+        _wrapped("inputs", _inputs(signature)),
         _wrapped("predictions", _plain(signature.outputs, given=True)),
     )
     return {
@@ -103,7 +103,8 @@ def _nested(tensor: Tensor, *, given: bool = False) -> dict[str, Any]:
     `given` by the model: JSON has no infinity and no NaN, for which there is null.
     """
     kind = _json_type(tensor)
-    schema: dict[str, Any] = {"type": [kind, "null"] if given and kind == "number" else kind}
+    null = tensor.missing or (given and kind == "number")
+    schema: dict[str, Any] = {"type": [kind, "null"] if null else kind}
     for size in reversed(tensor.shape):
         limits = {"minItems": size, "maxItems": size} if size > 0 else {"minItems": 1}
         schema = {"type": "array", "items": schema, **limits}
@@ -117,7 +118,18 @@ def _plain(tensors: tuple[Tensor, ...], *, given: bool = False) -> dict[str, Any
         "type": "object",
         "required": [tensor.name for tensor in tensors],
         "properties": {tensor.name: _nested(tensor, given=given) for tensor in tensors},
+        **({} if given else {"additionalProperties": False}),
     }
+
+
+def _inputs(signature: Signature) -> dict[str, Any]:
+    """All values of each input, or where they are columns an object for each row."""
+    columns = _plain(signature.inputs)
+    if not signature.of_rows:
+        return columns
+    fields = {tensor.name: _nested(replace(tensor, shape=())) for tensor in signature.inputs}
+    row = {"type": "object", "required": list(fields), "properties": fields}
+    return {"anyOf": [{"type": "array", "items": row, "minItems": 1}, columns]}
 
 
 def _predict_reply(signature: Signature) -> dict[str, Any]:

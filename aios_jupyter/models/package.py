@@ -9,14 +9,16 @@ cloudpickle where a model needs them.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from ..errors import UsageError
 from .keras_export import export_keras, is_keras
@@ -25,6 +27,7 @@ from .predictor import (
     ONNX_MODEL,
     PICKLED_MODEL,
     OnnxPredictor,
+    PickledPredictor,
     first_line,
     named_inputs,
     plain,
@@ -33,18 +36,68 @@ from .predictor import (
 from .signature import Signature
 from .variants import Optimized
 
+if TYPE_CHECKING:
+    from .predictor import Predictor
+    from .prepared import Ahead, RowRecipe
+
 PROFILE_ROWS = 10_000
 """Samples of the training data that a profile is made of at most."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A model ready to be stored: `model` is an ONNX model or the object to pickle."""
+    """A model ready to be stored: `model` is an ONNX model or the object to pickle.
+
+    `rows` is the recipe that runs in front of it, where there is one.
+    """
 
     framework: str
     main: str
     signature: Signature
     model: Any
+    rows: RowRecipe | None = None
+
+    @property
+    def takes(self) -> Signature:
+        """What a client sends: with a recipe, raw rows."""
+        if self.rows is None:
+            return self.signature
+        return replace(self.signature, inputs=tuple(field.tensor for field in self.rows.fields))
+
+
+def build_with(
+    recipe: Ahead, model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = False
+) -> Built:
+    """`build`, with a recipe in front of the model.
+
+    Without an example that the model takes, it is raw rows that the recipe has prepared.
+
+    Raises
+    ------
+    UsageError
+        The recipe does not make what the model takes.
+    """
+    from .prepared import raw_rows, write
+
+    if input_example is None or raw_rows(input_example) is not None:
+        # What networks train with; of a table other libraries take numbers as they are.
+        input_example = None
+        if not _is_onnx(model):
+            network = _is_torch(model) or is_keras(model)
+            input_example = recipe.example("float32" if network else "float64")
+    built = build(model, extras, input_example, allow_pickle=allow_pickle)
+    rows = recipe.rows_for(built.signature)
+    write(rows, extras)
+    return dataclasses.replace(built, rows=rows)
+
+
+def _is_torch(model: Any) -> bool:
+    torch = sys.modules.get("torch")  # a torch module cannot exist where torch was not imported
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def _is_onnx(model: Any) -> bool:
+    return isinstance(model, str | Path | Optimized) or type(model).__name__ == "ModelProto"
 
 
 def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = False) -> Built:
@@ -69,8 +122,7 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     if is_keras(model):
         signature, proto = export_keras(model, extras, input_example)
         return Built("keras", ONNX_MODEL, signature, proto)
-    torch = sys.modules.get("torch")  # a torch module cannot exist where torch was not imported
-    if torch is not None and isinstance(model, torch.nn.Module):
+    if _is_torch(model):
         from .torch_export import export_torch
 
         signature, proto = export_torch(model, extras, input_example)
@@ -78,7 +130,7 @@ def build(model: Any, extras: Path, input_example: Any, *, allow_pickle: bool = 
     if isinstance(model, Optimized):
         given = model.example if input_example is None else input_example
         built = _build_onnx(model.model(), extras, given)
-        return replace(built, framework=model.framework)
+        return dataclasses.replace(built, framework=model.framework)
     if isinstance(model, str | Path) or type(model).__name__ == "ModelProto":
         return _build_onnx(model, extras, input_example)
     if not callable(getattr(model, "predict", None)):
@@ -144,15 +196,25 @@ def save_profile(built: Built, extras: Path, samples: Any) -> None:
     from .profile import FILE, profile
     from .trial import batches
 
-    inputs = named_inputs(built.signature, samples)
+    inputs = named_inputs(built.takes, samples)
     rows = len(next(iter(inputs.values())))
     step = -(-rows // PROFILE_ROWS)
     some = {name: array[::step] for name, array in inputs.items()}
-    if built.main == ONNX_MODEL:
-        predictor = OnnxPredictor(os.fspath(extras / ONNX_MODEL))
-        parts = [predictor.run(part) for part in batches(some)]
-    else:
-        name = built.signature.outputs[0].name
-        parts = [{name: np.asarray(built.model.predict(next(iter(some.values()))))}]
+    predictor = _reopened(built, extras)
+    parts = [predictor.run(part) for part in batches(some)]
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     (extras / FILE).write_bytes(msgspec.json.encode(profile(some, outputs)))
+
+
+def _reopened(built: Built, extras: Path) -> Predictor:
+    """What was built, as it will answer."""
+    model: Predictor
+    if built.main == ONNX_MODEL:
+        model = OnnxPredictor(os.fspath(extras / ONNX_MODEL))
+    else:
+        model = PickledPredictor(built.model, built.signature)
+    if built.rows is None:
+        return model
+    from .prepared import PreparedPredictor
+
+    return PreparedPredictor(model, built.rows)

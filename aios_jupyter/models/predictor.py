@@ -15,13 +15,14 @@ import numpy as np
 
 from ..errors import AccessError, ConflictError, UsageError
 from ..schema import Struct
-from .signature import NUMPY, Signature, Tensor, as_input, datatype
+from .signature import NUMPY, Signature, Tensor, as_input, by_column, datatype
 
 if TYPE_CHECKING:
     import onnxruntime
 
 ONNX_MODEL = "model.onnx"
 PICKLED_MODEL = "data/model.pkl"  # where MLflow puts the file of a loader module
+RECIPE = "recipe.json"  # what prepares rows for the model (`prepared.py`)
 DESCRIPTION = "MLmodel"  # the file in which MLflow says how a model is opened
 _CHUNK = 1 << 20
 
@@ -44,6 +45,11 @@ class Package(Struct):
     def pickled(self) -> bool:
         """Whether opening it runs code that is in the file."""
         return not self.main.endswith(".onnx")
+
+    @property
+    def prepares(self) -> bool:
+        """Whether a recipe runs in front of the model."""
+        return RECIPE in self.files
 
 
 class Predictor(Protocol):
@@ -95,12 +101,21 @@ def open_package(
             "pass allow_pickle=True (--allow-pickle) if you trust who published it."
         )
     content = verify(package)
+    model = _opened(package, content, threads)
+    if not package.prepares:
+        return model
+    from .prepared import PreparedPredictor, read
+
+    return PreparedPredictor(model, read(Path(package.path) / RECIPE))
+
+
+def _opened(package: Package, content: bytes | str, threads: int | None) -> Predictor:
     if package.main == DESCRIPTION:
         from .foreign import ForeignPredictor
 
         return ForeignPredictor(Path(package.path))
     if package.pickled:
-        return PickledPredictor(content, Path(package.path))
+        return PickledPredictor.load(content, Path(package.path))
     return OnnxPredictor(content, threads=threads)
 
 
@@ -147,7 +162,9 @@ def file_hashes(root: Path) -> dict[str, str]:
     return hashes
 
 
-class _Base:
+class Asked:
+    """`predict` for what has `run`."""
+
     signature: Signature
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -160,6 +177,7 @@ class _Base:
 
 def named_inputs(signature: Signature, x: Any) -> dict[str, np.ndarray]:
     """`x` (array, lists, tensor, tuple or dict of them) as arrays that match `signature`."""
+    x = by_column(x, signature)
     if isinstance(x, Mapping):
         given = {signature.input(str(name)).name: value for name, value in x.items()}
     elif len(signature.inputs) == 1:
@@ -183,7 +201,7 @@ def plain(value: Any) -> Any:
     return value.numpy() if hasattr(value, "numpy") else value
 
 
-class OnnxPredictor(_Base):
+class OnnxPredictor(Asked):
     """A model in ONNX Runtime."""
 
     def __init__(self, model: bytes | str, *, threads: int | None = None) -> None:
@@ -261,17 +279,23 @@ def _onnx_datatype(name: str, kind: str) -> str:
     return _ONNX_DATATYPES[inner]
 
 
-class PickledPredictor(_Base):
-    """An object with `predict`, unpickled: whoever opens it has said that its file is trusted."""
+class PickledPredictor(Asked):
+    """An object with `predict`. Whoever unpickles one has said that its file is trusted."""
 
-    def __init__(self, content: bytes | str, root: Path) -> None:
+    def __init__(self, model: Any, signature: Signature) -> None:
+        self._model = model
+        self.signature = signature
+
+    @classmethod
+    def load(cls, content: bytes | str, root: Path) -> PickledPredictor:
+        """The object in a file's content, whose signature lies in `root`."""
         import cloudpickle
         import msgspec
 
         assert isinstance(content, bytes)  # a pickle is one file
-        self.signature = msgspec.json.decode((root / "signature.json").read_bytes(), type=Signature)
+        signature = msgspec.json.decode((root / "signature.json").read_bytes(), type=Signature)
         try:
-            self._model = cloudpickle.loads(content)
+            return cls(cloudpickle.loads(content), signature)
         except Exception as error:  # a pickle's code can raise anything
             raise UsageError(
                 f"The pickled model cannot be opened here ({first_line(error)}); install what it "

@@ -136,7 +136,8 @@ class Window:
         some = {name: array[:64] for name, array in inputs.items()}
         given = {name: np.asarray(array[:64]) for name, array in outputs.items() if array.ndim}
         for name, values in features(some, given).items():
-            self._rows.setdefault(name, deque(maxlen=WINDOW)).extend(map(float, values))
+            kept = values[np.isfinite(values)]  # what is missing is in no distribution
+            self._rows.setdefault(name, deque(maxlen=WINDOW)).extend(map(float, kept))
 
     def values(self) -> dict[str, list[float]]:
         """What was noted, by feature."""

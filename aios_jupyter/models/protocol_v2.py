@@ -192,8 +192,14 @@ def _text(value: Any) -> str:
 
 def encode_request(arrays: Mapping[str, np.ndarray]) -> tuple[bytes, int]:
     """A binary request for all outputs in binary form, and the length of its JSON."""
-    inputs, parts = [], []
+    inputs: list[dict[str, Any]] = []
+    parts: list[bytes] = []
     for name, array in arrays.items():
+        if array.dtype.kind == "O" and any(value is None for value in array.flat):
+            # Bytes cannot say that a text is missing.
+            data = [None if value is None else _text(value) for value in array.ravel().tolist()]
+            inputs.append({"name": name, "shape": array.shape, "datatype": "BYTES", "data": data})
+            continue
         raw = _to_bytes(np.ascontiguousarray(array))
         parts.append(raw)
         inputs.append(

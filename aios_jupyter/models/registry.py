@@ -75,6 +75,8 @@ def publish(
     input_example: Any = None,
     lineage: Mapping[str, Any] | None = None,
     profile: Any = None,
+    recipe: Any = None,
+    label: str | None = None,
     allow_pickle: bool = False,
 ) -> ModelVersion:
     """Store `model` as the next version of `name`.
@@ -100,7 +102,15 @@ def publish(
         Where it comes from, by name: lease, run, notebook, data.
     profile
         Samples of the training data (50 or more), which `monitor` compares an endpoint's traffic
-        with; only their distributions are kept.
+        with; only their distributions are kept. With a recipe they are raw rows.
+    recipe
+        What prepared the data that the model was trained on: a dataset that a recipe made, a `Recipe`
+        or its file. The version then takes raw rows, and the recipe (a copy of it) runs in front
+        wherever it answers. `input_example` may be raw rows too, as a data frame; of a dataset they
+        are found.
+    label
+        With `recipe`: the prepared column that the model does not take, where its name is none of
+        "label", "y", "class" and "target".
     allow_pickle
         Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
 
@@ -114,7 +124,10 @@ def publish(
     check_name(name)
     if alias is not None:
         check_alias(alias)
-    from .package import build, save_profile
+    if label is not None and recipe is None:
+        raise UsageError("A label is named for a recipe; pass that too (--recipe).")
+    from .package import build, build_with, save_profile
+    from .store import room_for
     from .variants import Optimized
 
     origin: dict[str, Any] = dict(lineage or {})
@@ -124,10 +137,17 @@ def publish(
     numbers = check_metrics(metrics or {})
     texts = {str(key): str(value) for key, value in (params or {}).items()}
 
-    with tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
+    with room_for(name), tempfile.TemporaryDirectory(prefix="aios-publish-") as scratch:
         extras = Path(scratch) / "extras"
         extras.mkdir()
-        built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        if recipe is None:
+            built = build(model, extras, input_example, allow_pickle=allow_pickle)
+        else:
+            from .prepared import ahead
+
+            front = ahead(recipe, input_example, label)
+            built = build_with(front, model, extras, input_example, allow_pickle=allow_pickle)
+            origin["recipe"] = str(built.rows)
         if profile is not None:
             save_profile(built, extras, profile)
         tags = _tags(built, numbers, texts, origin)
@@ -154,7 +174,7 @@ def _store(
     It belongs to the run of ours that is its `source`, where there is one, else to one of its own.
     """
     from .predictor import file_hashes
-    from .store import creating, ensure_registered, experiment_id, registry
+    from .store import creating, discard, ensure_registered, experiment_id, registry
     from .tracking import RUN_TAG, find_run
 
     with registry() as client:
@@ -180,11 +200,12 @@ def _store(
             client.finalize_logged_model(logged.model_id, "READY")
             ensure_registered(client, name)
             version = client.create_model_version(
-                name, logged.artifact_location, run_id=run, tags=tags
+                name, logged.artifact_location, run_id=run, tags=tags, model_id=logged.model_id
             ).version
             done = True
         finally:
             if not done:
+                discard(logged.artifact_location)
                 client.finalize_logged_model(logged.model_id, "FAILED")
             if not tracked:
                 client.set_terminated(run, "FINISHED" if done else "FAILED")
@@ -216,7 +237,7 @@ def _tags(
     tags = {
         "main": built.main,
         "framework": built.framework,
-        "signature": msgspec.json.encode(built.signature).decode(),
+        "signature": msgspec.json.encode(built.takes).decode(),
         "metrics": json.dumps(dict(metrics)),
         "params": json.dumps(dict(params)),
     }

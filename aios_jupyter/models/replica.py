@@ -25,6 +25,7 @@ import uvicorn
 
 from ..errors import AiosError, ConflictError
 from ..schema import Struct
+from .connection import Connection
 from .following import text
 from .predictor import Package, Predictor, open_package, zeros
 from .service import Deployed, Limits, Service
@@ -170,6 +171,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 service.app(),
+                http=Connection,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

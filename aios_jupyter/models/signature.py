@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,12 +34,16 @@ _DATATYPES = {dtype: name for name, dtype in NUMPY.items()}
 _JSON_KINDS = {"b": "b", "u": "ui", "i": "ui", "f": "fui", "O": "US"}
 
 
-class Tensor(Struct):
-    """One input or output: `shape` has -1 where any size goes, `datatype` is v2's word."""
+class Tensor(Struct, omit_defaults=True):
+    """One input or output: `shape` has -1 where any size goes, `datatype` is v2's word.
+
+    With `missing` a value may be null (in numbers NaN too).
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    missing: bool = False
 
 
 class Signature(Struct):
@@ -51,6 +56,11 @@ class Signature(Struct):
     def batched(self) -> bool:
         """Whether several requests can be laid together along the first dimension."""
         return all(t.shape and t.shape[0] == -1 for t in (*self.inputs, *self.outputs))
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether each input is one value of each sample, as a table's columns are."""
+        return all(len(tensor.shape) == 1 for tensor in self.inputs)
 
     def input(self, name: str) -> Tensor:
         """The input called `name`; "" names the only input of a model that has one."""
@@ -131,12 +141,18 @@ def as_input(tensor: Tensor, values: Any) -> np.ndarray:
     target = NUMPY[tensor.datatype]
     try:
         array = np.asarray(values)
+        if target.kind == "O" and array.dtype.kind == "U":
+            array = np.asarray(values, object)  # numbers beside text have become text above
     except (ValueError, OverflowError):
         raise UsageError(
             f"Input {tensor.name!r} is ragged: make every inner list the same length."
         ) from None
+    if tensor.missing and array.dtype.kind == "O":
+        array = _with_missing(array, np.nan if target.kind == "f" else None)
     if target.kind == "O" and array.dtype.kind == "O":
-        if not all(isinstance(value, str | bytes) for value in array.ravel()):
+        if not all(
+            isinstance(v, str | bytes) or (tensor.missing and v is None) for v in array.flat
+        ):
             raise UsageError(f"Input {tensor.name!r} must hold text alone.")
         return array
     if array.dtype == target:
@@ -157,6 +173,20 @@ def as_input(tensor: Tensor, values: Any) -> np.ndarray:
         return array.astype(target)
 
 
+def _with_missing(array: np.ndarray, missing: float | None) -> np.ndarray:
+    """`array` with one value for what is missing, as numbers where it holds nothing else."""
+    values = [
+        missing if value is None or (isinstance(value, float) and math.isnan(value)) else value
+        for value in array.flat
+    ]
+    if missing is None:
+        found = np.empty(len(values), object)
+        found[:] = values
+    else:
+        found = np.asarray(values)
+    return found.reshape(array.shape)
+
+
 def _kind(dtype: np.dtype[Any]) -> str:
     words = {"U": "text", "S": "text", "f": "fractions", "b": "true/false", "O": "mixed values"}
     return words.get(dtype.kind, str(dtype))
@@ -165,3 +195,45 @@ def _kind(dtype: np.dtype[Any]) -> str:
 def listed(tensors: Iterable[Tensor]) -> str:
     """Tensors as a sentence names them."""
     return ", ".join(f"{t.name!r} {t.datatype} {list(t.shape)}" for t in tensors)
+
+
+def by_column(rows: Any, signature: Signature) -> Any:
+    """Rows (a data frame, or a list of dicts) as a dict of columns; anything else as it is.
+
+    Only for a model whose inputs are columns. What it does not take is left out.
+
+    Raises
+    ------
+    UsageError
+        A row lacks a value.
+    """
+    if not signature.of_rows:
+        return rows
+    names = [tensor.name for tensor in signature.inputs]
+    if hasattr(rows, "columns") and hasattr(rows, "isna"):
+        lost = [name for name in names if name not in rows.columns]
+        if lost:
+            raise UsageError(
+                f"The data has no column {lost[0]!r}; the model takes {_words(names)}."
+            )
+        return {name: _values(rows[name]) for name in names}
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
+        return rows
+    for number, row in enumerate(rows):
+        lost = [name for name in names if name not in row]
+        if lost:
+            raise UsageError(
+                f"Row {number} has no {lost[0]!r}; the model takes {_words(names)} (null where one is "
+                "missing)."
+            )
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _words(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
+def _values(series: Any) -> list[Any]:
+    """A column of pandas as plain values, None where one is missing."""
+    found = series.astype(object).where(series.notna(), None).tolist()
+    return [value.isoformat() if hasattr(value, "isoformat") else value for value in found]

@@ -8,6 +8,7 @@ runs, always through a client with explicit addresses, never through its global 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -106,6 +107,41 @@ def creating() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """While files of a model are written: a disk that takes no more is a sentence.
+
+    Raises
+    ------
+    ConflictError
+        It is full, or a limit or quota is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise ConflictError(
+            f"There is no room for the model {name!r} ({error.strerror}); make some and publish it "
+            "again."
+        ) from error
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def discard(location: str) -> None:
+    """Remove what lies at an artifact location, where it is on this machine."""
+    if location.startswith(("file:", "/")):
+        shutil.rmtree(_local(location), ignore_errors=True)
+
+
+def _local(location: str) -> Path:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    return Path(local_file_uri_to_path(location))
+
+
+@contextlib.contextmanager
 def _first_use(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:") or os.name != "posix":
         yield
@@ -173,12 +209,11 @@ def local_files(client: MlflowClient, name: str, version: int, digest: str) -> P
         source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
     repository = get_artifact_repository(source, tracking_uri=uri, registry_uri=uri)
     if source.startswith(("file:", "/")):
-        try:
-            return Path(repository.download_artifacts(""))
-        except OSError:
+        if not _local(source).is_dir():
             raise ConflictError(
                 f"The files of {name}/{version} are gone from {source}; publish the model again."
-            ) from None
+            )
+        return Path(repository.download_artifacts(""))
     cache = settings().state_dir / "model-cache"
     target = cache / (digest or f"unverified-{name}-{version}")
     if not digest:

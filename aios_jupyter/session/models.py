@@ -62,12 +62,14 @@ class ModelVerbs(AssetVerbs):
         run: str | None = None,
         data: str | None = None,
         profile: Any = None,
+        recipe: Any = None,
+        label: str | None = None,
         allow_pickle: bool = False,
     ) -> ModelVersion:
         """Store a model as the next version of `name`, with where it comes from.
 
         `run` is the run that trained it (its metrics and parameters are recorded too), `data` the
-        dataset where that is another than the run has read. `models.registry.publish` has the other parameters and errors.
+        dataset where that is another than the run has read, or made by `recipe`. `models.registry.publish` has the other parameters and errors.
         """
         from ..models import registry
 
@@ -81,6 +83,8 @@ class ModelVerbs(AssetVerbs):
             values |= {"world_size": row["world_size"], "framework": row["framework"]}
             if row["detail"].get("data"):
                 lineage["data"] = ", ".join(row["detail"]["data"])
+        if data is None and "data" not in lineage and isinstance(recipe, str):
+            data = None if recipe.endswith(".json") else recipe
         if data is not None:
             lineage["data"] = self.data_show(data).ref
         numbers |= dict(metrics or {})
@@ -93,6 +97,8 @@ class ModelVerbs(AssetVerbs):
             input_example=input_example,
             lineage={key: value for key, value in lineage.items() if value},
             profile=profile,
+            recipe=recipe,
+            label=label,
             allow_pickle=allow_pickle,
         )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,34 @@ def test_a_dataset_is_predicted_by_the_clusters_workers(
     made = session.predict_dataset("by-workers", "rows", "rows-out")
     assert made.how == f"predicted by {version.ref}"
     assert Catalog().frame("rows-out")["score"].tolist() == [4, 8]
+
+
+def test_raw_rows_are_prepared_in_front_of_a_model(
+    session: Session, slopes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from aios_jupyter.commands import main
+    from aios_jupyter.data.catalog import Catalog
+
+    (tmp_path / "raw.csv").write_text("a,b,label\n1,x,0\n,y,1\n5,x,0\n")
+    session.data_add("raw-ab", tmp_path / "raw.csv")
+    session.prepare("raw-ab", "ready-ab", "fill(a, median), ordinal(b)")
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", str(slopes / "2.onnx"), "--name", "prepared", "--recipe", "ready-ab"])
+    assert not ended.value.code
+    assert session.model_card("prepared").version.lineage["data"].startswith("ready-ab@")
+    session.serve("prepared")
+    rows = tmp_path / "rows.json"
+    rows.write_text('[{"a": null, "b": "y"}, {"a": 4, "b": "z"}]')
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "prepared", str(rows), "--json"])
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out) == [[6, 2], [8, -2]]
+    session.stop_endpoint("prepared")
+    session.predict_dataset("prepared", "raw-ab", "raw-out")  # by the cluster's workers
+    made = Catalog().frame("raw-out")
+    assert made["b"].tolist() == ["x", "y", "x"]
+    assert made["score"].tolist() == [2, 6, 10]
 
 
 def test_what_cannot_be_served_takes_no_device(session: Session, slopes: Path) -> None:
