@@ -149,6 +149,10 @@ def _find(url: str) -> list[str]:
     root = path.rstrip("/") + "/"
     with reading(url):
         found = [name.removeprefix(root) for name in fs.find(path)]
+    for name in found:
+        # Keys of a bucket are any text; a copy of this one would be written outside of its folder.
+        if ".." in name.split("/"):
+            raise UsageError(f"{name} in {url} leads out of the folder; rename or remove it.")
     return [name for name in found if not name.startswith(".") and "/." not in name]
 
 

@@ -185,7 +185,15 @@ def _unpack_table(entry: Entry) -> tuple[Array, Array | None]:
         columns.append(values.astype(np.float32))
     if not columns:
         raise UsageError(f"'{entry.name}' has no column besides its label.")
-    return np.stack(columns, axis=1), None if label is None else table[label].to_numpy()
+    if label is None:
+        return np.stack(columns, axis=1), None
+    if missing := int(table[label].isna().sum()):
+        # As text they would be a class of their own, and move the numbers of the others.
+        raise UsageError(
+            f"{missing} of {len(table)} rows of '{entry.name or entry.url}' have no '{label}'; leave "
+            f'them out first: aios data clean NAME -o NEW --steps "drop_missing({label})".'
+        )
+    return np.stack(columns, axis=1), table[label].to_numpy()
 
 
 # --- texts

@@ -247,6 +247,11 @@ def replace_directory(aside: Path, target: Path) -> None:
 
 def unwritable(place: object, error: OSError) -> AiosError:
     """The sentence for a failed write."""
+    if isinstance(error, PermissionError) and is_remote(str(place)):
+        return AccessError(
+            f"{place} may not be written with these credentials; ask its owner for permission, or "
+            "name others in the URL, as in s3://NAME@bucket."
+        )
     return AiosError(
         f"{place} cannot be written ({error.strerror or error}); check the space and permissions "
         "there."

@@ -246,6 +246,14 @@ def test_what_is_cut_off_or_something_else_is_named_in_a_sentence(catalog, tmp_p
     assert [entry.name for entry in catalog.list()] == ["mnist"]
 
 
+@pytest.mark.parametrize("damage", [cut, lambda _: b"what is this", lambda _: b""])
+def test_an_image_that_is_cut_off_or_none_is_named(damage, catalog, photos):
+    path = photos / "cat" / "a.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match=r"cat/a\.png in .* is not an image that can be read"):
+        catalog.load(photos)
+
+
 def test_python_objects_and_mixed_labels_are_refused(catalog, tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}, {}], object))
     with pytest.raises(UsageError, match=r"objects\.npz"):

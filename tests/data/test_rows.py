@@ -135,6 +135,21 @@ def test_images_of_several_sizes_get_one_by_the_policy_the_same_for_any_number_o
         next(iter(aios_jupyter.loader("mixed", 4, transform=aios_jupyter.augment("hflip"))))
 
 
+@pytest.mark.parametrize("labels", [("x", "", "y"), ("0", "", "1")])
+def test_rows_of_a_table_without_a_label_are_counted_and_not_made_a_class(
+    labels, catalog, tmp_path
+):
+    path = tmp_path / "some.csv"
+    path.write_text("a,label\n" + "".join(f"{a},{label}\n" for a, label in enumerate(labels)))
+    catalog.add("some", path)
+    with pytest.raises(UsageError, match=r"1 of 3 rows of 'some' have no 'label'.*drop_missing"):
+        everything("some", 1)
+    path.write_text("a,label\n" + "".join(f"{a},{label}\n" for a, label in enumerate("xyx")))
+    assert catalog.add("some", path).classes == ("x", "y")
+    x, y = everything("some", 1)
+    assert (x.ravel().tolist(), y.tolist()) == ([0, 1, 2], [0, 1, 0])
+
+
 def of_labels(batches):
     return [(int(y), x) for xs, ys in batches for x, y in zip(xs, ys, strict=True)]
 

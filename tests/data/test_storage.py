@@ -111,6 +111,34 @@ def test_wrong_keys_and_missing_things_are_sentences(server, lab, catalog):
         catalog.get("s3://key:secret@lab/x.npz")
 
 
+def test_a_bucket_that_may_not_be_written_is_named(server, lab, catalog):
+    credentials.put("wrong", server.options | {"secret": "no"})
+    url = "s3://wrong@lab/w/more.npz"
+    with pytest.raises(AccessError, match=rf"{url} may not be written with these credentials"):
+        augment("mnist", url, "hflip")
+    assert not (server.root / "lab" / "w").exists()
+
+
+def test_a_key_that_leads_out_of_its_folder_is_refused(catalog, photos, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    picture = (photos / "cat" / "a.png").read_bytes()
+    for key in ("cat/a.png", "cat/../../../out.png"):
+        memory.pipe_file(f"/hostile/set/{key}", picture)
+    try:
+        for work in (
+            lambda: catalog.add("bad", "memory://hostile/set"),
+            lambda: catalog.copy("memory://hostile/set", tmp_path / "a" / "b" / "c"),
+        ):
+            with pytest.raises(UsageError, match=r"cat/\.\./\.\./\.\./out\.png in .* leads out of"):
+                work()
+    finally:
+        memory.rm("/hostile", recursive=True)
+    assert not list(tmp_path.rglob("out.png"))
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_server_that_is_away_is_a_sentence(lab, server, catalog, monkeypatch):
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
     credentials.put(
@@ -203,6 +231,34 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back_is_waited_for(
     again[0].join()
     assert killed.is_set()
     assert (tmp_path / "back.npz").read_bytes() == npz.read_bytes()
+
+
+def test_a_server_that_stops_halfway_for_good_is_named_and_nothing_looks_whole(
+    catalog, npz, tmp_path, monkeypatch
+):
+    import s3fs
+
+    monkeypatch.setattr(transfer, "RANGE", 20_000)
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    (tmp_path / "served" / "lab").mkdir(parents=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with s3_server(tmp_path / "served") as server:
+        quick = {"retries": {"max_attempts": 1}, "connect_timeout": 2}
+        credentials.put("lab", server.options | {"config_kwargs": quick})
+        catalog.copy(str(npz), "s3://lab@lab/digits.npz")
+        catalog.add("far", "s3://lab@lab/digits.npz")
+
+        def stop(done: int, total: int) -> None:
+            if done > total / 2:
+                server.stop()
+
+        target = tmp_path / "out" / "back.npz"
+        with pytest.raises(AiosError, match=r"s3://lab@lab/digits\.npz does not answer"):
+            catalog.copy("far", target, on_progress=stop)
+        # What has come stays aside, for the next attempt.
+        (aside,) = target.parent.iterdir()
+        assert aside.name.endswith(".partial")
+        assert 0 < aside.stat().st_size < npz.stat().st_size
 
 
 def test_what_changed_since_it_was_added_is_not_copied(lab, catalog, npz, tmp_path):
