@@ -94,7 +94,7 @@ def publish(
         data=data,
         allow_pickle=allow_pickle,
     )
-    return host.model(session, version, model_card(version))
+    return host.show(model_card(version), version)
 
 
 def _example(value: Any) -> Any:

@@ -437,7 +437,7 @@ async def test_datasets_are_those_of_the_catalogue(
 ) -> None:
     got = answer(await jp_fetch("aios/datasets"))
     jsonschema.validate(got, schema("/aios/datasets", "get", "200"))
-    (digits,) = got["datasets"]
+    digits = next(row for row in got["datasets"] if row["name"] == "mnist")
     assert (digits["name"], digits["rows"], "fields" in digits) == ("mnist", 10_000, False)
     got = answer(await jp_fetch("aios/datasets/mnist"))
     jsonschema.validate(got, schema("/aios/datasets/{name}", "get", "200"))
