@@ -58,6 +58,7 @@ MODEL_COLUMNS = (
 @click.option(
     "--allow-pickle", is_flag=True, help="Also store what is neither torch nor ONNX, as a pickle."
 )
+@click.option("--live", is_flag=True, help="In a notebook: a card that is kept up to date.")
 @click.pass_obj
 def publish(
     host: Host,
@@ -73,6 +74,7 @@ def publish(
     run: str | None,
     data: str | None,
     allow_pickle: bool,
+    live: bool,
 ) -> Any:
     """Store MODEL as the next version of NAME.
 
@@ -94,6 +96,8 @@ def publish(
         data=data,
         allow_pickle=allow_pickle,
     )
+    if live:
+        return host.model(session, version, model_card(version))
     return host.show(model_card(version), version)
 
 

@@ -312,7 +312,7 @@ def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
     monkeypatch.setattr(session, "status", lambda: {"runs": runs, "leases": {}, "queue": {}})
     rich.user_ns["net"] = object()
     with capture_output() as captured:
-        rich.run_cell("%aios publish net --name digits")
+        rich.run_cell("%aios publish net --name digits --live")
         host = load(rich).host
         host.leases_changed()
         (card,) = host.keeper.cards
