@@ -39,8 +39,8 @@ def export(
     """Write the published model REF so that it runs elsewhere.
 
     edge: the ONNX model and a runner that needs numpy and onnxruntime alone. litert: a Keras model
-    for phones and small boards, with a runner. container: all that
-    podman build needs. kubernetes: manifests for that container. mlflow: MLflow's folder.
+    for phones and small boards, with a runner. container: all that podman build needs. kubernetes:
+    manifests for that container. mlflow: MLflow's folder.
     """
     from ..models.export import Options
     from ..models.export import export as write

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, UsageError
 from ..runs import events
+from .ahead import ahead
 from .catalog import Catalog, Entry, readable
 from .loader import Augment, AugmentRows
-from .rows import Source, ahead, source_of
+from .rows import Source, source_of
 
 Array = NDArray[Any]
 Transform = Callable[[Any, Any], tuple[Any, Any]]

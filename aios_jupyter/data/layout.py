@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..schema import Struct
+from .ahead import ahead
 from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -150,7 +151,7 @@ def _find(url: str) -> list[str]:
     with reading(url):
         found = [name.removeprefix(root) for name in fs.find(path)]
     for name in found:
-        # Keys of a bucket are any text; a copy of this one would be written outside of its folder.
+        # Keys of a bucket are any text, and to leave this one out unsaid would lose it.
         if ".." in name.split("/"):
             raise UsageError(f"{name} in {url} leads out of the folder; rename or remove it.")
     return [name for name in found if not name.startswith(".") and "/." not in name]
@@ -195,26 +196,41 @@ def content(url: str, form: str) -> Content:
 
 def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
     """A file's hash and its blocks': the hash is that of its only block, or of all block hashes."""
-    size, digests = 0, []
     try:
         with fs.open(path, "rb") as file:
-            for data, digest in _hashed(_blocks(file)):
-                size += len(data)
-                digests.append(digest)
+            found = list(block_hashes(file))
     except OSError as error:
         raise unreadable(url, error) from None
+    digests = [digest for _, digest in found]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
-    check = FileCheck(name=name, size=size, blocks=tuple(d[:16] for d in digests))
-    return whole.hex(), check
+    size = sum(length for length, _ in found)
+    return whole.hex(), FileCheck(name=name, size=size, blocks=tuple(d[:16] for d in digests))
+
+
+def block_hashes(file: Any) -> Iterator[tuple[int, bytes]]:
+    """Length and SHA-256 of each block of a file, several at a time; one of an empty file.
+
+    It is hashing that takes the time, not reading.
+    """
+    blocks = _blocks(file)
+    first = next(blocks)
+    if len(first) < BLOCK:
+        yield _hash(first)
+        return
+    with ThreadPoolExecutor(HASHERS) as pool:
+        for future in ahead(pool, _hash, chain([first], blocks), 2 * HASHERS):
+            yield future.result()
+
+
+def _hash(block: bytes) -> tuple[int, bytes]:
+    return len(block), hashlib.sha256(block).digest()
 
 
 def _blocks(file: Any) -> Iterator[bytes]:
-    """The file in whole blocks, and the rest; one empty block of an empty file."""
-    data, number = _block(file), 0
-    while data or not number:
+    data = _block(file)
+    yield data
+    while len(data) == BLOCK and (data := _block(file)):
         yield data
-        number += 1
-        data = _block(file) if len(data) == BLOCK else b""
 
 
 def _block(file: Any) -> bytes:
@@ -222,27 +238,6 @@ def _block(file: Any) -> bytes:
     while 0 < len(data) < BLOCK and (more := file.read(BLOCK - len(data))):
         data += more  # some storage gives less than was asked for
     return data
-
-
-def _hashed(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Each block with its hash, several at a time: hashing is what takes the time, not reading."""
-    first = next(blocks)
-    if len(first) < BLOCK:
-        yield first, _sha256(first)
-        return
-    with ThreadPoolExecutor(HASHERS) as pool:
-        waiting: deque[tuple[bytes, Future[bytes]]] = deque()
-        for data in chain([first], blocks):
-            waiting.append((data, pool.submit(_sha256, data)))
-            if len(waiting) > 2 * HASHERS:
-                done, digest = waiting.popleft()
-                yield done, digest.result()
-        for done, digest in waiting:
-            yield done, digest.result()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def adopt(aside: Path, name: str, suffix: str, form: str = "folder") -> tuple[Path, Content]:

@@ -11,17 +11,17 @@ import contextlib
 import os
 import shutil
 import weakref
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AiosError, UsageError
 from . import arrays, cache, layout, storage
+from .ahead import ahead
 from .catalog import Entry
 
 Array = NDArray[Any]
@@ -36,8 +36,6 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 # Part of a disk's free space that unpacked images may take.
 _SPACE = 0.5
 _X, _Y, _DIFFER = "feed-x.npy", "feed-y.npy", "feed-images-differ"
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
 
 
 class Source:
@@ -73,23 +71,6 @@ def source_of(entry: Entry) -> Source:
     raise UsageError(
         f"'{entry.name or entry.url}' is {entry.format}, which cannot be fed to ranks."
     )
-
-
-def ahead(
-    pool: Executor, work: Callable[[_Given], _Made], given: Iterable[_Given], count: int
-) -> Generator[Future[_Made]]:
-    """Futures of the results in order, of which `count` are made before they are asked for."""
-    waiting: deque[Future[_Made]] = deque()
-    try:
-        for one in given:
-            waiting.append(pool.submit(work, one))
-            if len(waiting) > count:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 # --- arrays

@@ -5,13 +5,11 @@ A leaf module: it imports fsspec, through `storage`.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..config import settings
 from ..errors import AiosError
@@ -217,11 +215,12 @@ def _bad_blocks(url: str, check: FileCheck) -> list[int] | str:
         if size != check.size:
             return f"{size:,} bytes long in place of {check.size:,}"
         with fs.open(path, "rb") as file:
-            return [n for n, digest in enumerate(check.blocks) if _hash(file) != digest]
-
-
-def _hash(file: Any) -> bytes:
-    return hashlib.sha256(file.read(BLOCK)).digest()[:16]
+            now = layout.block_hashes(file)
+            return [
+                n
+                for n, (known, (_, digest)) in enumerate(zip(check.blocks, now, strict=True))
+                if digest[:16] != known
+            ]
 
 
 def _mend(url: str, other: str, check: FileCheck, bad: list[int] | str) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UsageError
-from .predictor import ONNX_MODEL, OnnxPredictor
+from .predictor import ONNX_MODEL, OnnxPredictor, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +53,36 @@ def save_example(inputs: Mapping[str, np.ndarray], directory: Path) -> None:
     """Keep the first sample beside the model."""
     first = {name: array[:1] for name, array in inputs.items()}
     np.savez_compressed(directory / EXAMPLE, **first)  # type: ignore[arg-type]
+
+
+def compare(
+    predictor: OnnxPredictor,
+    rows: int,
+    case: Callable[[int], tuple[Mapping[str, np.ndarray], Sequence[np.ndarray]]],
+) -> None:
+    """Refuse an export that computes something else, at one sample, `rows`, and one more.
+
+    Parameters
+    ----------
+    case
+        Gives inputs of so many samples, and what the model itself makes of them.
+
+    Raises
+    ------
+    UsageError
+        It fails, or differs.
+    """
+    for count in sorted({1, rows, rows + 1}):
+        inputs, expected = case(count)
+        try:
+            given = predictor.run(inputs)
+        except Exception as error:  # ONNX Runtime has a class for each kind, without a common base
+            raise UsageError(
+                f"The exported model fails with {count} samples ({first_line(error)}); make the "
+                "model independent of the batch size."
+            ) from error
+        for want, have in zip(expected, given.values(), strict=True):
+            check_same(want, have, count)
 
 
 def check_same(want: np.ndarray, have: np.ndarray, count: int) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from .keras_export import KerasNet, is_keras
 from .onnx_files import save_and_open
 from .predictor import ONNX_MODEL, OnnxPredictor, Predictor, first_line, named_inputs
 from .trial import Row, Score, choose, judged, outputs_of, scoring, speeds, within
@@ -31,7 +32,6 @@ from .variants import Optimized, Wish
 __all__ = ["FLOAT", "Optimized", "Wish", "optimize"]
 
 if TYPE_CHECKING:
-    from .keras_export import KerasNet
     from .predictor import Package
     from .torch_variants import TorchModel
 
@@ -151,8 +151,6 @@ class _Trial:
                 "Only a torch network can be pruned; give the network itself rather than a stored "
                 "model."
             )
-        from .keras_export import KerasNet, is_keras
-
         if is_keras(model):
             self._say("exporting to ONNX")
             net = KerasNet(model, x)

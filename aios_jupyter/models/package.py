@@ -2,9 +2,8 @@
 
 A torch module becomes ONNX, with a free batch size, beside its weights as safetensors, a Keras model
 beside itself in Keras's format; what it computes is compared with the model's own output before
-anything is published. Other objects are
-pickled only where the user says so. A leaf module: it imports numpy, and torch, onnx and
-cloudpickle where a model needs them.
+anything is published. Other objects are pickled only where the user says so. A leaf module: it
+imports numpy, and torch, onnx and cloudpickle where a model needs them.
 """
 
 from __future__ import annotations

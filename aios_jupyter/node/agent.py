@@ -89,8 +89,8 @@ class Agent:
             self.name,
             self._revoked,
             lambda refused: self._report("node.refused", refused, True),
+            keys=runtime / "tls",
         )
-        self._door.guests.keys = runtime / "tls"
         self._worker = DaskWorker(
             self.name,
             host,

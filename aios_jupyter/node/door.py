@@ -55,6 +55,8 @@ class Door:
         Certificates that no longer admit.
     on_refusal
         Called with each refusal.
+    keys
+        The folder of this node's certificates.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Door:
         node: str,
         revoked: Revoked,
         on_refusal: Callable[[Refused], None],
+        keys: Path | None = None,
     ) -> None:
         self._runs = runs
         self._grants = grants
@@ -71,7 +74,7 @@ class Door:
         self._revoked = revoked
         self._on_refusal = on_refusal
         self._connections: set[Connection] = set()
-        self.guests = Guests(runs, self._revoked.check, on_refusal)
+        self.guests = Guests(runs, self._revoked.check, on_refusal, keys)
         runs.prepare = self.guests.prepare
 
     async def open(self, host: str, context: ssl.SSLContext) -> str:

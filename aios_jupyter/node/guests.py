@@ -128,11 +128,8 @@ class Guests:
         Called with the name and serial number of a certificate; raises to refuse.
     on_refusal
         Called with each refusal of a stream.
-
-    Attributes
-    ----------
     keys
-        The folder of this node's certificates.
+        The folder of this node's certificates, for kernels on nodes that do data tasks.
     """
 
     def __init__(
@@ -140,11 +137,12 @@ class Guests:
         runs: Hosting,
         admit: Callable[[str, int], None],
         on_refusal: Callable[[Refused], None],
+        keys: Path | None = None,
     ) -> None:
-        self.keys: Path | None = None
         self._runs = runs
         self._admit = admit
         self._on_refusal = on_refusal
+        self._keys = keys
         self._streams: dict[asyncio.StreamWriter, int] = {}
         self._lent: dict[str, asyncio.Queue[tunnel.Stream]] = {}
         self._attended: dict[str, set[Connection]] = {}
@@ -249,7 +247,7 @@ class Guests:
             return order
         # What is placed is removed when it has ended, also when it never starts.
         self._spawn(self._lend(hosted))
-        return place(order, hosted.directory, self.keys)
+        return place(order, hosted.directory, self._keys)
 
     async def _lend(self, hosted: Hosted) -> None:
         """Lead a kernel's calls to the streams that are lent to it, as long as it lives."""

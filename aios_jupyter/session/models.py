@@ -69,7 +69,8 @@ class ModelVerbs(AssetVerbs):
         """Store a model as the next version of `name`, with where it comes from.
 
         `run` is the run that trained it (its metrics and parameters are recorded too), `data` the
-        dataset where that is another than the run has read, or made by `recipe`. `models.registry.publish` has the other parameters and errors.
+        dataset where that is another than the run has read, or than `recipe` has made.
+        `models.registry.publish` has the other parameters and errors.
         """
         from ..models import registry
 
@@ -148,9 +149,9 @@ class ModelVerbs(AssetVerbs):
         replicas: tuple[int, int] = (1, 4),
         calibrate: Any = None,
     ) -> Exported:
-        """Write a model so that it runs elsewhere: "edge", "litert", "container", "kubernetes",
-        "mlflow".
+        """Write a model so that it runs elsewhere.
 
+        `to` is "edge", "litert", "container", "kubernetes" or "mlflow".
         `models.export.export` has the errors.
         """
         from ..models import export
