@@ -6,6 +6,7 @@ import { useModel, useServices } from '../components/services';
 import { IDataset, IField, lastReaders } from '../datasets';
 import { bytes, clock, count, metric } from '../format';
 import { Facts, Gone } from './facts';
+import { Sheet } from './sheet';
 
 /** A dataset: what is in it, what it looks like, where it comes from, and its versions. */
 export function DatasetDetails(props: { name: string; api: IApi }): React.ReactElement {
@@ -94,36 +95,31 @@ function Columns(props: { fields: readonly IField[] }): React.ReactElement | nul
   return (
     <>
       <h3>{trans.__('Columns')}</h3>
-      <div className="aios-Scroll" tabIndex={0}>
-        <table className="aios-Versions">
-          <thead>
-            <tr>
-              <th scope="col">{trans.__('Name')}</th>
-              <th scope="col">{trans.__('Type')}</th>
-              <th scope="col">{trans.__('Missing')}</th>
-              <th scope="col">{trans.__('Least')}</th>
-              <th scope="col">{trans.__('Mean')}</th>
-              <th scope="col">{trans.__('Most')}</th>
-              <th scope="col">{trans.__('Deviation')}</th>
-              <th scope="col">{trans.__('Example')}</th>
-            </tr>
-          </thead>
-          <tbody>
-            {props.fields.map(field => (
-              <tr data-field={field.name} key={field.name}>
-                <th scope="row">{field.name}</th>
-                <td>{field.kind}</td>
-                <td>{field.missing ? count(field.missing) : ''}</td>
-                <td>{number(field.least)}</td>
-                <td>{number(field.mean)}</td>
-                <td>{number(field.most)}</td>
-                <td>{number(field.deviation)}</td>
-                <td>{field.example}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Sheet
+        heads={[
+          trans.__('Name'),
+          trans.__('Type'),
+          trans.__('Missing'),
+          trans.__('Least'),
+          trans.__('Mean'),
+          trans.__('Most'),
+          trans.__('Deviation'),
+          trans.__('Example')
+        ]}
+      >
+        {props.fields.map(field => (
+          <tr data-field={field.name} key={field.name}>
+            <th scope="row">{field.name}</th>
+            <td>{field.kind}</td>
+            <td>{field.missing ? count(field.missing) : ''}</td>
+            <td>{number(field.least)}</td>
+            <td>{number(field.mean)}</td>
+            <td>{number(field.most)}</td>
+            <td>{number(field.deviation)}</td>
+            <td>{field.example}</td>
+          </tr>
+        ))}
+      </Sheet>
     </>
   );
 }
@@ -133,30 +129,25 @@ function Versions(props: { versions: readonly IDataset[] }): React.ReactElement 
   return (
     <>
       <h3>{trans.__('Versions')}</h3>
-      <div className="aios-Scroll" tabIndex={0}>
-        <table className="aios-Versions">
-          <thead>
-            <tr>
-              <th scope="col">{trans.__('Version')}</th>
-              <th scope="col">{trans.__('Rows')}</th>
-              <th scope="col">{trans.__('Size')}</th>
-              <th scope="col">{trans.__('Made')}</th>
-              <th scope="col">{trans.__('How')}</th>
-            </tr>
-          </thead>
-          <tbody>
-            {props.versions.map(one => (
-              <tr data-version={one.version} key={one.version}>
-                <th scope="row">{one.version}</th>
-                <td>{count(one.rows)}</td>
-                <td>{bytes(one.size)}</td>
-                <td>{one.created > 0 ? clock(one.created) : ''}</td>
-                <td>{one.how}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Sheet
+        heads={[
+          trans.__('Version'),
+          trans.__('Rows'),
+          trans.__('Size'),
+          trans.__('Made'),
+          trans.__('How')
+        ]}
+      >
+        {props.versions.map(one => (
+          <tr data-version={one.version} key={one.version}>
+            <th scope="row">{one.version}</th>
+            <td>{count(one.rows)}</td>
+            <td>{bytes(one.size)}</td>
+            <td>{one.created > 0 ? clock(one.created) : ''}</td>
+            <td>{one.how}</td>
+          </tr>
+        ))}
+      </Sheet>
     </>
   );
 }

@@ -5,6 +5,7 @@ import { clock, metric, metricName } from '../format';
 import { IModel, ITensor, IVersion } from '../registry';
 import { CommandIDs } from '../tokens';
 import { Facts, Gone } from './facts';
+import { Sheet } from './sheet';
 
 /** A model: every version with its aliases, metrics and where it comes from. */
 export function ModelDetails(props: { name: string }): React.ReactElement {
@@ -61,52 +62,43 @@ function Versions(props: { model: IModel }): React.ReactElement {
       version: version.version
     });
   return (
-    <div className="aios-Scroll" tabIndex={0}>
-      <table className="aios-Versions">
-        <thead>
-          <tr>
-            <th scope="col">{trans.__('Version')}</th>
-            <th scope="col">{trans.__('Aliases')}</th>
-            <th scope="col">{trans.__('Published')}</th>
-            {names.map(name => (
-              <th scope="col" key={name}>
-                {metricName(name)}
-              </th>
+    <Sheet
+      heads={[
+        trans.__('Version'),
+        trans.__('Aliases'),
+        trans.__('Published'),
+        ...names.map(metricName),
+        trans.__('Comes from'),
+        ''
+      ]}
+    >
+      {model.versions.map(version => (
+        <tr key={version.version} data-version={version.version}>
+          <th scope="row">{version.version}</th>
+          <td>
+            {version.aliases.map(alias => (
+              <span className="aios-Badge" key={alias}>
+                {alias}
+              </span>
             ))}
-            <th scope="col">{trans.__('Comes from')}</th>
-            <th />
-          </tr>
-        </thead>
-        <tbody>
-          {model.versions.map(version => (
-            <tr key={version.version} data-version={version.version}>
-              <th scope="row">{version.version}</th>
-              <td>
-                {version.aliases.map(alias => (
-                  <span className="aios-Badge" key={alias}>
-                    {alias}
-                  </span>
-                ))}
-              </td>
-              <td>{clock(version.created)}</td>
-              {names.map(name => (
-                <td key={name}>
-                  {name in version.metrics ? metric(version.metrics[name] ?? NaN) : ''}
-                </td>
-              ))}
-              <td>{lineage(version)}</td>
-              <td>
-                {may && (
-                  <button className="jp-mod-styled" onClick={() => promote(version)}>
-                    {trans.__('Promote…')}
-                  </button>
-                )}
-              </td>
-            </tr>
+          </td>
+          <td>{clock(version.created)}</td>
+          {names.map(name => (
+            <td key={name}>
+              {name in version.metrics ? metric(version.metrics[name] ?? NaN) : ''}
+            </td>
           ))}
-        </tbody>
-      </table>
-    </div>
+          <td>{lineage(version)}</td>
+          <td>
+            {may && (
+              <button className="jp-mod-styled" onClick={() => promote(version)}>
+                {trans.__('Promote…')}
+              </button>
+            )}
+          </td>
+        </tr>
+      ))}
+    </Sheet>
   );
 }
 
