@@ -36,10 +36,13 @@ class Notebook:
         """Have a cell run, and wait for nothing; gives back which one it is."""
         return str(self._client.execute(code))
 
-    def busy(self) -> bool:
-        """Whether a cell that was sent is at work."""
+    def prints(self, text: str) -> bool:
+        """Whether the next thing that is told is that a cell prints this.
+
+        Before, a cell may be said to be busy, and an interrupt not reach it yet.
+        """
         message = self._client.get_iopub_msg(timeout=60)
-        return message["content"].get("execution_state") == "busy"
+        return text in message["content"].get("text", "")
 
     def reply(self, sent: str) -> dict[str, Any]:
         """How a cell that was sent has ended."""

@@ -122,8 +122,8 @@ def test_a_kernel_elsewhere_is_like_one_here(
     assert notebook.run("print(world)").strip() == "2", "its ranks are where its devices are"
     assert kernel_lease(session)["id"] == lease["id"]
 
-    waiting = notebook.send("import time\ntime.sleep(600)")
-    until(notebook.busy, "it is at work")
+    waiting = notebook.send("import time\nprint('asleep', flush=True)\ntime.sleep(600)")
+    until(lambda: notebook.prints("asleep"), "it is at work")
     kernel.interrupt_kernel()
     assert notebook.reply(waiting)["content"]["ename"] == "KeyboardInterrupt"
     assert notebook.run("print(world)").strip() == "2"
