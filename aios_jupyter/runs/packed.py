@@ -22,8 +22,6 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,6 @@ ALIGN = 64
 LARGE = 64 * 1024
 # Streams from this size on go through memory where they can.
 SHARE_FROM = 1024 * 1024
-# Fresh memory has to be found page by page, which takes longer than the copy: from this size on
-# several threads do it, in blocks.
-TOGETHER_FROM = 64 * 1024 * 1024
-BLOCK = 16 * 1024 * 1024
-WRITERS = 4
 
 _NUMBER = struct.Struct("<Q")
 _FILE = re.compile(r"/proc/\d+/fd/\d+")
@@ -82,38 +75,20 @@ class Packed:
             yield bytes(pending)
 
     def write(self, fd: int) -> None:
-        """Write it to an empty file, from its beginning.
+        """Write it to a blocking descriptor.
 
         Raises
         ------
         OSError
             There is no room.
         """
-        if self.size < TOGETHER_FROM:
-            for offset, block in self._blocks():
-                _put(fd, offset, block)
-            return
-        with ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(partial(_put, fd), *zip(*self._blocks(), strict=True)):
-                pass
-
-    def _blocks(self) -> Iterator[tuple[int, memoryview]]:
-        offset = 0
         for part in self.parts:
             view = memoryview(part).cast("B")
-            for start in range(0, len(view), BLOCK):
-                yield offset + start, view[start : start + BLOCK]
-            offset += len(view)
+            while view:
+                view = view[os.write(fd, view) :]
 
     def __bytes__(self) -> bytes:
         return b"".join(self.parts)
-
-
-def _put(fd: int, offset: int, view: memoryview) -> None:
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
 
 
 def load(data: Any) -> Any:

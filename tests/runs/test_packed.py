@@ -33,11 +33,11 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def test_a_mapping_is_used_in_place_and_is_ones_own() -> None:
-    stream = cells.pack(LARGE_ONES, set())
-    assert bytes(stream)[: len(MAGIC)] == MAGIC
+    packed = cells.pack(LARGE_ONES, set())
+    assert bytes(packed)[: len(MAGIC)] == MAGIC
     fd = new_memory()
-    stream.write(fd)
-    assert os.fstat(fd).st_size == stream.size
+    packed.write(fd)
+    assert os.fstat(fd).st_size == packed.size
     one, two = load(mapped(fd)), load(mapped(fd))
     same(LARGE_ONES, one)
     one["bytes"][:] = 7
@@ -49,33 +49,12 @@ def test_a_mapping_is_used_in_place_and_is_ones_own() -> None:
 
 @pytest.mark.parametrize("size", [1000, LARGE, 10**9])
 def test_pieces_are_the_stream(size: int) -> None:
-    stream = cells.pack(LARGE_ONES, set())
-    pieces = list(stream.pieces(size))
+    packed = cells.pack(LARGE_ONES, set())
+    pieces = list(packed.pieces(size))
     assert all(len(piece) == size for piece in pieces[:-1])
-    assert b"".join(pieces) == bytes(stream)
-    assert len(bytes(stream)) == stream.size
+    assert b"".join(pieces) == bytes(packed)
+    assert len(bytes(packed)) == packed.size
     same(LARGE_ONES, load(b"".join(pieces)))
-
-
-def test_several_threads_write_what_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aios_jupyter.runs.packed.TOGETHER_FROM", 0)
-    monkeypatch.setattr("aios_jupyter.runs.packed.BLOCK", 1000)
-    stream = cells.pack(LARGE_ONES, set())
-    fd = new_memory()
-    stream.write(fd)
-    assert os.pread(fd, stream.size + 1, 0) == bytes(stream)
-    os.close(fd)
-
-
-@pytest.mark.parametrize("together_from", [0, 10**9])
-def test_no_room_is_said_whoever_writes(
-    monkeypatch: pytest.MonkeyPatch, together_from: int
-) -> None:
-    monkeypatch.setattr("aios_jupyter.runs.packed.TOGETHER_FROM", together_from)
-    full = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(OSError, match="No space left"):
-        cells.pack(LARGE_ONES, set()).write(full)
-    os.close(full)
 
 
 def test_without_large_buffers_it_is_a_plain_pickle() -> None:
