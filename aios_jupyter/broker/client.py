@@ -24,7 +24,8 @@ from ..process import process_start
 from ..schema import Keep, Lease, Owner, Request, Run
 from ..tls import Bundle
 from . import messages
-from .protocol import VERSION, Connection, connect
+from .messages import VERSION
+from .protocol import Connection, connect
 
 # Calls that change nothing, or nothing more the second time.
 REPEATABLE = frozenset(

@@ -23,6 +23,9 @@ from ..schema import (
     WarmUse,
 )
 
+# Of what both sides say to each other: one that speaks another is refused.
+VERSION = 1
+
 
 def session_id(secret: str) -> str:
     """A session's id is made from its secret, so that knowing the id does not give the session.

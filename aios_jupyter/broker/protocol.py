@@ -28,10 +28,9 @@ import msgspec
 from ..errors import AiosError, ClusterError, ProtocolError, from_kind
 from ..tls import SERVER_ROLES, peer
 from ..units import split_address
-from . import frames, messages
+from . import frames, hello
 from .frames import MAX_FRAME
 
-VERSION = 1
 CHUNK = 4 * 1024 * 1024
 HIGH_WATER = 8 * 1024 * 1024
 MAX_BACKLOG = 4 * MAX_FRAME
@@ -119,7 +118,9 @@ class Connection(asyncio.Protocol):
         except AiosError:
             self.abort("no certificate")
             return
-        if not self._server and self.role not in SERVER_ROLES:
+        if self._server:
+            self._loop.call_later(hello.WITHIN, self._expect_hello)
+        elif self.role not in SERVER_ROLES:
             self.abort(f"the other side is a {self.role}, not a broker or node")
 
     def data_received(self, data: bytes) -> None:
@@ -298,6 +299,10 @@ class Connection(asyncio.Protocol):
 
     # --- receiving
 
+    def _expect_hello(self) -> None:
+        if not self.greeted and not self.closed.is_set():
+            self.abort(f"no hello within {hello.WITHIN:g} s")
+
     def _dispatch(self, message: Any) -> None:
         kind = type(message)
         if kind is frames.Call:
@@ -348,17 +353,7 @@ class Connection(asyncio.Protocol):
         self._send(("fail", identity, error.kind, str(error)))
 
     def _greet(self, op: str, body: msgspec.Raw) -> None:
-        if not op.endswith("hello"):
-            raise ProtocolError("The first call of a connection must be a hello.")
-        try:
-            version = msgspec.msgpack.decode(body, type=messages.Version).version
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ProtocolError(f"The hello has a wrong shape: {error}.") from None
-        if version != VERSION:
-            raise ProtocolError(
-                f"This cluster speaks protocol {VERSION} and the other side {version}; install "
-                "the same version of aios-jupyter on both, then 'aios down' and 'aios up'."
-            )
+        hello.check(op, body)
         if self._admit:
             self._admit(self)
         self.greeted = True

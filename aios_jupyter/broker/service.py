@@ -156,7 +156,8 @@ class Broker:
         """End the connections, leases and requests of those whose access was revoked."""
         revoked = self._revoked.serials()
         if revoked:
-            for connection in [c for c in self._connections if c.serial in revoked]:
+            # One that has yet to say hello is refused by `_admit`, with a sentence.
+            for connection in [c for c in self._connections if c.greeted and c.serial in revoked]:
                 if isinstance(connection.context, SessionLink):
                     self._people.revoked(connection.context.owner.user)
                 connection.abort("its certificate was revoked")

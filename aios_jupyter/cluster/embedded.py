@@ -23,7 +23,7 @@ from ..config import settings
 from ..errors import ClusterError, ConflictError, NoClusterError
 from ..process import alive
 from ..tls import Bundle, create
-from .processes import GONE, detach, end, lock, read, running, wait, write
+from .processes import GONE, detach, end, end_now, lock, read, running, wait, write
 
 __all__ = ["Paths", "down", "ensure", "lock", "running"]
 
@@ -173,7 +173,12 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
         paths.node.unlink(missing_ok=True)
         node_process = _start_node(paths, known["simulate_gpus"], known["host"])
     if not broker:
-        broker = wait(paths.broker, broker_process, paths.state / "broker.log")
+        try:
+            broker = wait(paths.broker, broker_process, paths.state / "broker.log")
+        except ClusterError:
+            if not node:
+                end_now(node_process)
+            raise
         write(paths.address, {"address": broker["address"]})
     if not node:
         # A broker that is being killed is alive for a moment after its connections have ended.

@@ -75,15 +75,20 @@ def wait(
         if facts:
             return facts
         if needs is not None and not running(needs):
-            process.kill()
-            process.wait()
+            end_now(process)
             raise NoClusterError(GONE)
         if process.poll() is not None:
             last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise ClusterError(f"The {what} did not start: {last} (whole log: {log})")
         time.sleep(0.02)
-    process.kill()
+    end_now(process)
     raise ClusterError(f"The {what} did not start within {START_TIMEOUT:.0f} s; see {log}")
+
+
+def end_now(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was just started."""
+    process.kill()
+    process.wait()
 
 
 def end(processes: list[dict[str, Any]], number: signal.Signals, timeout: float) -> bool:

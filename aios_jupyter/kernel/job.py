@@ -1,21 +1,24 @@
 """One notebook of a batch, in a process of its own: `python -m aios_jupyter.kernel.job ORDER`.
 
 ORDER is a file of JSON that `session/batch.py` has written. How it ended is written beside it, and
-SIGTERM ends the notebook's kernel before this process.
+SIGTERM ends the notebook's kernel before this process. The batch holds the other end of stdin: when
+that closes the batch is gone, or has no more use for the notebook.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import AiosError
 from ..recording import records
-from ..session.batch import write_aside
+from ..session.batch import END_GRACE, write_aside
 
 
 def main(path: Path) -> int:
@@ -64,10 +67,20 @@ def main(path: Path) -> int:
     return 0 if outcome["status"] == "succeeded" else 1
 
 
+def end_with_batch(grace: float = END_GRACE) -> None:
+    """In a thread: end this process, and in any case after so many seconds, when stdin closes."""
+    os.read(sys.stdin.fileno(), 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace)
+    # What a signal's handler raises is lost where it interrupts a destructor, for one.
+    os._exit(1)
+
+
 def _end(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=end_with_batch, daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

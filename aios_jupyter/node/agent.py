@@ -21,7 +21,8 @@ from typing import Any
 
 from .. import __version__
 from ..broker import messages as msg
-from ..broker.protocol import VERSION, Connection, connect
+from ..broker.messages import VERSION
+from ..broker.protocol import Connection, connect
 from ..config import settings
 from ..devices import probe
 from ..errors import AccessError, AiosError, ClusterError, ConflictError, ProtocolError

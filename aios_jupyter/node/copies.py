@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from ..broker.protocol import VERSION, connect
+from ..broker.messages import VERSION
+from ..broker.protocol import connect
 from ..runs import messages as msg
 
 TIMEOUT = 30.0

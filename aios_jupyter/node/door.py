@@ -93,7 +93,8 @@ class Door:
     def let_go(self) -> None:
         """End the connections of those whose access was revoked; called once a second."""
         revoked = self._revoked.serials()
-        for connection in [c for c in self._connections if c.serial in revoked]:
+        # One that has yet to say hello is refused by `_let_in`, with a sentence.
+        for connection in [c for c in self._connections if c.greeted and c.serial in revoked]:
             connection.abort("its certificate was revoked")
         self.guests.let_go(revoked)
 

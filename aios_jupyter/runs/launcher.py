@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from ..broker.client import AsyncClient
-from ..broker.messages import ById
-from ..broker.protocol import VERSION, Connection, connect
+from ..broker.messages import VERSION, ById
+from ..broker.protocol import Connection, connect
 from ..errors import AiosError, ClusterError, NotFoundError
 from ..schema import LIVE, Lease, Run, RunState, Slot
 from ..tls import Bundle

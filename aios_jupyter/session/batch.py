@@ -13,7 +13,6 @@ import io
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time as clock
@@ -24,9 +23,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..broker.messages import BatchTold
-from ..config import IS_LINUX
 from ..errors import ClusterError, NotFoundError, RunError, UsageError
-from ..process import end_with_parent
 from .asking import ASKS, COUNTS, Asks, request_of, settled
 from .grid import Job, jobs
 from .link import Link
@@ -228,6 +225,7 @@ class _Batch:
         before = [row["status"] for row in self.rows.values()]
         for one in list(running):
             if one.process.poll() is not None:
+                _end([one.process])
                 running.remove(one)
                 self.rows[one.job.key] = self._ended(one)
                 self._write_results()
@@ -276,12 +274,12 @@ class _Batch:
         with files["log"].open("wb") as log:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                # It ends when this closes, also because we were killed.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 # Ctrl-C is for us, who end the jobs one by one.
                 start_new_session=True,
-                preexec_fn=end_with_parent if IS_LINUX else None,  # noqa: PLW1509
             )
         self.rows[job.key] = self._row(job, "waiting")
         self._tell()
@@ -387,12 +385,11 @@ def _code(path: Path) -> list[str]:
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End jobs with their kernels; returns when they are gone."""
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-    deadline = clock.monotonic() + END_GRACE
+        assert process.stdin is not None
+        process.stdin.close()
     for process in processes:
         try:
-            process.wait(max(0.0, deadline - clock.monotonic()))
+            process.wait(2 * END_GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

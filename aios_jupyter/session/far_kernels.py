@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from ..broker.client import AsyncClient
-from ..broker.messages import ById
-from ..broker.protocol import VERSION, Connection
+from ..broker.messages import VERSION, ById
+from ..broker.protocol import Connection
 from ..broker.protocol import connect as dial
 from ..errors import AiosError, ClusterError, NotFoundError
 from ..runs import messages as msg

@@ -26,7 +26,8 @@ from aios_jupyter import tls
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker import messages as msg
 from aios_jupyter.broker.loop import Loop
-from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect
+from aios_jupyter.broker.messages import VERSION
+from aios_jupyter.broker.protocol import MAX_FRAME, Connection, connect
 from aios_jupyter.broker.service import Broker
 from aios_jupyter.config import Settings
 from aios_jupyter.node import hosting, restarts

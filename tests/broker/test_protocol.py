@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from aios_jupyter import tls
-from aios_jupyter.broker import messages
-from aios_jupyter.broker.protocol import MAX_FRAME, VERSION, Connection, connect, serve
+from aios_jupyter.broker import hello, messages
+from aios_jupyter.broker.messages import VERSION
+from aios_jupyter.broker.protocol import MAX_FRAME, Connection, connect, serve
 from aios_jupyter.errors import AccessError, ClusterError, NotFoundError, ProtocolError
 from aios_jupyter.schema import Struct
 
@@ -108,6 +109,19 @@ def test_another_version_is_refused_with_what_to_do(material: Path) -> None:
         with pytest.raises(ProtocolError, match="install the same version"):
             await connection.call("hello", messages.Version(version=VERSION + 1))
         await asyncio.wait_for(connection.closed.wait(), 5)
+
+    run(material, body)
+
+
+def test_whoever_says_no_hello_is_let_go(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hello, "WITHIN", 0.3)
+
+    async def body(address: str, connection: Connection) -> None:
+        await connection.call("hello", messages.Version(version=VERSION))
+        context = tls.Bundle.of(material, "user").client_context()
+        silent = await connect(address, context)
+        await asyncio.wait_for(silent.closed.wait(), 10)
+        assert await connection.call("echo", Echo(text="x"), Echo) == Echo(text="x")
 
     run(material, body)
 

@@ -14,7 +14,8 @@ from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg
 from aios_jupyter.broker import snapshots
 from aios_jupyter.broker.client import AsyncClient
-from aios_jupyter.broker.protocol import VERSION, Connection, connect
+from aios_jupyter.broker.messages import VERSION
+from aios_jupyter.broker.protocol import Connection, connect
 from aios_jupyter.broker.service import Broker
 from aios_jupyter.config import Settings
 from aios_jupyter.errors import ClusterError

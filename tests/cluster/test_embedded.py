@@ -50,6 +50,19 @@ def test_two_that_start_at_the_same_moment_end_with_one(no_cluster: Path) -> Non
     assert pids == {str(pid_of("broker"))}
 
 
+def test_a_cluster_that_cannot_start_leaves_nothing_behind(
+    no_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    with connect(), monkeypatch.context() as patch:
+        # The same state, and a runtime directory of its own.
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(other))
+        with pytest.raises(ClusterError, match="in use by another broker"):
+            connect()
+        commands = [process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])]
+        assert not [command for command in commands if str(other) in " ".join(command)]
+
+
 def test_files_are_private(no_cluster: Path) -> None:
     with connect():
         runtime = embedded.Paths.current().runtime

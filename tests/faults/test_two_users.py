@@ -20,7 +20,8 @@ from clusters import free, session_of, until
 
 from aios_jupyter import tls
 from aios_jupyter.broker import messages as msg
-from aios_jupyter.broker.protocol import VERSION, Connection
+from aios_jupyter.broker.messages import VERSION
+from aios_jupyter.broker.protocol import Connection
 from aios_jupyter.broker.protocol import connect as dial
 from aios_jupyter.cluster import bundle, embedded, users
 from aios_jupyter.config import settings
@@ -485,6 +486,30 @@ def test_a_persons_certificate_does_not_open_dasks_port(
     assert not opened(tls.Bundle.of(bundles["alice"], "user"))
     with pytest.raises(AccessError, match="Dask"):
         alice.dask()
+
+
+def test_whoever_is_revoked_is_told_so_however_late_the_hello(
+    cluster: None, tmp_path: Path
+) -> None:
+    with connect(start=False) as owner:
+        owner.user_add("bella", "user", tmp_path / "bella")
+        nodes = owner.status()["nodes"].values()
+        agent = next(iter(nodes))["address"]
+        owner.user_revoke("bella")
+
+    async def main() -> None:
+        address, own = bundle.load(tmp_path / "bella")
+        broker = await dial(address, own.client_context())
+        door = await dial(agent, own.client_context())
+        await asyncio.sleep(2.5)  # both look once a second for whom to let go
+        secret = secrets.token_hex(16)
+        session = Owner(id=msg.session_id(secret), user="")
+        hello = msg.SessionHello(version=VERSION, owner=session, secret=secret)
+        await refused(broker, "hello", hello, says="was revoked")
+        greeting = agent_msg.AgentHello(version=VERSION)
+        await refused(door, "agent.hello", greeting, says="was revoked")
+
+    asyncio.run(main())
 
 
 def test_revocation_ends_what_is_live_and_nobody_else_notices(

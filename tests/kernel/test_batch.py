@@ -248,3 +248,24 @@ def test_a_session_refuses_what_makes_no_sense(session: Session, sweep: Sweep) -
     with pytest.raises(NotFoundError, match="There is no notebook"):
         session.batch(path.with_name("none.ipynb"))
     assert not path.with_name("sweep-batch").exists()
+
+
+STUBBORN = """
+import signal, threading, time
+from aios_jupyter.kernel import job
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+threading.Thread(target=job.end_with_batch, args=(0.5,), daemon=True).start()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_notebook_that_overhears_the_end_of_its_batch_ends_all_the_same() -> None:
+    line = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(60) == 1

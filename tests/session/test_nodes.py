@@ -12,7 +12,7 @@ import pytest
 from clusters import agent_of, free, holder, pid_of, until
 
 from aios_jupyter.broker import messages as msg
-from aios_jupyter.broker.protocol import VERSION
+from aios_jupyter.broker.messages import VERSION
 from aios_jupyter.broker.protocol import connect as dial
 from aios_jupyter.cluster import embedded
 from aios_jupyter.config import IS_LINUX
