@@ -128,7 +128,9 @@ def _finished(job: Job, catalog: Catalog) -> Entry | None:
 
 def _make_arrays(job: Job, client: Client | None, progress: chunks.Progress) -> _Made:
     images, labels = decoded(
-        job.source.version, lambda: formats.load(job.source.url, job.source.format)
+        job.source.version,
+        job.source.url,
+        lambda: formats.load(job.source.url, job.source.format),
     )
     x = np.load(images, mmap_mode="r")
     check_images(x)

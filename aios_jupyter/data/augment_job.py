@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConflictError, UsageError
-from . import arrays, cache, media, storage
+from . import arrays, cache, labels, media, storage
 from .catalog import Catalog, Entry, check_name, looks_like_path
 from .pipeline import check_images
 from .policy import Policy, parse
@@ -140,7 +140,7 @@ def _of_arrays(x: NDArray[Any], y: NDArray[Any] | None) -> Entry:
     if y is not None:
         digest.update(f"{np.asarray(y).dtype}".encode() + np.ascontiguousarray(y).tobytes())
     version = digest.hexdigest()[:12]
-    decoded(version, lambda: (x, y))
+    decoded(version, "the array", lambda: (x, None if y is None else np.asarray(y)))
     return Entry(
         name="array",
         url="",
@@ -183,22 +183,29 @@ def _holds_something_else(folder: Path) -> bool:
 
 
 def decoded(
-    version: str, load: Callable[[], tuple[NDArray[Any], NDArray[Any] | None]]
+    version: str, what: str, load: Callable[[], tuple[NDArray[Any], NDArray[Any] | None]]
 ) -> tuple[Path, Path | None]:
-    """The images and labels of a source as npy files that workers can map; made once."""
+    """The images and labels of a source as npy files that workers can map; made once.
+
+    Raises
+    ------
+    UsageError
+        They are not uint8 images, or a label of `what` is NaN.
+    """
     directory = storage.data_dir("cache", version)
-    images, labels = directory / "x.npy", directory / "y.npy"
+    images, of_images = directory / "x.npy", directory / "y.npy"
     if images.exists():
         os.utime(directory)
     else:
         x, y = load()
         check_images(x)
+        labels.check_usable(y, lambda row: f"Row {row:,} of {what}")
         # It is made even where it does not fit: without it nothing can be done.
         cache.make_room(x.nbytes, spare=version)
         # The labels first: the images' file says that all is there.
         if y is not None:
-            with storage.written_aside(str(labels)) as file:
-                np.lib.format.write_array(file, np.asarray(y), allow_pickle=False)
+            with storage.written_aside(str(of_images)) as file:
+                np.lib.format.write_array(file, y, allow_pickle=False)
         with storage.written_aside(str(images)) as file:
             arrays.write_npy(file, x.shape, (x,))
-    return images, labels if labels.exists() else None
+    return images, of_images if of_images.exists() else None

@@ -249,6 +249,10 @@ def stack(images: Iterable[Array], url: str) -> Array:
 
 def _labels(column: Any, url: str) -> Array:
     if column.null_count:
-        raise UsageError(f"{url} has {column.null_count} rows without a label; remove them first.")
+        first = column.is_null().index(True)
+        raise UsageError(
+            f"{column.null_count:,} of {len(column):,} rows of {url} have no label, the first of them "
+            f"row {first}; remove them first."
+        )
     values: Array = column.to_numpy()
     return values.astype(str) if values.dtype == object else values

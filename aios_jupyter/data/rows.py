@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import AiosError, UsageError
-from . import arrays, cache, layout, storage
+from ..errors import AiosError, ConflictError, UsageError
+from . import arrays, cache, labels, layout, storage
 from .ahead import ahead
-from .catalog import Entry
+from .catalog import Catalog, Entry
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -58,9 +58,7 @@ def source_of(entry: Entry) -> Source:
     """
     if entry.format in {"folder", "webdataset"}:
         return _images(entry)
-    if entry.format in {"csv", "jsonl", layout.DATABASE} or (
-        entry.format == "parquet" and "image" not in entry.schema
-    ):
+    if is_table(entry):
         return _unpacked(entry, _unpack_table)
     if entry.format in {"npz", "npy", "parquet"}:
         return _unpacked(entry, _unpack_arrays)
@@ -70,6 +68,13 @@ def source_of(entry: Entry) -> Source:
         return _Texts(entry)
     raise UsageError(
         f"'{entry.name or entry.url}' is {entry.format}, which cannot be fed to ranks."
+    )
+
+
+def is_table(entry: Entry) -> bool:
+    """Whether its rows are columns of numbers and words."""
+    return entry.format in {"csv", "jsonl", layout.DATABASE} or (
+        entry.format == "parquet" and "image" not in entry.schema
     )
 
 
@@ -109,6 +114,7 @@ def _unpacked(
             found = _mapped(home, kind)
             if found is None:
                 x, y = unpack(here)
+                _check_labels(entry, here, len(x), y)
                 # It is kept even where it does not fit: without it nothing can be done.
                 cache.make_room(x.nbytes, spare=entry.version)
                 if y is not None:
@@ -117,6 +123,29 @@ def _unpacked(
                 found = _mapped(home, kind)
     assert found is not None
     return found
+
+
+def _check_labels(entry: Entry, here: Entry, rows: int, y: Array | None) -> None:
+    """Refuse labels that cannot be learned, and data that is not what the catalogue knows."""
+    table, mend = is_table(entry), ""
+    if table:
+        from .tables import LABELS
+
+        name = next((name for name in LABELS if name in entry.schema), "label")
+        mend = f'leave them out first: aios data clean NAME -o NEW --steps "drop_missing({name})"'
+
+    def where(row: int) -> str:
+        if not table or entry.format == layout.DATABASE:
+            return f"Row {row:,} of {entry.url}"
+        from .tables import part_of
+
+        part, within = part_of(here.url, entry.format, row)
+        return f"Row {within:,} of {storage.joined(entry.url, part)}"
+
+    labels.check_usable(y, where, mend)
+    # A table of a database may grow; of sounds the labels are numbers of folders.
+    if entry.format != layout.DATABASE:
+        labels.check_known(entry, rows, None if entry.format == "sounds" else y, where)
 
 
 def _mapped(home: Path, kind: type[_Arrays] = _Arrays) -> Source | None:
@@ -166,15 +195,7 @@ def _unpack_table(entry: Entry) -> tuple[Array, Array | None]:
         columns.append(values.astype(np.float32))
     if not columns:
         raise UsageError(f"'{entry.name}' has no column besides its label.")
-    if label is None:
-        return np.stack(columns, axis=1), None
-    if missing := int(table[label].isna().sum()):
-        # As text they would be a class of their own, and move the numbers of the others.
-        raise UsageError(
-            f"{missing} of {len(table)} rows of '{entry.name or entry.url}' have no '{label}'; leave "
-            f'them out first: aios data clean NAME -o NEW --steps "drop_missing({label})".'
-        )
-    return np.stack(columns, axis=1), table[label].to_numpy()
+    return np.stack(columns, axis=1), None if label is None else table[label].to_numpy()
 
 
 # --- texts
@@ -186,6 +207,7 @@ class _Texts(Source):
     def __init__(self, entry: Entry) -> None:
         self._x, self._y = _unpack_arrays(cache.local(entry))
         self.rows = len(self._x)
+        labels.check_known(entry, self.rows, None)
 
     def take(self, rows: Rows) -> tuple[list[str], Array | None]:
         return self._x[rows].tolist(), None if self._y is None else self._y[rows]
@@ -199,14 +221,22 @@ class _Encoded(Source):
 
     y: Array | None
 
-    def blob(self, row: int) -> tuple[bytes, str]:
-        """The file of an image, and what it is called where it is damaged."""
+    def blob(self, row: int) -> bytes:
+        """The file of an image."""
+        raise NotImplementedError
+
+    def what(self, row: int) -> str:
+        """What an image is called where something is wrong with it."""
+        raise NotImplementedError
+
+    def check(self, entry: Entry) -> None:
+        """Refuse what is not as it was when it was added."""
         raise NotImplementedError
 
     def take(self, rows: Rows) -> tuple[Array | list[Array], Array | None]:
         from .formats import decode_image
 
-        images = [decode_image(*self.blob(row)) for row in rows.tolist()]
+        images = [decode_image(self.blob(row), self.what(row)) for row in rows.tolist()]
         alike = len({image.shape for image in images}) == 1
         return np.stack(images) if alike else images, None if self.y is None else self.y[rows]
 
@@ -221,9 +251,22 @@ class _Folder(_Encoded):
         self.y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
         self.rows = len(self._names)
 
-    def blob(self, row: int) -> tuple[bytes, str]:
-        name = self._names[row]
-        return storage.read_file(self._url, name), f"{name} in {self._url}"
+    def blob(self, row: int) -> bytes:
+        return storage.read_file(self._url, self._names[row])
+
+    def what(self, row: int) -> str:
+        return f"{self._names[row]} in {self._url}"
+
+    def check(self, entry: Entry) -> None:
+        known = {check.name for check in Catalog().checks(entry)}
+        if known and (others := known.symmetric_difference(self._names)):
+            name = min(others)
+            now = "is gone from" if name in known else "is new in"
+            raise ConflictError(
+                f"{name} {now} {entry.url} since that was added; add it again, since its subfolders are "
+                "its labels."
+            )
+        labels.check_known(entry, self.rows, None)
 
 
 class _Shards(_Encoded):
@@ -233,14 +276,14 @@ class _Shards(_Encoded):
         from . import shards
 
         self._index = shards.index(entry.url)
-        labels = self._index.labels
-        self.y = None if labels is None else _numbered(labels)
+        known = self._index.labels
+        self.y = None if known is None else _numbered(known)
         self.rows = len(self._index.start)
         # Opened at once: a copy in the cache may be dropped, and stays readable to who has it open.
         self._open = {p: os.open(p, _READ) for p in self._index.shards[:_OPEN]}
         weakref.finalize(self, _close, tuple(self._open.values()))
 
-    def blob(self, row: int) -> tuple[bytes, str]:
+    def blob(self, row: int) -> bytes:
         index = self._index
         place = index.shards[index.shard[row]]
         start, size = int(index.start[row]), int(index.size[row])
@@ -251,7 +294,14 @@ class _Shards(_Encoded):
             file = os.open(place, _READ)
             blob = os.pread(file, size, start)
             os.close(file)
-        return blob, f"The image at byte {start} of {place}"
+        return blob
+
+    def what(self, row: int) -> str:
+        index = self._index
+        return f"The image at byte {index.start[row]} of {index.shards[index.shard[row]]}"
+
+    def check(self, entry: Entry) -> None:
+        labels.check_known(entry, self.rows, self._index.labels, self.what)
 
 
 def _close(files: tuple[int, ...]) -> None:
@@ -274,6 +324,7 @@ def _images(entry: Entry) -> Source:
             "AIOS_CACHE_LIMIT (GiB), or copy it here with: aios data cp."
         )
     encoded = _Folder(here) if entry.format == "folder" else _Shards(here)
+    encoded.check(entry)
     with cache.held(entry.version) as home:
         # Another rank may have unpacked them in the meantime.
         return _mapped(home) or _unpack_images(entry.version, encoded, home) or encoded

@@ -68,6 +68,7 @@ def index(url: str) -> Index:
     root, names = named_files(url, "webdataset")
     found: list[tuple[int, int, int]] = []
     labels: list[str | None] = []
+    first = ""
     for number, name in enumerate(names):
         place = f"{root}/{name}"
         with reading(place), _placed(place) as (data, members):
@@ -79,9 +80,11 @@ def index(url: str) -> Index:
             for key, sample in _grouped(members, place):
                 found.append((number, *sample[_image_of(key, sample, url)]))
                 labels.append(_label_at(data, sample))
+                if not first and labels[-1] is None:
+                    first = f"{key} in {place}"
     shard, start, size = np.array(found, np.int64).reshape(-1, 3).T
     places = tuple(f"{root}/{name}" for name in names)
-    return Index(places, shard, start, size, _all_labels(labels, url))
+    return Index(places, shard, start, size, _all_labels(labels, first))
 
 
 @contextlib.contextmanager
@@ -177,12 +180,14 @@ def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The images, which must have one size, and the labels: numbers, or else words."""
     from .formats import decode_image, stack
 
-    images, labels = [], []
+    images, labels, first = [], [], ""
     for key, sample in samples(url):
         ending = _image_of(key, sample, url)
         images.append(decode_image(sample[ending], f"{key}.{ending} in {url}"))
         labels.append(_label(sample))
-    return stack(images, url), _all_labels(labels, url)
+        if not first and labels[-1] is None:
+            first = f"{key} in {url}"
+    return stack(images, url), _all_labels(labels, first)
 
 
 def _image_of(key: str, sample: dict[str, Any], url: str) -> str:
@@ -195,12 +200,15 @@ def _image_of(key: str, sample: dict[str, Any], url: str) -> str:
     return ending
 
 
-def _all_labels(labels: list[str | None], url: str) -> NDArray[Any] | None:
-    """Labels as numbers, or else as words."""
+def _all_labels(labels: list[str | None], first: str) -> NDArray[Any] | None:
+    """Labels as numbers, or else as words; `first` is the first sample without one."""
     if all(label is None for label in labels):
         return None
     if None in labels:
-        raise UsageError(f"{url} has {labels.count(None)} samples without a label; remove them.")
+        raise UsageError(
+            f"{labels.count(None):,} of {len(labels):,} samples have no label, the first of them "
+            f"{first}; remove them, or give each a file that ends in .cls."
+        )
     words = [str(label) for label in labels]
     numbers = all(word.lstrip("-").isdigit() for word in words)
     return np.array(words, np.int64 if numbers else str)
@@ -208,15 +216,20 @@ def _all_labels(labels: list[str | None], url: str) -> NDArray[Any] | None:
 
 def _label(sample: Sample) -> str | None:
     blob = next((sample[name] for name in _LABELS if name in sample), None)
-    return None if blob is None else blob.decode("utf-8", "replace").strip()
+    return None if blob is None else _word(blob)
 
 
 def _label_at(data: Any, sample: dict[str, tuple[int, int]]) -> str | None:
     where = next((sample[name] for name in _LABELS if name in sample), None)
     if where is None:
         return None
-    blob: bytes = data[where[0] : sum(where)]
-    return blob.decode("utf-8", "replace").strip()
+    return _word(data[where[0] : sum(where)])
+
+
+def _word(blob: bytes) -> str | None:
+    """A label; none where its file is empty, or says that there is none."""
+    text = blob.decode("utf-8", "replace").strip()
+    return None if text.lower() in {"", "nan"} else text
 
 
 def _in_order(labels: set[str]) -> tuple[str, ...]:

@@ -180,6 +180,11 @@ def read_file(url: str, name: str) -> bytes:
         return bytes(retrying(lambda: fs.cat_file(whole), ATTEMPTS if is_remote(url) else 1))
 
 
+def joined(root: str, name: str) -> str:
+    """The path or URL of a file of a folder; "" names the dataset that is a single file."""
+    return f"{root.rstrip('/')}/{name}" if name else root
+
+
 def exists(url: str) -> bool:
     """Whether something is there."""
     fs, path = locate(url)
@@ -197,6 +202,16 @@ def reading(url: str) -> Iterator[None]:
         if not _is_foreign(error):
             raise
         raise unreadable(url, error) from None
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """`reading` for who looks at a place in order to write there."""
+    with reading(url):
+        try:
+            yield
+        except PermissionError as error:
+            raise unwritable(url, error) from None
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def describe(url: str, form: str) -> Description:
     with reading(url):
         source = _open(url, form)
         columns = [_Tallied(field) for field in source.schema]
-        label = next((c for c in columns if c.name in LABELS), None)
+        label = next((c for name in LABELS for c in columns if c.name == name), None)
         rows = 0
         for batch in _batches(source):
             rows += batch.num_rows
@@ -65,6 +65,21 @@ def head(url: str, form: str, rows: int) -> pa.Table:
     """The first rows, for who only wants to look at some."""
     with reading(url):
         return _open(url, form).head(rows, batch_readahead=1, fragment_readahead=1)
+
+
+def part_of(url: str, form: str, row: int) -> tuple[str, int]:
+    """The file of a folder ("" where the table is one file) that has a row, and its place there."""
+    fs, path = locate(url)
+    if not fs.isdir(path):
+        return "", row
+    with reading(url):
+        for name in list_files(url, form):
+            part = f"{path.rstrip('/')}/{name}"
+            rows = dataset.dataset(part, format=_READERS[form](), filesystem=fs).count_rows()
+            if row < rows:
+                return name, row
+            row -= rows
+    raise AssertionError("the row is one of the table's")
 
 
 def load(url: str, form: str) -> tuple[NDArray[Any], NDArray[Any] | None]:

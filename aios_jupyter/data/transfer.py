@@ -85,7 +85,7 @@ def copy(
     with storage.reading(source):
         folder = fs.isdir(path)
         names = layout.list_files(source, form) if folder else [""]
-        sizes = {name: int(fs.info(_join(path, name))["size"]) for name in names}
+        sizes = {name: int(fs.info(storage.joined(path, name))["size"]) for name in names}
     _check_target(target, folder, set(sizes), form)
     throttle, done, total = Throttle(bandwidth), 0, sum(sizes.values())
     for name, size in sizes.items():
@@ -94,7 +94,9 @@ def copy(
             if on_progress is not None:
                 on_progress(before + count, total)
 
-        _copy_file(_join(source, name), _join(target, name), size, throttle, advance)
+        _copy_file(
+            storage.joined(source, name), storage.joined(target, name), size, throttle, advance
+        )
         done += size
     found = layout.content(target, form)
     if expect and found.version != expect:
@@ -106,13 +108,9 @@ def copy(
     return found
 
 
-def _join(root: str, name: str) -> str:
-    return f"{root.rstrip('/')}/{name}" if name else root
-
-
 def _check_target(target: str, folder: bool, names: set[str], form: str) -> None:
     fs, path = storage.locate(target)
-    with storage.reading(target):
+    with storage.reaching(target):
         if not fs.exists(path):
             return
         if fs.isdir(path) != folder:
@@ -138,7 +136,7 @@ def _copy_file(
         mark = hashlib.sha256(f"{source}\0{_mark(fs, path)}".encode()).hexdigest()[:12]
     if storage.is_remote(target):
         there, place = storage.locate(target)
-        with storage.reading(target):
+        with storage.reaching(target):
             if (
                 there.exists(place)
                 and int(there.info(place)["size"]) == size
@@ -214,7 +212,7 @@ def _range(fs: Any, path: str, start: int, end: int) -> bytes:
 def _remove(target: str, sizes: dict[str, int]) -> None:
     fs, path = storage.locate(target)
     for name in sizes:
-        fs.rm(_join(path, name))
+        fs.rm(storage.joined(path, name))
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -142,7 +142,8 @@ def test_rows_of_a_table_without_a_label_are_counted_and_not_made_a_class(
     path = tmp_path / "some.csv"
     path.write_text("a,label\n" + "".join(f"{a},{label}\n" for a, label in enumerate(labels)))
     catalog.add("some", path)
-    with pytest.raises(UsageError, match=r"1 of 3 rows of 'some' have no 'label'.*drop_missing"):
+    refused = r"Row 1 of .*some\.csv has no label \(1 of 3 rows .*drop_missing\(label\)"
+    with pytest.raises(UsageError, match=refused):
         everything("some", 1)
     path.write_text("a,label\n" + "".join(f"{a},{label}\n" for a, label in enumerate("xyx")))
     assert catalog.add("some", path).classes == ("x", "y")

@@ -114,8 +114,9 @@ def test_wrong_keys_and_missing_things_are_sentences(server, lab, catalog):
 def test_a_bucket_that_may_not_be_written_is_named(server, lab, catalog):
     credentials.put("wrong", server.options | {"secret": "no"})
     url = "s3://wrong@lab/w/more.npz"
-    with pytest.raises(AccessError, match=rf"{url} may not be written with these credentials"):
-        augment("mnist", url, "hflip")
+    for write in (lambda: augment("mnist", url, "hflip"), lambda: catalog.copy("mnist", url)):
+        with pytest.raises(AccessError, match=rf"{url} may not be written with these credentials"):
+            write()
     assert not (server.root / "lab" / "w").exists()
 
 
