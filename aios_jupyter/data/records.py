@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..config import settings
-from ..errors import ConflictError
+from ..errors import AiosError, ConflictError
 from ..schema import Struct
 from ..units import format_size
 from .entries import ENCRYPTED, Entry, check_name
@@ -253,6 +253,12 @@ class Records:
                 for table in _MORE_TABLES:
                     database.execute(table)
                 yield database
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+                raise
+            raise AiosError(
+                f"{self._path} cannot be written ({error}); check the space there."
+            ) from None
         finally:
             database.close()
 

@@ -6,8 +6,9 @@ A leaf module: it imports fsspec, through `storage`.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -16,6 +17,8 @@ from ..errors import ConflictError, UsageError
 from . import layout, storage
 
 Progress = Callable[[int, int], None]
+# What a file system tells of a file.
+Info = Mapping[str, Any]
 RANGE = 4 * 2**20
 
 
@@ -54,7 +57,7 @@ def copy(
 
     A copy to a local path that was interrupted goes on where it stopped; one to another storage
     goes on with the files that are not there yet. `target` is written aside and moved, so that a
-    partly written file is never seen.
+    partly written file, or on this machine a folder, is never seen.
 
     Parameters
     ----------
@@ -85,27 +88,61 @@ def copy(
     with storage.reading(source):
         folder = fs.isdir(path)
         names = layout.list_files(source, form) if folder else [""]
-        sizes = {name: int(fs.info(storage.joined(path, name))["size"]) for name in names}
-    _check_target(target, folder, set(sizes), form)
-    throttle, done, total = Throttle(bandwidth), 0, sum(sizes.values())
-    for name, size in sizes.items():
+        files = {name: fs.info(storage.joined(path, name)) for name in names}
+    _check_target(target, folder, set(files), form)
+    aside = _folder_aside(source, target, files) if folder else None
+    place = target if aside is None else str(aside)
+    throttle, done = Throttle(bandwidth), 0
+    total = sum(int(info["size"]) for info in files.values())
+    for name, info in files.items():
 
         def advance(count: int, before: int = done) -> None:
             if on_progress is not None:
                 on_progress(before + count, total)
 
-        _copy_file(
-            storage.joined(source, name), storage.joined(target, name), size, throttle, advance
-        )
-        done += size
-    found = layout.content(target, form)
+        try:
+            whole = aside is not None and _is_whole(aside / name, info)
+            if whole:
+                advance(int(info["size"]))
+            else:
+                one = storage.joined(source, name)
+                _copy_file(one, info, storage.joined(place, name), throttle, advance)
+        except OSError as error:
+            if aside is not None and error.errno in _FULL:
+                shutil.rmtree(aside)
+            raise storage.unwritable(storage.joined(target, name), error) from None
+        done += int(info["size"])
+    found = layout.content(place, form)
     if expect and found.version != expect:
-        _remove(target, sizes)
+        if aside is not None:
+            shutil.rmtree(aside)
+        else:
+            _remove(target, files)
         raise ConflictError(
             f"{source} is not what it was when it was added (it is version {found.version}, not "
             f"{expect}); add it again, and copy that."
         )
+    if aside is not None:
+        try:
+            aside.rename(target)
+        except OSError as error:
+            raise storage.unwritable(target, error) from None
     return found
+
+
+def _folder_aside(source: str, target: str, files: Mapping[str, Info]) -> Path | None:
+    """Where the files of a new local folder are gathered; None where a folder cannot be moved."""
+    if storage.is_remote(target) or Path(target).exists():
+        return None
+    digest = hashlib.sha256(source.encode())
+    for name, info in files.items():
+        digest.update(f"\0{name}\0{_mark(info)}".encode())
+    return Path(target).with_name(f".{Path(target).name}.{digest.hexdigest()[:12]}.partial")
+
+
+def _is_whole(place: Path, info: Info) -> bool:
+    """Whether an earlier attempt has moved a file there."""
+    return place.is_file() and place.stat().st_size == int(info["size"])
 
 
 def _check_target(target: str, folder: bool, names: set[str], form: str) -> None:
@@ -128,12 +165,10 @@ def _check_target(target: str, folder: bool, names: set[str], form: str) -> None
 
 
 def _copy_file(
-    source: str, target: str, size: int, throttle: Throttle, advance: Callable[[int], None]
+    source: str, info: Info, target: str, throttle: Throttle, advance: Callable[[int], None]
 ) -> None:
     fs, path = storage.locate(source)
-    with storage.reading(source):
-        # What the storage knows of this content: a time, an ETag. It tells a changed file.
-        mark = hashlib.sha256(f"{source}\0{_mark(fs, path)}".encode()).hexdigest()[:12]
+    size = int(info["size"])
     if storage.is_remote(target):
         there, place = storage.locate(target)
         with storage.reaching(target):
@@ -148,6 +183,8 @@ def _copy_file(
             _ranges(fs, path, source, file, 0, size, throttle, advance)
         return
     final = Path(target)
+    # What the storage knows of this content: a time, an ETag. It tells a changed file.
+    mark = hashlib.sha256(f"{source}\0{_mark(info)}".encode()).hexdigest()[:12]
     aside = final.with_name(f".{final.name}.{mark}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -162,15 +199,14 @@ def _copy_file(
         # What has come so far stays for the next attempt, unless there is no room for it.
         if error.errno in _FULL:
             aside.unlink(missing_ok=True)
-        raise storage.unwritable(final, error) from None
+        raise
 
 
 _FULL = (28, 122)  # ENOSPC and EDQUOT: no space, or not for this user
 
 
-def _mark(fs: Any, path: str) -> str:
+def _mark(info: Info) -> str:
     """What tells one content of a file from another without reading it."""
-    info = fs.info(path)
     known = [info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "modificationTime")]
     return f"{info['size']} {known}"
 
@@ -209,12 +245,7 @@ def _range(fs: Any, path: str, start: int, end: int) -> bytes:
     return data
 
 
-def _remove(target: str, sizes: dict[str, int]) -> None:
+def _remove(target: str, names: Iterable[str]) -> None:
     fs, path = storage.locate(target)
-    for name in sizes:
+    for name in names:
         fs.rm(storage.joined(path, name))
-
-
-def unfinished(folder: Path) -> list[Path]:
-    """What interrupted copies and writes have left in a folder and below."""
-    return sorted(folder.rglob(".*.partial"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -81,8 +82,14 @@ def _keys() -> Path:
 
 def _write_new(path: Path, text: str, *, exist_ok: bool = False) -> None:
     flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if exist_ok else os.O_EXCL)
-    with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-        file.write(text)
+    file = os.fdopen(os.open(path, flags, 0o600), "w")
+    try:
+        with file:
+            file.write(text)
+    except OSError as error:
+        # An empty file would be taken for a damaged key.
+        path.unlink()
+        raise storage.unwritable(path, error) from None
 
 
 def _public(name: str) -> str:
@@ -156,7 +163,7 @@ def encrypt(
         raise ConflictError(f"'{entry.name}' is encrypted already.")
     recipients = _recipients(people)
     with storage.writing(), storage.scratch(name) as aside:
-        with aside.open("wb") as target, _stream(entry) as source, _told(entry):
+        with aside.open("wb") as target, _stream(entry) as source, _told(entry, aside.parent):
             pyrage.encrypt_io(source, target, recipients)
         path, content = layout.adopt(aside, name, f"{_suffix(entry)}.age")
         return catalog.put(
@@ -196,7 +203,7 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
     fs, place = storage.locate(entry.url)
     with storage.writing(), storage.scratch(name) as aside, storage.scratch(name) as room:
         plain = room if suffix == ".tar" else aside
-        with fs.open(place, "rb") as source, plain.open("wb") as target, _told(entry):
+        with fs.open(place, "rb") as source, plain.open("wb") as target, _told(entry, aside.parent):
             pyrage.decrypt_io(source, target, _identities())
         if suffix != ".tar":
             path, content = layout.adopt(aside, name, suffix)
@@ -257,12 +264,13 @@ def _stream(entry: Entry) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _told(entry: Entry) -> Iterator[None]:
+def _told(entry: Entry, place: Path) -> Iterator[None]:
+    """Turns what the library says into a sentence about the dataset, or where it is written to."""
     what = entry.name or entry.url
     try:
         yield
     except pyrage.EncryptError as error:
-        raise storage.unwritable(what, OSError(str(error))) from None
+        raise storage.unwritable(place, _system_error(error)) from None
     except pyrage.DecryptError as error:
         if "No matching keys" in str(error):
             raise AccessError(
@@ -270,13 +278,21 @@ def _told(entry: Entry) -> Iterator[None]:
                 "('aios data identity')."
             ) from None
         if "OSError" in str(error):
-            raise storage.unwritable(what, OSError(str(error))) from None
+            raise storage.unwritable(place, _system_error(error)) from None
         raise _damaged(entry, error) from None
     except OSError as error:
         if error.errno is not None:
             raise
         # What the library's reader raises where a block does not decrypt.
         raise _damaged(entry, error) from None
+
+
+def _system_error(error: Exception) -> OSError:
+    """The error of the system that the library has made text of."""
+    found = re.search(r"\[Errno (\d+)\]", str(error))
+    if found is None:
+        return OSError(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def _damaged(entry: Entry, error: Exception) -> UsageError:
