@@ -118,7 +118,8 @@ def data_add(
     """Put the data at URL in the catalog as NAME.
 
     URL is a path or any URL that fsspec knows: an .npz, .npy, Parquet, CSV, JSON lines, .wav, .txt
-    or WebDataset .tar file, or a folder of such files or of images. New content is a new version.
+    or WebDataset .tar file, a folder of such files or of images, or Zarr. New content is a new
+    version.
     """
     from ..data.catalog import Catalog
 

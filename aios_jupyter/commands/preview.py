@@ -54,6 +54,8 @@ def _images(entry: Entry) -> list[NDArray[np.uint8]]:
         return [_shown(read_image(entry.url, names[i])) for i in _spread(len(names))]
     if entry.format == "webdataset":
         return _in_shards(entry.url)
+    if entry.format == "zarr":
+        return _in_blocks(entry.url)
     if entry.size > MOST_BYTES or not _may_be_images(entry):
         return []
     from ..data.formats import load
@@ -70,6 +72,15 @@ def _may_be_images(entry: Entry) -> bool:
 
         return any(name in entry.schema for name in IMAGE_COLUMNS)
     return entry.format in {"npz", "npy"}
+
+
+def _in_blocks(url: str) -> list[NDArray[np.uint8]]:
+    from ..data.zarrs import Zarr
+
+    found = Zarr(url)
+    if found.dtype != np.uint8 or not _is_image(found.shape[1:]):
+        return []
+    return [_shown(found.read(i, i + 1)[0]) for i in _spread(found.rows)]
 
 
 def _in_shards(url: str) -> list[NDArray[np.uint8]]:

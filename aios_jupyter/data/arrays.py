@@ -33,11 +33,12 @@ def describe_arrays(x: Array, y: Array | None) -> Description:
         fields.append(tally.field("x", schema["x"]))
     if y is not None:
         schema["y"] = type_of(y.dtype, y.shape[1:])
-        fields.append(_label_field("y", y, schema["y"]))
+        fields.append(label_field("y", y, schema["y"]))
     return Description(len(x), schema, classes_of(y), tuple(fields))
 
 
-def _label_field(name: str, y: Array, kind: str) -> Any:
+def label_field(name: str, y: Array, kind: str) -> Any:
+    """What is known of the labels."""
     tally = Tally()
     if y.dtype.kind in "biuf":
         tally.add(y)
@@ -48,7 +49,7 @@ def describe_npz(url: str) -> Description:
     fs, path = locate(url)
     with reading(url), fs.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        x_name, y_name = _npz_names(names, url)
+        x_name, y_name = pair(names, url)
         y = None
         if y_name:
             with archive.open(f"{y_name}.npy") as member:
@@ -60,7 +61,7 @@ def describe_npz(url: str) -> Description:
     if y is not None and y_name:
         schema[y_name] = type_of(y.dtype, y.shape[1:])
         _check_lengths(shape[0], y, url)
-        fields.append(_label_field(y_name, y, schema[y_name]))
+        fields.append(label_field(y_name, y, schema[y_name]))
     return Description(shape[0], schema, classes_of(y), tuple(fields))
 
 
@@ -110,10 +111,16 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _read_array(file: Any, url: str) -> Array:
     """An array of an npy file, if it fits in memory."""
+    # The header is read twice: a small file may say that it unpacks to more than there is memory.
+    check_memory(*_read_header(file), url)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def check_memory(shape: Sequence[int], dtype: np.dtype[Any], url: str) -> None:
+    """Raise `UsageError` for an array that does not fit in memory."""
     import psutil
 
-    # The header is read twice: a small file may say that it unpacks to more than there is memory.
-    shape, dtype = _read_header(file)
     need, free = (
         int(np.prod(shape, dtype=object)) * dtype.itemsize,
         psutil.virtual_memory().available,
@@ -123,8 +130,6 @@ def _read_array(file: Any, url: str) -> Array:
             f"{url} unpacks to {need / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are "
             "free; use a machine with more, or a part of it."
         )
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def type_of(dtype: np.dtype[Any], shape: Sequence[int]) -> str:
@@ -150,7 +155,7 @@ def load_npz(url: str) -> tuple[Array, Array | None]:
     fs, path = locate(url)
     with reading(url), fs.open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        x_name, y_name = _npz_names(names, url)
+        x_name, y_name = pair(names, url)
         with archive.open(f"{x_name}.npy") as member:
             x = _read_array(member, url)
         y = None
@@ -163,8 +168,8 @@ def load_npz(url: str) -> tuple[Array, Array | None]:
     return x, y
 
 
-def _npz_names(names: Sequence[str], url: str) -> tuple[str, str | None]:
-    """Which arrays of an npz file are the images and the labels."""
+def pair(names: Sequence[str], url: str) -> tuple[str, str | None]:
+    """Which arrays of a file or group are the rows and the labels."""
     for x_name, y_name in (("x", "y"), ("images", "labels"), ("data", "target")):
         if x_name in names:
             return x_name, y_name if y_name in names else None
@@ -172,7 +177,7 @@ def _npz_names(names: Sequence[str], url: str) -> tuple[str, str | None]:
         return names[0], None
     raise UsageError(
         f"{url} has the arrays {', '.join(sorted(names)) or '(none)'}, but a dataset needs 'x' "
-        "(and 'y' for labels); save it with np.savez(file, x=..., y=...)."
+        "(and 'y' for labels); save it with such names, as np.savez(file, x=..., y=...) does."
     )
 
 

@@ -66,7 +66,7 @@ def divide(
     names = {part: f"{stem}-{part}" for part in parts}
     for name in names.values():
         check_name(name)
-    if entry.format == "npz":
+    if entry.format in {"npz", "zarr"}:
         maker: _Maker = _Arrays(entry)
     elif entry.format == "folder":
         maker = _Folder(entry)

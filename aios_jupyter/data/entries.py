@@ -13,7 +13,7 @@ ENCRYPTED = "age"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (
     *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
-    *(".wav", ".txt", ".tar"),
+    *(".wav", ".txt", ".tar", ".zarr"),
 )
 
 
@@ -28,7 +28,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         An absolute path, or a URL that fsspec knows.
     format
         `folder` (one subfolder of images per class), `npz`, `npy`, `parquet`, `csv`, `jsonl`,
-        `sounds`, `text`, `webdataset`, or `database` for a table of one (`…/shop#orders`).
+        `sounds`, `text`, `webdataset`, `zarr`, or `database` for a table of one (`…/shop#orders`).
     version
         A short hash of the content.
     rows, size

@@ -60,7 +60,7 @@ def loader(
     Parameters
     ----------
     name
-        Arrays; images of a folder or of WebDataset's shards; a table of numbers, whose column
+        Arrays, in a file or in the chunks of Zarr; images of a folder or of WebDataset's shards; a table of numbers, whose column
         `label` (or `y`, `class`, `target`) is `y` and the others `x` as float32; sounds of one
         length, as float32 from -1 to 1; or texts, as a list.
     batch_size
@@ -222,7 +222,7 @@ class Loader:
         if not self._shuffle:
             return np.arange(self._source.rows)
         random = np.random.Generator(np.random.Philox(key=[self._seed, self.epoch]))
-        return random.permutation(self._source.rows)
+        return self._source.order(random)
 
     def _share(self, order: NDArray[np.int64], number: int) -> NDArray[np.int64]:
         """Rows of this rank in a batch of all ranks; the first ones again where they run out."""

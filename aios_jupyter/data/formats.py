@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 FORMATS = (
     *("folder", "npz", "npy", "parquet", "csv", "jsonl"),
-    *("sounds", "text", "webdataset", "database"),
+    *("sounds", "text", "webdataset", "zarr", "database"),
 )
 
 IMAGE_COLUMNS = ("image", "img", "x", "pixels")
@@ -58,6 +58,10 @@ def describe(url: str, form: str) -> Description:
             from . import shards
 
             return shards.describe(url)
+        case "zarr":
+            from . import zarrs
+
+            return zarrs.describe(url)
     names = list_images(url)
     schema = {"image": "file", "label": "subfolder"}
     return Description(len(names), schema, tuple(file_classes(names)))
@@ -96,6 +100,10 @@ def load(url: str, form: str) -> tuple[Array, Array | None]:
             from . import shards
 
             return shards.load(url)
+        case "zarr":
+            from . import zarrs
+
+            return zarrs.load(url)
     return load_folder(url)
 
 

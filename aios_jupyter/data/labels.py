@@ -97,3 +97,12 @@ def _strange(y: Array, classes: Sequence[str]) -> int | None:
         known, words = {int(name) for name in classes}, values.tolist()
     rows = [int(row) for word, row in zip(words, first, strict=True) if word not in known]
     return min(rows, default=None)
+
+
+def numbered(y: Array) -> Array:
+    """Labels that are text as their places among the classes."""
+    if y.dtype == object:
+        y = y.astype(str)
+    if y.dtype.kind not in "US":
+        return y.astype(np.int64) if y.dtype.kind in "iub" else y
+    return np.searchsorted(np.unique(y), y)

@@ -35,6 +35,9 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "webdataset": frozenset({".tar"}),
 }
 _FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
+# A folder with one of these is an array or a group of Zarr's, of which all files count.
+ZARR = "zarr"
+_ZARR_MARKS = frozenset({"zarr.json", ".zarray", ".zgroup"})
 # The format of a table of a database, which has no files.
 DATABASE = "database"
 _DATABASES = frozenset({"postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle"})
@@ -92,14 +95,17 @@ def detect_format(url: str) -> str:
             return form
     raise UsageError(
         f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, "
-        ".wav, .txt and WebDataset .tar files, and folders of such files or of images, with a "
-        "subfolder per class."
+        ".wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
+        "per class, and of Zarr."
     )
 
 
 def _detect_folder(url: str) -> str:
     counts: Counter[str] = Counter()
-    for name in _find(url):
+    names = _find(url)
+    if not _ZARR_MARKS.isdisjoint(names):
+        return ZARR
+    for name in (name for name in names if not _is_hidden(name)):
         suffix = PurePosixPath(name).suffix.lower()
         counts.update(form for form in _FOLDERS if suffix in SUFFIXES[form])
     # A README beside the images is no reason to take the folder for text.
@@ -115,8 +121,7 @@ def list_files(url: str, form: str) -> list[str]:
     UsageError
         There are none, or one is a link out of the folder.
     """
-    suffixes = SUFFIXES[form]
-    names = [name for name in _find(url) if PurePosixPath(name).suffix.lower() in suffixes]
+    names = [name for name in _find(url) if takes(form, name)]
     if form == "folder":
         names = [name for name in names if "/" in name]
     if not names and form == "folder":
@@ -125,7 +130,8 @@ def list_files(url: str, form: str) -> list[str]:
             f"files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}."
         )
     if not names:
-        raise UsageError(f"{url} has no files with the ending {' or '.join(sorted(suffixes))}.")
+        ends = " or ".join(sorted(SUFFIXES.get(form, ())))
+        raise UsageError(f"{url} has no files" + (f" with the ending {ends}." if ends else "."))
     if not is_remote(url):
         _check_links(Path(url), names)
     return sorted(names)
@@ -154,7 +160,18 @@ def _find(url: str) -> list[str]:
         # Keys of a bucket are any text, and to leave this one out unsaid would lose it.
         if ".." in name.split("/"):
             raise UsageError(f"{name} in {url} leads out of the folder; rename or remove it.")
-    return [name for name in found if not name.startswith(".") and "/." not in name]
+    return found
+
+
+def takes(form: str, name: str) -> bool:
+    """Whether a file of a folder belongs to a dataset of a format."""
+    if form == ZARR:
+        return not name.endswith(".partial")
+    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES[form]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
 
 
 def _check_links(root: Path, names: Iterable[str]) -> None:

@@ -83,7 +83,7 @@ def parts(entry: Entry, room: Path) -> list[Part]:
         return [part for url in _files(entry.url) for part in _groups(url)]
     if entry.format in TEXT_FORMATS:
         return _groups(_from_text(entry, room))
-    if entry.format == "npz":
+    if entry.format in {"npz", "zarr"}:
         return _groups(_from_arrays(entry, room))
     if entry.format == layout.DATABASE:
         from . import attached

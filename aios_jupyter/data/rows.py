@@ -47,6 +47,10 @@ class Source:
         """`x` and `y` of some rows; `x` is a list where the rows are no array together."""
         raise NotImplementedError
 
+    def order(self, random: np.random.Generator) -> Rows:
+        """All rows in a new order, the same on every machine."""
+        return random.permutation(self.rows)
+
 
 def source_of(entry: Entry) -> Source:
     """Where the rows of a dataset come from; what is remote is brought to this machine before.
@@ -62,6 +66,10 @@ def source_of(entry: Entry) -> Source:
         return _unpacked(entry, _unpack_table)
     if entry.format in {"npz", "npy", "parquet"}:
         return _unpacked(entry, _unpack_arrays)
+    if entry.format == "zarr":
+        from .zarrs import Blocks
+
+        return Blocks(entry, cache.local(entry))
     if entry.format == "sounds":
         return _unpacked(entry, _unpack_arrays, _Sounds)
     if entry.format == "text":
@@ -118,7 +126,7 @@ def _unpacked(
                 # It is kept even where it does not fit: without it nothing can be done.
                 cache.make_room(x.nbytes, spare=entry.version)
                 if y is not None:
-                    _save(home / _Y, _numbered(y))
+                    _save(home / _Y, labels.numbered(y))
                 _save(home / _X, x)
                 found = _mapped(home, kind)
     assert found is not None
@@ -160,15 +168,6 @@ def _mapped(home: Path, kind: type[_Arrays] = _Arrays) -> Source | None:
 def _save(path: Path, array: Array) -> None:
     with storage.written_aside(str(path)) as file:
         np.save(file, array, allow_pickle=False)
-
-
-def _numbered(y: Array) -> Array:
-    """Labels that are text as their places among the classes."""
-    if y.dtype == object:
-        y = y.astype(str)
-    if y.dtype.kind not in "US":
-        return y.astype(np.int64) if y.dtype.kind in "iub" else y
-    return np.searchsorted(np.unique(y), y)
 
 
 def _unpack_arrays(entry: Entry) -> tuple[Array, Array | None]:
@@ -277,7 +276,7 @@ class _Shards(_Encoded):
 
         self._index = shards.index(entry.url)
         known = self._index.labels
-        self.y = None if known is None else _numbered(known)
+        self.y = None if known is None else labels.numbered(known)
         self.rows = len(self._index.start)
         # Opened at once: a copy in the cache may be dropped, and stays readable to who has it open.
         self._open = {p: os.open(p, _READ) for p in self._index.shards[:_OPEN]}

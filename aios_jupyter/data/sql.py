@@ -237,7 +237,7 @@ def _arrow(entry: Entry) -> pa.Table:
         files = layout.list_images(entry.url)
         labels = [name.split("/")[0] for name in files]
         return pa.table({"file": files, "label": labels})
-    if entry.format != "npz":
+    if entry.format not in {"npz", "zarr"}:
         raise UsageError(f"'{entry.name}' is {entry.format}, which has no table to query.")
     names = list(entry.schema)
     arrays = [array for array in Catalog().load(entry) if array is not None]

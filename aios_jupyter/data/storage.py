@@ -126,10 +126,10 @@ def locate(url: str) -> tuple[Any, str]:
     """
     scheme = url.partition("://")[0]
     if scheme in {"s3", "s3a"}:
-        _need("s3fs", "s3")
+        need("s3fs", "s3")
     elif scheme == "hdfs":
         # Fsspec's own wants a library of Hadoop's that no package has.
-        _need("hdfs_native", "hdfs")
+        need("hdfs_native", "hdfs")
         fsspec.register_implementation("hdfs", "hdfs_native.fsspec.HdfsFileSystem", clobber=True)
     bare, options = credentials.resolve(url) if is_remote(url) else (url, {})
     if scheme in {"s3", "s3a"}:
@@ -142,7 +142,8 @@ def locate(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _need(module: str, extra: str) -> None:
+def need(module: str, extra: str) -> None:
+    """Raise `MissingExtraError` where a library is not installed."""
     if importlib.util.find_spec(module) is None:
         raise MissingExtraError(module.replace("_", "-"), extra)
 

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ConflictError, UsageError
@@ -154,10 +154,8 @@ def _check_target(target: str, folder: bool, names: set[str], form: str) -> None
             raise ConflictError(f"There is something else at {target}; give another place.")
         if not folder:
             return
-        suffixes = layout.SUFFIXES[form]
         there = {f.removeprefix(path.rstrip("/") + "/") for f in fs.find(path)}
-    others = {n for n in there - names if PurePosixPath(n).suffix in suffixes and "/." not in n}
-    others = {name for name in others if not name.startswith(".")}
+    others = {name for name in there - names if layout.takes(form, name)}
     if others:
         raise ConflictError(
             f"{target} has other files ({min(others)}); give a new folder for the copy."
