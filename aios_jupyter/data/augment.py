@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConflictError
-from . import arrays, chunks, formats, layout, storage, texts
+from . import arrays, chunks, formats, layout, near, storage, texts
 from .augment_job import MANIFEST, Job, Source, decoded, is_folder, plan_job, resolved
 from .catalog import Catalog, Entry
 from .pipeline import Pipeline, check_images
@@ -247,6 +247,7 @@ def _make_folder(job: Job, client: Client | None, progress: chunks.Progress) -> 
             mark=mark,
             target=str(aside),
             done=str(job.work / f"{step}-{start:010d}.done"),
+            version=near.remote_version(job.source),
         )
         for start in range(0, len(names), step)
     ]

@@ -42,7 +42,7 @@ def local(
     if not storage.is_remote(entry.url) or entry.format == DATABASE:
         return entry
     home = storage.data_dir("cache", entry.version)
-    place = home / f"data{PurePosixPath(entry.url.rstrip('/')).suffix}"
+    place = _place(home, entry.url)
     with _locked(home):
         if not (home / "whole").exists():
             if not make_room(entry.size, spare=entry.version):
@@ -58,6 +58,30 @@ def local(
             (home / "whole").touch()
         os.utime(home)
     return msgspec.structs.replace(entry, url=str(place))
+
+
+def has(version: str) -> bool:
+    """Whether this machine has a whole copy of a version."""
+    return (place_of(version) / "whole").exists()
+
+
+def nearest(url: str, version: str) -> str:
+    """Where to read a dataset that is not worth a copy: this machine's, if it has one by now.
+
+    Parameters
+    ----------
+    version
+        "" for data that has none here, as on a local disk.
+    """
+    if version and has(version):
+        # The same content may have come from a file of another name.
+        place = _place(place_of(version), url)
+        return str(place) if place.exists() else url
+    return url
+
+
+def _place(home: Path, url: str) -> Path:
+    return home / f"data{PurePosixPath(url.rstrip('/')).suffix}"
 
 
 def place_of(version: str) -> Path:

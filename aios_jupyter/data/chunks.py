@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..errors import AiosError, ClusterError
-from . import arrays, media, storage
+from . import arrays, cache, media, near, storage
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class ArrayTask:
     seed: int
     copies: int
     target: str
+    version = ""
 
     @property
     def images(self) -> int:
@@ -60,6 +61,8 @@ class FolderTask:
     mark: str
     target: str
     done: str
+    # Of a remote source: who has a copy reads that.
+    version: str = ""
 
     @property
     def images(self) -> int:
@@ -93,10 +96,11 @@ def augment_rows(task: ArrayTask) -> int:
 def augment_files(task: FolderTask) -> int:
     """Do a `FolderTask`; gives the number of files made."""
     medium = media.of(task.medium, task.policy, task.seed)
+    source = cache.nearest(task.source, task.version)
     with one_opencv_thread():
         for number, name in enumerate(task.names, task.first):
             place = Path(task.target) / PurePosixPath(name)
-            blob = storage.read_file(task.source, name)
+            blob = storage.read_file(source, name)
             thing = medium.read(blob, f"{name} in {task.source}")
             files = {}
             if task.keep_original:
@@ -151,7 +155,8 @@ def _results(
 
     lost = (KilledWorker, FutureCancelledError, ClosedClientError, CommClosedError, TimeoutError)
     try:
-        futures = client.map(function, tasks, pure=False, key="augment")
+        preferred = near.preferred(client, tasks[0].version) if tasks else {}
+        futures = client.map(function, tasks, pure=False, key="augment", **preferred)
         try:
             for future, images in as_completed(futures, loop=client.loop, with_results=True):
                 # It is given as a result where other errors are raised.

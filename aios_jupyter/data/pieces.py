@@ -6,16 +6,17 @@ A leaf module: it imports pandas and pyarrow, and is imported only where tables 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import formats, layout, storage
+from . import cache, formats, layout, near, storage
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
@@ -26,10 +27,26 @@ TEXT_FORMATS = {"csv": "read_csv", "tsv": "read_csv", "jsonl": "read_json", "jso
 
 @dataclass(frozen=True)
 class Part:
-    """Some row groups of a Parquet file."""
+    """Some row groups of a Parquet file.
+
+    Attributes
+    ----------
+    url, name
+        The dataset, and the file in it; "" where it is one file.
+    groups
+        Which row groups.
+    version
+        Of a remote dataset: who has a copy reads that.
+    """
 
     url: str
     groups: tuple[int, ...]
+    name: str = ""
+    version: str = ""
+
+    def nearest(self) -> str:
+        """The file to read: that of a copy on this machine, if there is one."""
+        return storage.joined(cache.nearest(self.url, self.version), self.name)
 
 
 def keep(
@@ -79,8 +96,15 @@ def parts(entry: Entry, room: Path) -> list[Part]:
         It is no table, or cannot be read.
     """
     readable(entry)
+    version = near.remote_version(entry)
     if entry.format == "parquet":
-        return [part for url in _files(entry.url) for part in _groups(url)]
+        place = cache.nearest(entry.url, version)
+        return [
+            replace(part, url=entry.url, name=name, version=version)
+            for name in _files(place)
+            for part in _groups(storage.joined(place, name))
+        ]
+    entry = msgspec.structs.replace(entry, url=cache.nearest(entry.url, version))
     if entry.format in TEXT_FORMATS:
         return _groups(_from_text(entry, room))
     if entry.format in {"npz", "zarr"}:
@@ -96,12 +120,10 @@ def parts(entry: Entry, room: Path) -> list[Part]:
 
 def read(part: Part) -> Any:
     """A part as a DataFrame whose types are the same for each part of a file."""
-    fs, path = storage.locate(part.url)
-    try:
-        with fs.open(path, "rb") as file:
-            table = parquet.ParquetFile(file).read_row_groups(list(part.groups))
-    except (OSError, ValueError) as error:
-        raise storage.unreadable(part.url, error) from None
+    url = part.nearest()
+    fs, path = storage.locate(url)
+    with storage.reading(url), fs.open(path, "rb") as file:
+        table = parquet.ParquetFile(file).read_row_groups(list(part.groups))
     return as_frame(table)
 
 
@@ -147,21 +169,19 @@ def pattern(entry: Entry) -> str:
 
 
 def _files(url: str) -> list[str]:
+    """The files of a folder; "" for what is one file."""
     fs, path = storage.locate(url)
     if not fs.isdir(path):
-        return [url]
+        return [""]
     root = path.rstrip("/") + "/"
     names = sorted(found.removeprefix(root) for found in fs.find(path))
-    return [f"{url.rstrip('/')}/{name}" for name in names if name.endswith((".parquet", ".pq"))]
+    return [name for name in names if name.endswith((".parquet", ".pq"))]
 
 
 def _groups(url: str) -> list[Part]:
     fs, path = storage.locate(url)
-    try:
-        with fs.open(path, "rb") as file:
-            metadata = parquet.ParquetFile(file).metadata
-    except (OSError, ValueError) as error:
-        raise storage.unreadable(url, error) from None
+    with storage.reading(url), fs.open(path, "rb") as file:
+        metadata = parquet.ParquetFile(file).metadata
     found: list[Part] = []
     groups: list[int] = []
     rows = 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from ..errors import ClusterError, UsageError
-from . import pieces, recipe_steps, storage, suggest
+from . import near, pieces, recipe_steps, storage, suggest
 from .catalog import Catalog, Entry, check_name
 from .recipe import Done, Masks, Recipe, beside, changes, learn, masks
 from .recipe_columns import Frame, is_date, is_number
@@ -244,7 +244,13 @@ def _on_workers(
         # Once to the cluster, not with every task: it has what was learned and which rows stay.
         work = client.scatter(function, hash=False)
         futures = client.map(
-            _look, found, range(len(found)), function=work, pure=False, key="prepare"
+            _look,
+            found,
+            range(len(found)),
+            function=work,
+            pure=False,
+            key="prepare",
+            **near.preferred(client, found[0].version),
         )
         try:
             for done, future in enumerate(as_completed(futures, loop=client.loop), 1):
