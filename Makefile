@@ -5,7 +5,7 @@
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
-#   make test-containers  an image of a model, built and run with podman, which it installs
+#   make test-containers  a model's image, built and run with podman; its Kubernetes manifests
 #   make test-gallery  every application of `aios gallery`, run for real
 #   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
@@ -87,6 +87,7 @@ test-systems: venv
 
 test-containers: venv
 	@scripts/containers.sh
+	@.venv/bin/python -m pip install --quiet --constraint constraints.txt kubernetes-validate
 	@.venv/bin/python -m pytest -m containers tests/models/test_built.py
 
 test-gallery: venv

@@ -1,4 +1,6 @@
-"""The image of a model, built and run for real: `make test-containers`."""
+"""The image of a model, built and run for real, and its manifests against Kubernetes' own schemas:
+`make test-containers`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from clusters import until
 
 from aios_jupyter.errors import AiosError
@@ -102,3 +105,18 @@ def test_a_token_that_everybody_in_the_image_can_read_is_refused(image: str, sec
         assert "Traceback" not in said.stdout + said.stderr
     finally:
         podman("rm", "--force", box)
+
+
+@pytest.mark.parametrize("version", ["1.25", "1.30", "1.34"])
+def test_the_manifests_fit_the_schemas_of_kubernetes(
+    published: Any, tmp_path: Path, version: str
+) -> None:
+    from kubernetes_validate import validate
+
+    export("digits@champion", "kubernetes", tmp_path / "k8s", Options(image="team/digits:1"))
+    text = (tmp_path / "k8s" / "deployment.yaml").read_text()
+    kinds = []
+    for document in yaml.safe_load_all(text):
+        validate(document, version, strict=True)
+        kinds.append(document["kind"])
+    assert kinds == ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"]
