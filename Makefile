@@ -71,8 +71,8 @@ lab: venv
 
 test: venv
 	@scripts/chromium.sh
-	@.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
+	@scripts/tests.sh --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@scripts/tests.sh tests/ui --confcutdir=tests/ui
 
 test-tensorflow: venv
 	@scripts/tensorflow.sh
