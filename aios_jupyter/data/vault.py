@@ -62,6 +62,8 @@ def key(name: str = "", public: str = "") -> str:
         _recipient(public)
         if known and known != public:
             raise ConflictError(f"'{name}' has another key here; give the new one another name.")
+        if known:
+            return public
         _write_new(_keys() / f"{name}{_PUBLIC}", public + "\n", exist_ok=True)
         return public
     if known:
