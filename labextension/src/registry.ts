@@ -21,7 +21,10 @@ export interface IVersion {
 export interface ITensor {
   name: string;
   datatype: string;
+  /** -1 for any size. */
   shape: number[];
+  /** Whether a value may be null. */
+  missing?: boolean;
 }
 
 /** A model with its versions, the newest first. */
@@ -67,4 +70,10 @@ export function byName(versions: readonly IVersion[]): IModel[] {
 export function versionBefore(model: IModel, alias: string): number | null {
   const now = model.aliases[alias];
   return model.versions.find(({ version }) => version === now)?.before?.[alias] ?? null;
+}
+
+/** A tensor as people read it: "x: FP32 ? × 28 × 28". */
+export function tensorText({ name, datatype, shape }: ITensor): string {
+  const sizes = shape.map(size => (size < 0 ? '?' : size)).join(' × ');
+  return `${name}: ${datatype} ${sizes}`;
 }
