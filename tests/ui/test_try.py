@@ -9,12 +9,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 from lab_page import LabPage, until
 from lab_server import lab_server
 from playwright.sync_api import Locator, Page, Response, expect
 
 HOSTILE = "<img src=x onerror"
+CELLS = ["%load_ext aios_jupyter", "%aios serve pixels --name again"]
+IDLE = """() => {
+    const context = window.jupyterapp.shell.currentWidget?.sessionContext;
+    return context?.session?.kernel?.status === 'idle';
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +30,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory, page: Page) -> Iterator[LabPag
     with lab_server(root, environment={"AIOS_STATE_DIR": str(root / "state")}) as server:
         served = [sys.executable, str(Path(__file__).with_name("served_models.py"))]
         serving = subprocess.Popen(served, env=server.environment)
+        cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(notebook, server.notebooks / "serve.ipynb")
         try:
             lab = LabPage(page).open(server.page())
             lab.show_panel()
@@ -140,3 +150,21 @@ def test_an_endpoint_that_is_stopped_is_not_tried(lab: LabPage) -> None:
     expect(lab.details).to_contain_text("It has ended and answers no more.")
     lab.execute("aios:open-details", kind="model", id="pixels")
     expect(lab.details).to_contain_text("%aios serve pixels")
+
+
+def test_the_card_in_a_notebook_leads_to_the_form(
+    lab: LabPage, page: Page, artifacts: Path
+) -> None:
+    lab.execute("docmanager:open", path="serve.ipynb")
+    page.wait_for_function(IDLE, timeout=60_000)
+    lab.execute("notebook:run-all-cells")
+    card = page.locator(".jp-OutputArea .aios-card", has_text="endpoint again")
+    button = card.get_by_role("button", name="Try it")
+    expect(button).to_be_visible(timeout=60_000)
+    for theme in ("dark", "light"):
+        lab.theme(theme)
+        page.screenshot(path=artifacts / f"try-card-{theme}.png")
+    button.click()
+    expect(lab.details.get_by_role("heading", name="again")).to_be_visible()
+    expect(lab.details.get_by_role("tabpanel", name="Try it")).to_be_visible()
+    expect(field(lab, "x")).to_be_visible()
