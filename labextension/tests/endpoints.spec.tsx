@@ -19,6 +19,7 @@ import {
 } from '../src/endpoints';
 import { IApi } from '../src/api';
 import { ClusterModel } from '../src/model';
+import { IPicture, middle, pictureOf, pictureText } from '../src/picture';
 import { ITensor } from '../src/registry';
 import { IRun } from '../src/schema';
 import { Sight } from '../src/sight';
@@ -347,5 +348,92 @@ describe('who may try', () => {
     expect(drawn(<TryModel api={NEVER} name="none" />, runs)).toContain(
       '%aios serve none'
     );
+  });
+});
+
+describe('a picture', () => {
+  const of = (datatype: string, ...shape: number[]) =>
+    pictureOf(tensor('x', datatype, shape));
+
+  it('is what an input of such a shape takes', () => {
+    expect(of('FP32', -1, 1, 28, 20)).toEqual({
+      order: 'CHW',
+      height: 28,
+      width: 20,
+      channels: 1,
+      most: 1
+    });
+    expect(of('UINT8', -1, 28, 20, 3)).toEqual({
+      order: 'HWC',
+      height: 28,
+      width: 20,
+      channels: 3,
+      most: 255
+    });
+    expect(of('FP16', 1, 28, 20)?.order).toBe('HW');
+    expect(of('INT64', -1, 3, 224, 224)?.most).toBe(255);
+  });
+
+  it.each([
+    ['text', of('BYTES', -1, 28, 28)],
+    ['yes and no', of('BOOL', -1, 28, 28)],
+    ['bytes with a sign', of('INT8', -1, 28, 28)],
+    ['sides of any size', of('FP32', -1, 3, -1, -1)],
+    ['small sides', of('FP32', -1, 4, 7)],
+    ['two colors', of('FP32', -1, 2, 28, 28)],
+    ['a row', of('FP32', -1, 784)],
+    ['several that are one', of('FP32', 2, 28, 28)],
+    ['a film', of('FP32', -1, 9, 3, 28, 28)]
+  ])('is none of %s', (_, found) => expect(found).toBeNull());
+
+  it('is cut to the shape of the input at its longer sides', () => {
+    const [wide, square] = [
+      { width: 400, height: 100 },
+      { width: 10, height: 10 }
+    ];
+    expect(middle(wide, square)).toEqual({ x: 150, y: 0, width: 100, height: 100 });
+    expect(middle(square, wide)).toEqual({ x: 0, y: 3.75, width: 10, height: 2.5 });
+  });
+
+  const pixels = new Uint8ClampedArray([255, 0, 51, 255, 10, 20, 30, 255]);
+  const two = { height: 1, width: 2 } as const;
+  it.each<[string, IPicture, unknown]>([
+    [
+      'colors apart',
+      { ...two, order: 'CHW', channels: 3, most: 255 },
+      [[[255, 10]], [[0, 20]], [[51, 30]]]
+    ],
+    [
+      'colors together',
+      { ...two, order: 'HWC', channels: 3, most: 1 },
+      [
+        [
+          [1, 0, 0.2],
+          [0.0392, 0.0784, 0.1176]
+        ]
+      ]
+    ],
+    ['gray', { ...two, order: 'HW', channels: 1, most: 255 }, [[82, 18]]],
+    ['gray apart', { ...two, order: 'CHW', channels: 1, most: 1 }, [[[0.3218, 0.0712]]]],
+    ['gray together', { ...two, order: 'HWC', channels: 1, most: 255 }, [[[82], [18]]]]
+  ])('is written with %s', (_, picture, expected) => {
+    expect(JSON.parse(pictureText(pixels, picture))).toEqual(expected);
+  });
+
+  it('may be chosen where the input takes one, and it is said what is done to it', () => {
+    const html = (shape: number[]) =>
+      drawn(
+        <TryForm
+          ask={() => undefined}
+          busy={false}
+          form={form([tensor('x', 'FP32', shape)])}
+        />
+      );
+    const found = html([-1, 3, 28, 20]);
+    expect(found).toMatch(
+      /<label for="([^"]+)">From a picture<\/label><input accept="image/
+    );
+    expect(found).toContain('scaled to 20 × 28, in color, 0 to 1;');
+    expect(html([-1, 4])).not.toContain('type="file"');
   });
 });

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import nbformat
+import numpy as np
 import pytest
 from lab_page import LabPage, until
 from lab_server import lab_server
@@ -140,6 +142,28 @@ def test_a_tensor_is_written_as_json_and_a_refusal_is_the_endpoints_own(
     for theme in ("dark", "light"):
         lab.theme(theme)
         page.screenshot(path=artifacts / f"try-tensor-{theme}.png")
+
+
+def test_a_picture_becomes_what_the_model_takes(lab: LabPage, page: Page, artifacts: Path) -> None:
+    """It is as high as the model's input and twice as wide: its middle is sent pixel by pixel."""
+    colors = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    encoded = cv2.imencode(".png", colors[:, :, ::-1])[1].tobytes()
+    lab.execute("aios:open-details", kind="model", id="pixels")
+    chooser = lab.details.get_by_label("From a picture")
+    bad = f"{HOSTILE}=alert()>.png"
+    chooser.set_input_files({"name": bad, "mimeType": "image/png", "buffer": b"no picture"})
+    expect(lab.details.get_by_role("alert")).to_contain_text(f"cannot read {bad} as a picture")
+    chooser.set_input_files({"name": "two.png", "mimeType": "image/png", "buffer": encoded})
+    expect(lab.details.get_by_role("img", name="two.png, as the model gets it")).to_be_visible()
+    expect(lab.details.get_by_role("alert")).to_have_count(0)
+    assert "Version 1 answered" in answered(lab)
+    given = json.loads(lab.details.locator(".aios-Answer pre").inner_text())
+    np.testing.assert_allclose(given, colors[None, :, 4:12] / 255, atol=1e-4)
+    for theme in ("dark", "light"):
+        lab.theme(theme)
+        page.screenshot(path=artifacts / f"try-picture-{theme}.png")
+    field(lab, "x").fill("[]")
+    expect(lab.details.get_by_role("img")).to_have_count(0)
 
 
 def test_an_endpoint_that_is_stopped_is_not_tried(lab: LabPage) -> None:

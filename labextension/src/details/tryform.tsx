@@ -12,7 +12,9 @@ import {
   Problem,
   Values
 } from '../endpoints';
+import { pictureOf } from '../picture';
 import { ITensor, tensorText } from '../registry';
+import { Picture } from './picture';
 
 /** Lines of a field for JSON, and of one for text that stands alone. */
 const JSON_LINES = 8;
@@ -112,6 +114,7 @@ function Field(props: IField & { alone: boolean }): React.ReactElement {
   const id = React.useId();
   const { input, value, problem, onChange, alone } = props;
   const kind = fieldKind(input);
+  const picture = React.useMemo(() => pictureOf(input), [input]);
   const about = {
     id,
     'aria-describedby': problem ? `${id}-hint ${id}-problem` : `${id}-hint`,
@@ -124,6 +127,7 @@ function Field(props: IField & { alone: boolean }): React.ReactElement {
       <span className="aios-Muted" id={`${id}-hint`}>
         {hint(input, kind, trans)}
       </span>
+      {picture && <Picture onText={onChange} picture={picture} value={value} />}
       {problem && (
         <span className="aios-Field-problem" id={`${id}-problem`}>
           {problemText(problem, trans)}
