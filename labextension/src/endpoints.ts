@@ -175,12 +175,12 @@ function depth(value: unknown): number {
   return Array.isArray(value) ? 1 + depth((value as unknown[])[0]) : 0;
 }
 
-/** As JSON with a line for each innermost list. */
+/** As JSON with a line for each innermost list, or for each row of pixels, which are short lists. */
 export function written(value: unknown, indent = ''): string {
   const within = `${indent} `;
   const lines = (parts: string[], begin: string, end: string) =>
     `${begin}\n${within}${parts.join(`,\n${within}`)}\n${indent}${end}`;
-  if (Array.isArray(value) && value.some(Array.isArray)) {
+  if (Array.isArray(value) && value.some(Array.isArray) && !(indent && isRow(value))) {
     const parts = value.map(part => written(part, within));
     return lines(parts, '[', ']');
   }
@@ -191,6 +191,10 @@ export function written(value: unknown, indent = ''): string {
     return lines(parts, '{', '}');
   }
   return JSON.stringify(value);
+}
+
+function isRow(value: readonly unknown[]): boolean {
+  return value.every(one => Array.isArray(one) && one.length <= 4 && depth(one) === 1);
 }
 
 /** A value of an answer, by what it is called; `largest` are the samples in which it is so. */

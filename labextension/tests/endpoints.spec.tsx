@@ -181,12 +181,12 @@ describe('an example', () => {
     });
   });
 
-  it('is written with a line for each innermost list', () => {
-    expect(written([[[1], [2]]])).toBe('[\n [\n  [1],\n  [2]\n ]\n]');
+  it('is written with a line for each innermost list, and pixels in rows', () => {
+    expect(written([[[1, 2], [3]]])).toBe('[\n [[1,2],[3]]\n]');
+    const rows = [[[1, 2, 3, 4, 5], [6]]];
+    expect(written(rows)).toBe('[\n [\n  [1,2,3,4,5],\n  [6]\n ]\n]');
     expect(written('a')).toBe('"a"');
-    expect(written({ a: [1, 2], 'b"': [[]] })).toBe(
-      '{\n "a": [1,2],\n "b\\"": [\n  []\n ]\n}'
-    );
+    expect(written({ a: [1, 2], 'b"': [[]] })).toBe('{\n "a": [1,2],\n "b\\"": [[]]\n}');
   });
 });
 
