@@ -5,6 +5,7 @@
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
+#   make test-containers  a model's image, built and run with podman; its Kubernetes manifests
 #   make test-gallery  every application of `aios gallery`, run for real
 #   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
@@ -24,7 +25,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-gallery faults lint bench clean
+.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-containers test-gallery faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +40,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wild
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,17p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,18p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -70,8 +71,8 @@ lab: venv
 
 test: venv
 	@scripts/chromium.sh
-	@.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-	@.venv/bin/python -m pytest tests/ui --confcutdir=tests/ui
+	@scripts/tests.sh --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@scripts/tests.sh tests/ui --confcutdir=tests/ui
 
 test-tensorflow: venv
 	@scripts/tensorflow.sh
@@ -83,6 +84,11 @@ test-systems: venv
 	@scripts/systems.sh
 	@HADOOP_JARS=$(CURDIR)/.systems/jars .venv/bin/python -m pytest tests/systems
 	@.venv/bin/python -m pytest -m systems tests/data/test_kv.py
+
+test-containers: venv
+	@scripts/containers.sh
+	@.venv/bin/python -m pip install --quiet --constraint constraints.txt kubernetes-validate
+	@.venv/bin/python -m pytest -m containers tests/models/test_built.py
 
 test-gallery: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
@@ -108,6 +114,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod .systems build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .systems .containers build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -542,6 +542,25 @@ def test_a_feed_stays_small_however_long_the_run() -> None:
     assert feed.logs[0].dropped == 50_000 - LOG_LINES
 
 
+def test_what_a_restarted_run_repeats_takes_the_place_of_what_was() -> None:
+    feed = Feed("r-1", "", 1, started=0.0)
+
+    def told(loss: float, step: int | None) -> None:
+        feed.add({"type": "metrics", "rank": 0, "values": {"loss": loss}, "step": step})
+
+    for step in range(1, 7):
+        told(float(step), step)
+    feed.add({"type": "restart", "rank": 0, "attempt": 1})
+    for step in range(4, 6):
+        told(step + 0.5, step)
+    course = feed.series["loss"]
+    assert course.steps == [1, 2, 3, 4, 5]
+    assert course.points == [1.0, 2.0, 3.0, 4.5, 5.5]
+    # A second training in the same cell counts anew, and repeats nothing.
+    told(9.0, 1)
+    assert course.steps == [1, 2, 3, 4, 5, 1]
+
+
 def test_help_returns_nothing_from_invoke(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["--help"], Host()) is None
     assert "Usage" in capsys.readouterr().out

@@ -27,9 +27,18 @@ class Series:
     steps: list[int] = field(default_factory=list)
     stride: int = 1
     seen: int = 0
+    again: bool = False
+
+    def restart(self) -> None:
+        """The run goes on from a checkpoint: what it repeats takes the place of what was."""
+        self.again = True
 
     def add(self, value: float, step: int | None = None) -> None:
         """Take one more value."""
+        if self.again and step is not None:
+            while self.steps and self.steps[-1] >= step:
+                del self.points[-1], self.steps[-1]
+        self.again = False
         if self.seen % self.stride == 0:
             self.points.append(value)
             self.steps.append(self.seen + 1 if step is None else step)
@@ -132,6 +141,8 @@ class Feed:
             case "restart":
                 restarts = int(event.get("restarts", event["attempt"]))
                 self.restarts, self.error = max(self.restarts, restarts), None
+                for series in self.series.values():
+                    series.restart()
                 self.world_size = int(event.get("world_size") or self.world_size)
                 self.exits.clear()
                 self.usage.clear()

@@ -30,6 +30,10 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _OUT_OF_YIQ = np.linalg.inv(_YIQ)
+# What a rotation of its color plane keeps, and what of it comes with the cosine and the sine.
+_GRAYS = _OUT_OF_YIQ @ np.diag([1.0, 0, 0]) @ _YIQ
+_COLORS = _OUT_OF_YIQ @ np.diag([0.0, 1, 1]) @ _YIQ
+_TURNED = _OUT_OF_YIQ @ np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _YIQ
 
 # What changes nothing, for images to which an operation does not happen.
 _NEUTRAL: dict[str, tuple[float, ...]] = {
@@ -233,14 +237,9 @@ def warps(
     # From the result back to the source: the last operation is undone first.
     for step in reversed(steps):
         matrix = _undo(step, height, width) @ matrix
-    to_source = _move((width - 1) / 2, (height - 1) / 2)
-    from_result = _move((1 - out[1]) / 2, (1 - out[0]) / 2)
-    moved: Floats = to_source @ matrix @ from_result
-    return moved
-
-
-def _move(x: float, y: float) -> Floats:
-    return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
+    matrix[:, :, 2] -= matrix[:, :, :2] @ [(out[1] - 1) / 2, (out[0] - 1) / 2]
+    matrix[:, :2] += np.array([[(width - 1) / 2], [(height - 1) / 2]]) * matrix[:, 2:]
+    return matrix
 
 
 def _undo(step: Step, height: int, width: int) -> Floats:
@@ -310,21 +309,23 @@ def matrices(steps: Sequence[Step]) -> Floats:
     count = len(steps[0].values)
     linear = np.tile(np.eye(3), (count, 1, 1))
     offset = np.zeros((count, 3, 1))
-    for step_ in steps:
-        value = step_.values[:, :, None]
-        step, plus = np.eye(3)[None], np.zeros((1, 1, 1))
-        match step_.name:
+    for step in steps:
+        value = step.values[:, :, None]
+        match step.name:
             case "brightness":
-                plus = 255 * value
+                offset += 255 * value
             case "exposure":
-                step = value * np.eye(3)
+                linear *= value
+                offset *= value
             case "contrast":
-                step, plus = value * np.eye(3), 127.5 * (1 - value)
+                linear *= value
+                offset = value * offset + 127.5 * (1 - value)
             case "saturation":
-                step = value * np.eye(3) + (1 - value) * _LUMINANCE
+                mixed = value * np.eye(3) + (1 - value) * _LUMINANCE
+                linear, offset = mixed @ linear, mixed @ offset
             case "hue":
-                step = _hue(2 * math.pi * value[:, 0, 0])
-        linear, offset = step @ linear, step @ offset + plus
+                turned = _hue(2 * math.pi * value)
+                linear, offset = turned @ linear, turned @ offset
     return np.concatenate([linear, offset], axis=2)
 
 
@@ -343,10 +344,6 @@ def tables(steps: Sequence[Step]) -> NDArray[np.uint8]:
 
 
 def _hue(angles: Floats) -> Floats:
-    """Rotations of the color plane of YIQ, as matrices `(n, 3, 3)` on RGB."""
-    turn = np.tile(np.eye(3), (len(angles), 1, 1))
-    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angles)
-    turn[:, 2, 1] = np.sin(angles)
-    turn[:, 1, 2] = -turn[:, 2, 1]
-    turned: Floats = _OUT_OF_YIQ @ turn @ _YIQ
+    """Rotations of the color plane of YIQ by `(n, 1, 1)`, as matrices `(n, 3, 3)` on RGB."""
+    turned: Floats = _GRAYS + np.cos(angles) * _COLORS + np.sin(angles) * _TURNED
     return turned

@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 _QUERY = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+_ALL = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 _TIMEOUT = 10.0
 
 
@@ -37,9 +38,24 @@ def named(uri: str, name: str, alias: str) -> int | None:
         return None  # it is looked at again soon
 
 
-def _from_sqlite(path: Path, name: str, alias: str) -> int | None:
+def all_of(uri: str, name: str) -> dict[str, int] | None:
+    """What each alias of a model names, of a registry that lies on this machine; None elsewhere."""
+    if not uri.startswith("sqlite:"):
+        return None
+    try:
+        with _opened(Path(uri.removeprefix("sqlite:///"))) as database:
+            return {str(alias): int(version) for alias, version in database.execute(_ALL, (name,))}
+    except (sqlite3.Error, OSError, ValueError):
+        return None  # it is looked at again soon
+
+
+def _opened(path: Path) -> contextlib.closing[sqlite3.Connection]:
     uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as database:
+    return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0))
+
+
+def _from_sqlite(path: Path, name: str, alias: str) -> int | None:
+    with _opened(path) as database:
         row = database.execute(_QUERY, (name, alias)).fetchone()
     return int(row[0]) if row else None
 

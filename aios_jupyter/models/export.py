@@ -215,14 +215,16 @@ def _container(it: _Export) -> str:
     )
     needed = (*_SERVER, "pandas") if it.package.prepares else _SERVER
     _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(needed)))
-    _write(
-        it.folder / "Containerfile", _CONTAINERFILE.format(base=it.options.base, ref=it.version.ref)
-    )
+    said = {"base": it.options.base, "ref": it.version.ref, "user": _USER}
+    _write(it.folder / "Containerfile", _CONTAINERFILE.format(**said))
     return (
-        f"Build it: podman build -t {_image(it)} {it.folder.name}; run it with a token "
-        "in a file: podman run -p 8080:8080 --secret token …"
+        f"Build it: podman build -t {_image(it)} {it.folder.name}; keep a token for it: "
+        "podman secret create token FILE; run it: podman run -p 8080:8080 --secret "
+        f"token,uid={_USER},mode=0400 {_image(it)}"
     )
 
+
+_USER = 10001
 
 _CONTAINERFILE = """\
 # {ref}, served over HTTP (Open Inference Protocol v2) on port 8080.
@@ -235,7 +237,7 @@ COPY app /app
 COPY model /model
 ENV PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp \\
     AIOS_ENDPOINT_TOKEN_FILE=/run/secrets/token
-USER 10001:10001
+USER {user}:{user}
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/v2/health/ready')"]

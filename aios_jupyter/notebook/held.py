@@ -219,7 +219,11 @@ class ModelCard(Held):
         return Card(card.title, fields, badge=card.badge, note=self._note or card.note)
 
     def see(self, view: View) -> None:
-        """Draw it with the endpoints that serve it now."""
+        """Draw it with its aliases, whoever has moved them, and the endpoints that serve it now."""
+        moved = self._session.aliases(self.version.name)
+        if moved is not None:
+            own = sorted(alias for alias, number in moved.items() if number == self.version.version)
+            self.version = msgspec.structs.replace(self.version, aliases=tuple(own))
         served = [row for row in view["runs"].values() if self._serves(row)]
         self._served = "; ".join(map(_served_text, served))
         self._promote.settle()

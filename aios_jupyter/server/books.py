@@ -39,9 +39,20 @@ class Course:
     value: list[float | None] = field(default_factory=list)
     stride: int = 1
     seen: int = 0
+    again: bool = False
+
+    def restart(self) -> None:
+        """The run goes on from a checkpoint: what it repeats takes the place of what was."""
+        self.again = True
 
     def add(self, time: float, step: int | None, value: float) -> None:
         """Take one more; JSON has no word for a value that is not finite."""
+        while self.again and step is not None and self.step:
+            last = self.step[-1]
+            if last is None or last < step:
+                break
+            del self.time[-1], self.step[-1], self.value[-1]
+        self.again = False
         if self.seen % self.stride == 0:
             self.time.append(round(time, 3))
             self.step.append(step)
@@ -85,6 +96,9 @@ class Book:
                 for name, value in event["values"].items():
                     course = self._courses.setdefault(name, Course())
                     course.add(event["time"], event.get("step"), float(value))
+            case "restart":
+                for course in self._courses.values():
+                    course.restart()
 
     def end(self) -> None:
         """There will be no more."""

@@ -121,6 +121,13 @@ class ModelVerbs(AssetVerbs):
 
         return registry.resolve(ref)
 
+    def aliases(self, name: str) -> dict[str, int] | None:
+        """What each alias of a model names, told at once; None where the registry is elsewhere."""
+        from ..models import alias_watch
+        from ..models.store import registry_uri
+
+        return alias_watch.all_of(registry_uri(), name)
+
     def promote(self, ref: str, alias: str) -> ModelVersion:
         """Move an alias to a version."""
         from ..models import aliases

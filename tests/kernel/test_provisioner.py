@@ -100,7 +100,7 @@ def test_a_kernel_whose_lease_was_released_asks_again_when_it_is_restarted(
     (lease,) = held(session)
     session.release(lease["id"])
     none_held(session)
-    kernel.restart_kernel(now=True)
+    kernel.restart_kernel()  # as people do it: the process may have ended with its lease
     (again,) = held(session)
     assert again["id"] != lease["id"]
     kernel.shutdown_kernel(now=True)

@@ -21,7 +21,7 @@ from clusters import until
 
 from aios_jupyter.errors import AiosError
 from aios_jupyter.models import fetch, rollback, set_alias
-from aios_jupyter.models.alias_watch import interval, named
+from aios_jupyter.models.alias_watch import all_of, interval, named
 from aios_jupyter.models.client import EndpointClient
 from aios_jupyter.models.monitor import traffic
 from aios_jupyter.models.store import registry_uri
@@ -334,6 +334,9 @@ def test_an_alias_is_looked_up_without_mlflow(line: Callable[..., Any], tmp_path
     assert named(registry_uri(), "watched", "champion") == 1
     assert named(registry_uri(), "watched", "nobody") is None
     assert named(f"sqlite:///{tmp_path}/absent.db", "watched", "champion") is None
+    assert all_of(registry_uri(), "watched") == {"champion": 1}
+    assert all_of(f"sqlite:///{tmp_path}/absent.db", "watched") is None
+    assert all_of("http://127.0.0.1:9", "watched") is None
     assert not (tmp_path / "absent.db").exists()
     started = time.monotonic()
     assert named("http://127.0.0.1:9", "watched", "champion") is None

@@ -312,6 +312,8 @@ def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
     monkeypatch.setattr(session, "publish", lambda *_, **__: model, raising=False)
     monkeypatch.setattr(session, "promote", promote, raising=False)
     monkeypatch.setattr(session, "model", look, raising=False)
+    told: list[dict[str, int] | None] = [None]
+    monkeypatch.setattr(session, "aliases", lambda name: told[0], raising=False)
     monkeypatch.setattr(session, "status", lambda: {"runs": runs, "leases": {}, "queue": {}})
     rich.user_ns["net"] = object()
     with capture_output() as captured:
@@ -328,6 +330,11 @@ def test_a_models_card_has_its_aliases_of_now_and_who_serves_it(
         promote("digits/3", "staging")
         host.models_changed()
         assert "staging" in card._body.value
+        told[0] = {"champion": 2, "elsewhere": 3}
+        host.keeper.look()
+        assert "elsewhere" in card._body.value
+        assert "champion" not in card.card().text()
+        told[0] = None
         known.clear()
         host.models_changed()
         assert "digits has no version 3." in card._body.value

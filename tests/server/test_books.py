@@ -55,6 +55,18 @@ def test_a_line_without_an_end_stays_bounded() -> None:
     assert len(line) == LONGEST
 
 
+def test_what_a_restarted_run_repeats_takes_the_place_of_what_was() -> None:
+    first = [metrics(step, loss=float(step)) for step in range(1, 7)]
+    again = [metrics(step, loss=step + 0.5) for step in (4, 5)]
+    book = book_of(
+        *first, {"type": "restart", "rank": 0, "attempt": 1}, *again, metrics(1, loss=9.0)
+    )
+    course = book.metrics()["loss"]
+    assert course["step"] == [1, 2, 3, 4, 5, 1]
+    assert course["value"] == [1.0, 2.0, 3.0, 4.5, 5.5, 9.0]
+    assert len(course["time"]) == 6
+
+
 def test_pages_go_on_where_the_last_one_ended() -> None:
     book = book_of(log("".join(f"line {n}\n" for n in range(10))))
     first = book.page(None, 0, "", limit=4)
