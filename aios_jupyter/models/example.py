@@ -30,10 +30,17 @@ MOST_VALUES = 200_000
 """Values that people are shown; an image of 224 by 224 in color is less."""
 
 
-def save_row(inputs: Mapping[str, np.ndarray], directory: Path) -> None:
-    """Keep a raw row beside the recipe that takes it."""
-    first = {name: _plain(array[:1]) for name, array in inputs.items()}
-    (directory / ROW).write_bytes(dump(first))
+def save_row(signature: Signature, row: Any, directory: Path) -> None:
+    """Keep a raw row, a frame, beside the recipe that takes it.
+
+    One that could not be sent like this (a column of numbers beside text) is no example: nothing is
+    kept then.
+    """
+    try:
+        inputs = named_inputs(signature, row)
+    except UsageError:
+        return
+    (directory / ROW).write_bytes(dump({name: _plain(array) for name, array in inputs.items()}))
 
 
 def example(ref: str, signature: Signature) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def example(ref: str, signature: Signature) -> dict[str, Any]:
     try:
         arrays = named_inputs(signature, _stored(ref))
     # What lies there may be damaged, or not what the model takes: then there is none.
-    except (UsageError, ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+    except (UsageError, ValueError, OSError, EOFError, zipfile.BadZipFile):
         raise NotFoundError(
             f"{ref} has no input example; publish one with it (--input-example)."
         ) from None
@@ -74,7 +81,7 @@ def _stored(ref: str) -> Mapping[str, Any]:
     kept = json.loads(version.tags.get("aios.files", "{}"))
     name = ROW if ROW in kept else EXAMPLE
     if name not in kept:
-        raise KeyError(name)
+        raise FileNotFoundError(name)
     with registry() as client:
         content = file_of(client, version.name, version.version, name)
     if name == ROW:
@@ -86,6 +93,6 @@ def _stored(ref: str) -> Mapping[str, Any]:
 def _plain(array: np.ndarray) -> Any:
     """As JSON has it; what is missing is null."""
     if array.dtype.kind == "O":
-        return array.tolist()
-    ready: Any = msgspec.json.decode(dump(json_ready(array)))
-    return ready
+        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.flat]
+        return np.array(texts, object).reshape(array.shape).tolist()
+    return msgspec.json.decode(dump(json_ready(array)))

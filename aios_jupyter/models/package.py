@@ -89,7 +89,7 @@ def build_with(
     rows = recipe.rows_for(built.signature)
     write(rows, extras)
     prepared = dataclasses.replace(built, rows=rows)
-    save_row(named_inputs(prepared.takes, recipe.row()), extras)
+    save_row(prepared.takes, recipe.row(), extras)
     return prepared
 
 

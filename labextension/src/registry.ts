@@ -72,8 +72,7 @@ export function versionBefore(model: IModel, alias: string): number | null {
   return model.versions.find(({ version }) => version === now)?.before?.[alias] ?? null;
 }
 
-/** A tensor as people read it: "x: FP32 ? × 28 × 28". */
-export function tensorText({ name, datatype, shape }: ITensor): string {
-  const sizes = shape.map(size => (size < 0 ? '?' : size)).join(' × ');
-  return `${name}: ${datatype} ${sizes}`;
+/** What a tensor holds, as people read it: "FP32 ? × 28 × 28". */
+export function contentText({ datatype, shape }: ITensor): string {
+  return `${datatype} ${shape.map(size => (size < 0 ? '?' : size)).join(' × ')}`;
 }

@@ -15,6 +15,8 @@ from clusters import until
 from aios_jupyter.config import settings
 from aios_jupyter.data import Recipe
 from aios_jupyter.errors import AccessError, NotFoundError, UsageError
+from aios_jupyter.models import load
+from aios_jupyter.models.example import MOST_VALUES, example
 from aios_jupyter.session import Session, connect, trying
 
 
@@ -119,9 +121,6 @@ def test_examples_are_of_any_kind_and_none_is_too_large(
     import onnx
     from onnx import TensorProto, helper
 
-    from aios_jupyter.models import load
-    from aios_jupyter.models.example import MOST_VALUES, example
-
     def take(ref: str) -> dict[str, Any]:
         return example(ref, load(ref).signature)
 
@@ -149,6 +148,20 @@ def test_examples_are_of_any_kind_and_none_is_too_large(
     assert take("words") == {"x": [["añ", "<b>"]]}
     with pytest.raises(NotFoundError, match="too large to be shown: 200,001 values"):
         take("wide")
+
+
+def test_a_row_that_could_not_be_sent_is_no_example_and_no_reason_to_publish_nothing(
+    session: Session, slopes: Path
+) -> None:
+    recipe = Recipe("drop_missing(b), ordinal(b)")
+    recipe = recipe.fit(pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}))
+    # Numbers beside text, and rows that the recipe leaves out.
+    for b in ([3, "x"], [None, None]):
+        raw = pd.DataFrame({"a": [1.0, 2.0], "b": pd.Series(b, dtype=object)})
+        file = str(slopes / "1.onnx")
+        version = session.publish(file, "mixed", recipe=recipe, input_example=raw)
+        with pytest.raises(NotFoundError, match="has no input example"):
+            example(version.ref, load(version.ref).signature)
 
 
 def test_an_endpoint_that_is_gone_is_said_to_be(rows: Session) -> None:

@@ -108,14 +108,18 @@ def test_what_makes_no_sense_is_said_at_its_field_and_gone_through_by_keys(
     age.fill("old")
     page.keyboard.press("Tab")
     expect(form.get_by_label("children", exact=True)).to_be_focused()
+    page.keyboard.type("two")
     page.keyboard.press("Control+Enter")
     expect(age).to_be_focused()
     expect(age).to_have_attribute("aria-invalid", "true")
     expect(age).to_have_accessible_description(
         "number; empty is missing Write a number, such as 0.5."
     )
-    age.fill("")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.press("Delete")
     expect(age).not_to_have_attribute("aria-invalid", "true")
+    expect(age).to_be_focused()
+    form.get_by_label("children", exact=True).fill("")
     with page.expect_response(re.compile("/predict")) as response:
         page.keyboard.press("Enter")
     sent = response.value.request.post_data_json

@@ -3,7 +3,7 @@ import * as React from 'react';
 import { IApi } from '../api';
 import { useModel, useRegistry, useServices } from '../components/services';
 import { clock, metric, metricName } from '../format';
-import { IModel, ITensor, IVersion, tensorText } from '../registry';
+import { IModel, ITensor, IVersion, contentText } from '../registry';
 import { CommandIDs } from '../tokens';
 import { Facts, Gone } from './facts';
 import { Sheet } from './sheet';
@@ -112,5 +112,5 @@ function lineage(version: IVersion): string {
 }
 
 function tensors(some: readonly ITensor[] = []): string {
-  return some.map(tensorText).join(', ');
+  return some.map(one => `${one.name}: ${contentText(one)}`).join(', ');
 }

@@ -78,11 +78,25 @@ export function TryModel(props: { api: IApi; name: string }): React.ReactElement
 function Asking(props: { api: IApi; name: string; version: string }): React.ReactElement {
   const { trans } = useServices();
   const { api, name, version } = props;
-  const { form, trouble } = useForm(api, name, version);
+  const { form, trouble, again } = useForm(api, name, version);
+  if (trouble) {
+    return (
+      <>
+        <p className="aios-Reason" role="alert">
+          {trouble}
+        </p>
+        <div className="aios-Tools">
+          <button className="jp-mod-styled" onClick={again}>
+            {trans.__('Ask again')}
+          </button>
+        </div>
+      </>
+    );
+  }
   if (!form) {
     return (
-      <p className={trouble ? 'aios-Reason' : 'aios-Muted'} role="status">
-        {trouble || trans.__('Asking the endpoint what it takes…')}
+      <p className="aios-Muted" role="status">
+        {trans.__('Asking the endpoint what it takes…')}
       </p>
     );
   }
@@ -94,7 +108,8 @@ function useForm(
   api: IApi,
   name: string,
   version: string
-): { form: IEndpointForm | null; trouble: string } {
+): { form: IEndpointForm | null; trouble: string; again: () => void } {
+  const [asked, setAsked] = React.useState(0);
   const [found, setFound] = React.useState<{
     form: IEndpointForm | null;
     trouble: string;
@@ -108,8 +123,12 @@ function useForm(
     return () => {
       current = false;
     };
-  }, [api, name, version]);
-  return found;
+  }, [api, name, version, asked]);
+  const again = () => {
+    setFound({ form: null, trouble: '' });
+    setAsked(asked + 1);
+  };
+  return { ...found, again };
 }
 
 function Tried(props: { api: IApi; form: IEndpointForm }): React.ReactElement {

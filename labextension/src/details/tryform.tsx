@@ -13,7 +13,7 @@ import {
   Values
 } from '../endpoints';
 import { pictureOf } from '../picture';
-import { ITensor, tensorText } from '../registry';
+import { contentText, ITensor } from '../registry';
 import { Picture } from './picture';
 
 /** Lines of a field for JSON, and of one for text that stands alone. */
@@ -30,20 +30,23 @@ export function TryForm(props: {
   const { form, busy, ask } = props;
   const [values, setValues] = React.useState<Values>(() => emptyValues(form.inputs));
   const [problems, setProblems] = React.useState<Record<string, Problem>>({});
+  const [refused, setRefused] = React.useState(0);
   const element = React.useRef<HTMLFormElement>(null);
+  // Not with each change of the problems: one that is mended must not lead away from its field.
   React.useEffect(() => {
-    if (Object.keys(problems).length > 0) {
-      element.current?.querySelector<HTMLElement>('[aria-invalid=true]')?.focus();
-    }
-  }, [problems]);
+    element.current?.querySelector<HTMLElement>('[aria-invalid=true]')?.focus();
+  }, [refused]);
   const submit = () => {
     if (busy) {
       return;
     }
     const found = bodyOf(form.inputs, values);
-    setProblems('problems' in found ? found.problems : {});
     if ('body' in found) {
+      setProblems({});
       ask(found.body);
+    } else {
+      setProblems(found.problems);
+      setRefused(count => count + 1);
     }
   };
   const change = (name: string, value: string) => {
@@ -200,8 +203,7 @@ function Control(props: {
 
 function hint(input: ITensor, kind: FieldKind, trans: TranslationBundle): string {
   if (kind === 'json') {
-    const takes = tensorText(input).slice(input.name.length + 2);
-    return trans.__('%1, as JSON: one sample, or a list of several', takes);
+    return trans.__('%1, as JSON: one sample, or a list of several', contentText(input));
   }
   const names: Record<FieldKind, string> = {
     number: trans.__('number'),
