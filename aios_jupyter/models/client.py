@@ -7,7 +7,7 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,9 +20,12 @@ from ..errors import (
     NotFoundError,
     UsageError,
 )
+from ..units import format_size
 from .predictor import named_inputs
 from .protocol_v2 import HEADER, decode_response, encode_request
-from .signature import Signature
+from .signature import Signature, Tensor
+
+T = TypeVar("T")
 
 _BY_STATUS: dict[int, type[AiosError]] = {
     400: UsageError,
@@ -36,10 +39,30 @@ _BY_STATUS: dict[int, type[AiosError]] = {
 }
 
 
-class _Server(msgspec.Struct):
-    """What an endpoint says at /v2, as far as it is used here."""
+class Described(msgspec.Struct):
+    """A model as its endpoint describes it; of the versions that answer the first gets most."""
 
-    model: Signature
+    name: str
+    versions: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return Signature(inputs=self.inputs, outputs=self.outputs)
+
+
+class _Describing(msgspec.Struct):
+    model: Described
+
+
+class Answered(msgspec.Struct):
+    """What the plain JSON route answers: the outputs as JSON, and the version that gave them."""
+
+    outputs: msgspec.Raw
+    model: str
+    version: str
 
 
 class _Window(msgspec.Struct):
@@ -130,12 +153,37 @@ class EndpointClient:
     def signature(self) -> Signature:
         """What the model takes and gives (asked once)."""
         if self._signature is None:
-            document, _ = self._request("GET", "/v2")
-            try:
-                self._signature = msgspec.json.decode(document, type=_Server).model
-            except msgspec.DecodeError as error:
-                raise ClusterError(f"{self.url} answered as no endpoint does: {error}") from None
+            self._signature = self.describe().signature
         return self._signature
+
+    def describe(self) -> Described:
+        """The model's name, the versions that answer now, what they take and give."""
+        return self._decoded(self._request("GET", "/v2")[0], _Describing).model
+
+    def ask(self, body: bytes, most: int) -> Answered:
+        """The answer to a body of the plain JSON route, `{"inputs": …}`, which is sent as it is.
+
+        Parameters
+        ----------
+        most
+            Bytes of an answer at most; more are not read.
+
+        Raises
+        ------
+        UsageError
+            The model does not take it, or the answer is longer.
+        AiosError
+            As `infer`.
+        """
+        headers = {"Content-Type": "application/json"}
+        content, _ = self._request("POST", "/predict", body, headers, most)
+        if len(content) > most:
+            self._connection.close()
+            raise UsageError(
+                f"The answer has more than {format_size(most)}; ask with 'aios predict', which gives "
+                "all of it."
+            )
+        return self._decoded(content, Answered)
 
     def metrics(self) -> str:
         """The endpoint's metrics in Prometheus's text format."""
@@ -143,31 +191,39 @@ class EndpointClient:
 
     def window(self) -> dict[str, list[float]]:
         """Features of the samples that it answered last (`profile.features`)."""
-        content = self._request("GET", "/monitor")[0]
+        return self._decoded(self._request("GET", "/monitor")[0], _Window).features
+
+    def _decoded(self, content: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(content, type=_Window).features
+            return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError as error:
             raise ClusterError(f"{self.url} answered as no endpoint does: {error}") from None
 
     def _once(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int | None
     ) -> tuple[http.client.HTTPResponse, bytes]:
         self._connection.request(method, self._path + path, body, headers)
         reply = self._connection.getresponse()
-        return reply, reply.read()
+        return reply, reply.read() if most is None else reply.read(most + 1)
 
     def _request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        most: int | None = None,
     ) -> tuple[bytes, http.client.HTTPResponse]:
+        """What is answered; of an answer longer than `most` one byte more than that."""
         send = {**self._headers, **(headers or {})}
         try:
             try:
-                reply, content = self._once(method, path, body, send)
+                reply, content = self._once(method, path, body, send, most)
             except _LOST:
                 # A kept connection may have been closed in the meantime, or a replica died with
                 # this request: once more on a new one, for asking twice changes nothing.
                 self._connection.close()
-                reply, content = self._once(method, path, body, send)
+                reply, content = self._once(method, path, body, send, most)
         except ConnectionRefusedError:
             self._connection.close()
             raise NotFoundError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .predictor import ONNX_MODEL, OnnxPredictor, first_line
+from .protocol_v2 import json_ready
 
 if TYPE_CHECKING:
     import onnx
@@ -50,9 +51,12 @@ def save_and_open(model: onnx.ModelProto, directory: Path) -> OnnxPredictor:
 
 
 def save_example(inputs: Mapping[str, np.ndarray], directory: Path) -> None:
-    """Keep the first sample beside the model."""
+    """Keep the first sample beside the model. Text is kept as such: objects would be pickled."""
     first = {name: array[:1] for name, array in inputs.items()}
-    np.savez_compressed(directory / EXAMPLE, **first)  # type: ignore[arg-type]
+    plain = {
+        n: np.asarray(json_ready(a), str) if a.dtype.kind in "OS" else a for n, a in first.items()
+    }
+    np.savez_compressed(directory / EXAMPLE, **plain)  # type: ignore[arg-type]
 
 
 def compare(

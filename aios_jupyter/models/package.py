@@ -20,6 +20,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..errors import UsageError
+from .example import save_row
 from .keras_export import export_keras, is_keras
 from .onnx_files import save_and_open, save_example
 from .predictor import (
@@ -87,7 +88,9 @@ def build_with(
     built = build(model, extras, input_example, allow_pickle=allow_pickle)
     rows = recipe.rows_for(built.signature)
     write(rows, extras)
-    return dataclasses.replace(built, rows=rows)
+    prepared = dataclasses.replace(built, rows=rows)
+    save_row(prepared.takes, recipe.row(), extras)
+    return prepared
 
 
 def _is_torch(model: Any) -> bool:

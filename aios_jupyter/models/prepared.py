@@ -181,6 +181,10 @@ class Ahead:
         columns = chosen(list(made.columns), signature, self.label)
         return as_inputs(made, signature, columns)["input"].astype(dtype)
 
+    def row(self) -> Any:
+        """The first raw row that the recipe keeps, as a frame."""
+        return self.raw.loc[self.recipe.transform(self.raw).index[:1]]
+
     def rows_for(self, model: Signature) -> RowRecipe:
         """What this model needs of the recipe.
 

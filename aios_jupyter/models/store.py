@@ -25,6 +25,7 @@ from .quiet import quiet
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 EXPERIMENT = "aios"
 _LOGGERS = ("mlflow", "mlflow.store.db.utils", "alembic", "sqlalchemy", "fsspec")
@@ -192,6 +193,32 @@ def missing(error: Exception) -> bool:
     )
 
 
+def _repository(client: MlflowClient, name: str, version: int) -> tuple[str, ArtifactRepository]:
+    """Where the files of a version are, and what reads them there."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = registry_uri()
+    source = client.get_model_version_download_uri(name, str(version))
+    if source.startswith("models:/m-"):
+        source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
+    return source, get_artifact_repository(source, tracking_uri=uri, registry_uri=uri)
+
+
+def file_of(client: MlflowClient, name: str, version: int, path: str) -> bytes:
+    """One file of a version, without the others.
+
+    Raises
+    ------
+    OSError
+        It is not there.
+    """
+    source, repository = _repository(client, name, version)
+    if source.startswith(("file:", "/")):
+        return (_local(source) / path).read_bytes()
+    with tempfile.TemporaryDirectory(prefix="aios-file-") as room:
+        return Path(repository.download_artifacts(path, dst_path=room)).read_bytes()
+
+
 def local_files(client: MlflowClient, name: str, version: int, digest: str) -> Path:
     """The files of a version on this machine; those of a remote store are kept in a cache.
 
@@ -201,13 +228,7 @@ def local_files(client: MlflowClient, name: str, version: int, digest: str) -> P
         Names the content, so that a version of another registry is not taken for this one; ""
         where it is not known, and then nothing is cached.
     """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    uri = registry_uri()
-    source = client.get_model_version_download_uri(name, str(version))
-    if source.startswith("models:/m-"):
-        source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
-    repository = get_artifact_repository(source, tracking_uri=uri, registry_uri=uri)
+    source, repository = _repository(client, name, version)
     if source.startswith(("file:", "/")):
         if not _local(source).is_dir():
             raise ConflictError(

@@ -154,7 +154,7 @@ class LeaseCard(Held):
 
 
 class EndpointCard(Held):
-    """A model that answers over HTTP: where, how much it is asked, Stop."""
+    """A model that answers over HTTP: where, how much it is asked, Try it (in JupyterLab), Stop."""
 
     def __init__(
         self, slot: Slot, session: Session, endpoint: Endpoint, changed: Callable[[], None]
@@ -165,7 +165,8 @@ class EndpointCard(Held):
         self._metrics: Mapping[str, float] = {}
         self._stop = Confirmed("Stop", "stop", self._stopped)
         self.draw()
-        self.open([self._body, row_of(self._stop.button)])
+        trial = pane(html.trial(endpoint.run), width="auto")
+        self.open([self._body, row_of(trial, self._stop.button)])
 
     def card(self) -> Card:
         """Where it is, what it serves now, and how it does."""

@@ -57,6 +57,7 @@ background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,in
 .aios-scroll{display:flex;flex-direction:column-reverse;max-height:16em;overflow:auto}
 .aios-scroll>pre.aios-log{max-height:none;overflow:visible}
 .aios summary{cursor:pointer;color:var(--jp-ui-font-color2,#666);font-size:12px}
+.aios-card .aios-try{display:none;width:auto}
 .aios img{max-width:100%;margin-top:6px;image-rendering:pixelated}
 </style>"""
 
@@ -116,6 +117,12 @@ def card(view: Card) -> str:
     if view.note:
         parts.append(note(view.note))
     return "".join(parts)
+
+
+def trial(run: str) -> str:
+    """A button for JupyterLab's extension, which shows it and opens a form to try an endpoint."""
+    kind = "aios-try jupyter-widgets jupyter-button widget-button"
+    return f'<button type="button" class="{kind}" data-run="{_text(run)}">Try it</button>'
 
 
 def note(text: str) -> str:

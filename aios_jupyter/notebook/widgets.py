@@ -117,9 +117,9 @@ def _close(widget: Any) -> None:
     widget.close()
 
 
-def pane(value: str = "") -> Any:
+def pane(value: str = "", width: str = "100%") -> Any:
     """A widget for static HTML."""
-    return _kit().HTML(value, layout=_kit().Layout(width="100%", margin="0"))
+    return _kit().HTML(value, layout=_kit().Layout(width=width, margin="0"))
 
 
 def fill(widget: Any, value: str) -> None:

@@ -11,7 +11,7 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Callable, Float
 
 from ..session.kernels import give_up_waiting
-from . import acting, datasets, routes, telling, watching
+from . import acting, datasets, routes, telling, trying, watching
 from .books import Books
 from .limits import Limits
 from .stream import EVENT, EVENT_SCHEMA, Event, Stream, Upstream
@@ -101,6 +101,7 @@ class AiosApp(ExtensionApp):
         self.handlers.extend(acting.handlers(self.stream))
         self.handlers.extend(telling.handlers(self.stream))
         self.handlers.extend(datasets.handlers(self.stream, self.pictures))
+        self.handlers.extend(trying.handlers(self.stream))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._tasks = [

@@ -7,8 +7,8 @@ DELETE aios/queue/ID                cancel a request
 POST   aios/runs/ID/stop            stop a run
 GET    aios/models                  models of the registry
 
-`watching.py`, `acting.py` and `datasets.py` have further ones, `telling.py` those for programs;
-`openapi.yaml` describes all. Who asks too often gets 429.
+`watching.py`, `acting.py`, `datasets.py` and `trying.py` have further ones, `telling.py` those for
+programs; `openapi.yaml` describes all. Who asks too often gets 429.
 
 An error is `{"message": SENTENCE}` with the status that `STATUS` gives its class.
 """

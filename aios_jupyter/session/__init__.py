@@ -13,6 +13,7 @@ assets    datasets
 tables    SQL over datasets, preparation, small shared values
 models    models
 endpoints models being served
+trying    what an endpoint says to what somebody fills in
 forecasts how many devices keep waits short
 users     who has access, and who did what
 nodes     which machines belong to it
@@ -26,18 +27,17 @@ from ..runs.handle import RunHandle, RunResult
 from ..runs.tunnel import forwarded
 from ..schema import Lease
 from .batch import BatchResult, BatchVerbs
-from .endpoints import Endpoint, EndpointVerbs
+from .endpoints import Endpoint
 from .forecasts import ForecastVerbs
 from .link import observe
 from .nodes import NodeVerbs, join_node, leave_node
 from .queues import QueueVerbs
 from .tables import TableVerbs
+from .trying import TryingVerbs
 from .users import UserVerbs
 
 
-class Session(
-    EndpointVerbs, TableVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs
-):
+class Session(TryingVerbs, TableVerbs, QueueVerbs, UserVerbs, NodeVerbs, ForecastVerbs, BatchVerbs):
     """One owner of leases, with every verb. Made by `connect`; a context manager."""
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ..cluster import embedded
 from ..config import settings
-from ..errors import ClusterError, ConflictError, NotFoundError, RunError
+from ..errors import AccessError, ClusterError, ConflictError, NotFoundError, RunError
 from ..runs.handle import RunHandle
 from ..schema import LIVE, DeviceKind, Lease, RunKind, RunState, Scope, Struct
 from ..tls import issue_endpoint
@@ -189,7 +189,7 @@ class EndpointVerbs(ModelVerbs):
             run=handle.id,
             lease=handle.run["lease"],
             token_file=str(token_file),
-            authority=str(_authority(name) or ""),
+            authority=str(authority_of(name) or ""),
         )
 
     def _door(
@@ -235,7 +235,7 @@ class EndpointVerbs(ModelVerbs):
                 "user": row["user"],
                 "metrics": row["metrics"],
                 "alerts": list(row["detail"].get("alerts", {}).values()),
-                "authority": str(_authority(row["name"]) or ""),
+                "authority": str(authority_of(row["name"]) or ""),
                 "token_file": str(_token_file(row["name"])),
             }
             for row in self.runs()
@@ -270,8 +270,7 @@ class EndpointVerbs(ModelVerbs):
         from ..models.client import infer
 
         with self._served(ref) as row:
-            token = Path(row["token_file"]).read_text().strip()
-            return infer(row["url"], token, x, authority=_authority(row["name"]))
+            return infer(row["url"], token_of(row), x, authority=authority_of(row["name"]))
 
     def predict_dataset(
         self,
@@ -312,9 +311,8 @@ class EndpointVerbs(ModelVerbs):
         from ..models import monitor
 
         with self._served(ref) as row:
-            token = Path(row["token_file"]).read_text().strip()
-            authority = _authority(row["name"])
-            seen = monitor.observe(row["url"], token, row["model"], authority)
+            authority = authority_of(row["name"])
+            seen = monitor.observe(row["url"], token_of(row), row["model"], authority)
             return {"name": row["name"], "model": row["model"], **seen}
 
     @contextmanager
@@ -365,7 +363,24 @@ def _token_file(name: str) -> Path:
     return settings().runtime_dir / settings().cluster / f"endpoint-{quote(name, safe='')}.token"
 
 
-def _authority(name: str) -> Path | None:
+def token_of(row: dict[str, Any]) -> str:
+    """The token of an endpoint, a row of `endpoints`.
+
+    Raises
+    ------
+    AccessError
+        It is not on this machine, or not for this user.
+    """
+    try:
+        return Path(row["token_file"]).read_text().strip()
+    except OSError:
+        raise AccessError(
+            f"The token of endpoint {row['name']!r} is with {row['user']}, who started it, on their "
+            "machine; ask it from there."
+        ) from None
+
+
+def authority_of(name: str) -> Path | None:
     """What is trusted of an endpoint of this user; None where it speaks plain HTTP."""
     path = _token_file(name).with_suffix(".pem")
     return path if path.exists() else None

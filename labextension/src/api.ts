@@ -2,6 +2,7 @@ import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 
 import { IDataset } from './datasets';
+import { IEndpointAnswer, IEndpointForm } from './endpoints';
 import { IPast } from './history';
 import { IVersion } from './registry';
 import { IClusterEvent } from './schema';
@@ -94,6 +95,9 @@ export interface IApi {
   models(): Promise<{ models: IVersion[] }>;
   promote(model: string, version: number, alias: string): Promise<void>;
   rollback(model: string, alias: string): Promise<void>;
+  endpoint(name: string): Promise<IEndpointForm>;
+  /** The answer of an endpoint to a body, which is JSON. */
+  predict(name: string, body: string): Promise<IEndpointAnswer>;
   datasets(): Promise<IDataset[]>;
   dataset(name: string): Promise<IDataset[]>;
   /** As a `data:` URL. */
@@ -190,6 +194,14 @@ export class Api implements IApi {
     return this._request('PUT', ['models', model, 'aliases', alias], {}, { back: true });
   }
 
+  endpoint(name: string): Promise<IEndpointForm> {
+    return this._request('GET', ['endpoints', name]);
+  }
+
+  predict(name: string, body: string): Promise<IEndpointAnswer> {
+    return this._request('POST', ['endpoints', name, 'predict'], {}, body);
+  }
+
   async datasets(): Promise<IDataset[]> {
     return (await this._request<{ datasets: IDataset[] }>('GET', ['datasets'])).datasets;
   }
@@ -225,6 +237,7 @@ export class Api implements IApi {
     return (await response.json()) as T;
   }
 
+  /** `body` is sent as JSON; text is that already. */
   private async _send(
     method: string,
     path: string[],
@@ -237,7 +250,8 @@ export class Api implements IApi {
     const withBody = method === 'POST' || method === 'PUT';
     let response: Response;
     try {
-      const init = { method, ...(withBody ? { body: JSON.stringify(body) } : {}) };
+      const content = typeof body === 'string' ? body : JSON.stringify(body);
+      const init = { method, ...(withBody ? { body: content } : {}) };
       response = await ServerConnection.makeRequest(url, init, this._settings);
     } catch {
       throw new ApiError('The Jupyter server does not answer.', 0);

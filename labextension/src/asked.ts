@@ -3,14 +3,14 @@ import { Poll } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 
 import { ClusterModel } from './model';
-import { isLive } from './schema';
+import { IRun, isLive } from './schema';
 
 /** Milliseconds after which is asked again: others change things too. */
 const REFRESH = 60_000;
 
 /**
  * What the server is asked for, as it does not tell of changes: while somebody looks, and again when a
- * run has ended, which is when models are published and datasets made.
+ * run has ended, which is when models are published and datasets made, and when a model is served.
  */
 export class Asked<T> implements IDisposable {
   constructor(
@@ -90,9 +90,9 @@ export class Asked<T> implements IDisposable {
       return;
     }
     this._runs = runs;
-    const ended = Object.values(runs ?? {}).filter(run => !isLive(run)).length;
-    const stale = ended !== this._ended;
-    this._ended = ended;
+    const told = Object.values(runs ?? {}).filter(tells).length;
+    const stale = told !== this._told;
+    this._told = told;
     this._stale ||= stale;
     if (stale && this._watchers) {
       void this.refresh();
@@ -105,6 +105,11 @@ export class Asked<T> implements IDisposable {
   private _trouble = '';
   private _watchers = 0;
   private _stale = false;
-  private _ended = 0;
+  private _told = 0;
   private _runs: object | undefined;
+}
+
+/** Whether a run says by being there that there may be something new. */
+function tells(run: IRun): boolean {
+  return !isLive(run) || run.kind === 'endpoint';
 }

@@ -199,6 +199,12 @@ export function addCommands(options: ICommandOptions): void {
     execute: args => options.pages.open('run', id(args, 'run'), 'log')
   });
 
+  commands.addCommand(CommandIDs.tryEndpoint, {
+    label: trans.__('Try an AIOS Endpoint'),
+    describedBy: oneId('run'),
+    execute: args => options.pages.open('run', id(args, 'run'), 'try')
+  });
+
   commands.addCommand(CommandIDs.openDetails, {
     label: trans.__('Open the Details of an AIOS Run, Device, Lease, Model or Dataset'),
     describedBy: {

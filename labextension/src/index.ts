@@ -20,6 +20,7 @@ import { ClusterPanel } from './panel';
 import { addNotebookCommands } from './notebook/commands';
 import { LeaseIndicator } from './notebook/indicator';
 import { Kernels } from './notebook/kernels';
+import { followTrials } from './notebook/trials';
 import { Notifier } from './notifier';
 import { CURVES, CurvesOutput } from './output';
 import { follow, speak } from './preferences';
@@ -154,6 +155,7 @@ const notebook: JupyterFrontEndPlugin<void> = {
     const { commands } = app;
     const kernels = new Kernels(new Api(app.serviceManager.serverSettings));
     addNotebookCommands(app, tracker, cluster, trans);
+    followTrials(commands);
     toolbars?.addFactory<NotebookPanel>(
       'Notebook',
       'aios-lease',

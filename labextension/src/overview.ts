@@ -135,6 +135,17 @@ export const sortedRuns = once((runs: Record<string, IRun>): ISortedRuns => {
   };
 });
 
+/** The live endpoints of a user that serve a model. */
+export function endpointsOf(
+  runs: Record<string, IRun>,
+  model: string,
+  user: string
+): IRun[] {
+  return sortedRuns(runs).endpoints.filter(
+    run => isLive(run) && run.user === user && run.detail['model'] === model
+  );
+}
+
 /** A line of the list of runs: a batch, open or not, a run of the batch above it, or another run. */
 export type RunLine =
   | { kind: 'batch'; key: string; batch: IBatch; open: boolean }

@@ -21,7 +21,10 @@ export interface IVersion {
 export interface ITensor {
   name: string;
   datatype: string;
+  /** -1 for any size. */
   shape: number[];
+  /** Whether a value may be null. */
+  missing?: boolean;
 }
 
 /** A model with its versions, the newest first. */
@@ -67,4 +70,9 @@ export function byName(versions: readonly IVersion[]): IModel[] {
 export function versionBefore(model: IModel, alias: string): number | null {
   const now = model.aliases[alias];
   return model.versions.find(({ version }) => version === now)?.before?.[alias] ?? null;
+}
+
+/** What a tensor holds, as people read it: "FP32 ? × 28 × 28". */
+export function contentText({ datatype, shape }: ITensor): string {
+  return `${datatype} ${shape.map(size => (size < 0 ? '?' : size)).join(' × ')}`;
 }

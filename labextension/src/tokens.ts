@@ -14,6 +14,7 @@ export namespace CommandIDs {
   export const stopBatch = 'aios:stop-batch';
   export const openResults = 'aios:open-results';
   export const openLog = 'aios:open-log';
+  export const tryEndpoint = 'aios:try-endpoint';
   export const promote = 'aios:promote-model';
   export const rollback = 'aios:roll-back-model';
   export const extend = 'aios:extend-lease';

@@ -277,6 +277,8 @@ def test_an_endpoints_card_shows_its_traffic_and_the_version_it_serves_now(
         (card,) = host.keeper.cards
         assert "12.4 requests/s, p95 3.08 ms" in card._body.value
         assert "digits/4" in card._body.value
+        trial = card.box.children[-1].children[0]
+        assert 'data-run="r-1">Try it</button>' in trial.value, "for JupyterLab's extension"
         runs["r-1"] = endpoint_row(state="failed", ended=1.0, reason="rank 0 was <killed>")
         host.leases_changed()
     first, last = (output.data for output in captured.outputs)
@@ -284,6 +286,7 @@ def test_an_endpoints_card_shows_its_traffic_and_the_version_it_serves_now(
     assert WIDGET not in last
     assert "[failed]" in last["text/plain"]
     assert "rank 0 was &lt;killed&gt;" in last["text/html"]
+    assert "Try it" not in last["text/html"]
     assert not host.keeper.cards
 
 

@@ -50,6 +50,8 @@ ROUTES = [
     ("GET", "aios/batches/batch-9c/results"),
     ("PUT", "aios/models/digits/aliases/champion"),
     ("GET", "aios/models"),
+    ("GET", "aios/endpoints/digits"),
+    ("POST", "aios/endpoints/digits/predict"),
     ("GET", "aios/datasets"),
     ("GET", "aios/datasets/mnist"),
     ("GET", "aios/datasets/mnist/picture"),

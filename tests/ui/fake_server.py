@@ -15,7 +15,7 @@ from fake_cluster import FakeUpstream
 from fake_run import FakeCatalog, FakeRegistry, FakeSession
 
 from aios_jupyter.errors import NoClusterError, NotFoundError
-from aios_jupyter.server import acting, datasets, routes, watching
+from aios_jupyter.server import acting, datasets, routes, trying, watching
 
 # Seconds between two changes of the cluster.
 INTERVAL = float(os.environ.get("FAKE_INTERVAL", "0.4"))
@@ -44,6 +44,10 @@ def _no_profile(run: str, rank: int) -> bytes:
     return b'{"traceEvents": []}'
 
 
+def _no_form(name: str) -> dict[str, object]:
+    raise NotFoundError(f"No endpoint {name!r} answers here: the cluster is made up.")
+
+
 registry = FakeRegistry()
 catalog = FakeCatalog()
 datasets._datasets = catalog.datasets
@@ -51,6 +55,7 @@ datasets._versions = catalog.versions
 routes._models = registry.versions
 acting._promote = registry.promote
 acting._rollback = registry.rollback
+trying._form = _no_form
 watching._stacks = fake_run.stacks
 watching._profile = _no_profile
 

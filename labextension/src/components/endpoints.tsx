@@ -2,18 +2,20 @@ import { Clipboard } from '@jupyterlab/apputils';
 import * as React from 'react';
 
 import { metric } from '../format';
-import { IRun } from '../schema';
+import { IRun, isLive } from '../schema';
+import { CommandIDs } from '../tokens';
 import { Icon } from './icon';
 import { RunActions, RunState } from './runs';
 import { Action, Open } from './section';
-import { useServices } from './services';
+import { useModel, useServices } from './services';
 
 /** A model that answers over HTTP. */
 export const EndpointRow = React.memo(function EndpointRow(props: {
   run: IRun;
 }): React.ReactElement {
-  const { trans } = useServices();
+  const { commands, trans } = useServices();
   const { run } = props;
+  const mine = useModel(model => model.snapshot?.cluster.user === run.user);
   const url = text(run.detail['url']);
   const model = text(run.detail['model']);
   const version = text(run.detail['version']);
@@ -38,6 +40,14 @@ export const EndpointRow = React.memo(function EndpointRow(props: {
         <span className="aios-Row-label">
           {[model, version].filter(Boolean).join('/')}
         </span>
+        {mine && isLive(run) && (
+          <Action
+            label={trans.__('Try %1', run.name || run.id)}
+            onClick={() => void commands.execute(CommandIDs.tryEndpoint, { run: run.id })}
+          >
+            <Icon name="play" />
+          </Action>
+        )}
         <RunActions run={run} />
       </div>
       {url && (

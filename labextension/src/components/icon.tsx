@@ -18,6 +18,7 @@ const OUTLINES = {
   person: 'M10.5 5a2.5 2.5 0 1 1-5 0 2.5 2.5 0 0 1 5 0zM3 14c0-3 2-4.5 5-4.5s5 1.5 5 4.5',
   priority: 'M5 13V3.5M2.5 6 5 3.5 7.5 6M11 3v9.5M8.5 10 11 12.5 13.5 10',
   stop: 'M4 4h8v8H4z',
+  play: 'M5 3.5 12 8l-7 4.5z',
   table: 'M2 3h12v10H2zM2 6.5h12M2 9.8h12M6 3v10',
   warning: 'M8 2 15 14H1zM8 6.5v3.5M8 12v.2'
 } as const;

@@ -1,14 +1,16 @@
 import * as React from 'react';
 
+import { IApi } from '../api';
 import { useModel, useRegistry, useServices } from '../components/services';
 import { clock, metric, metricName } from '../format';
-import { IModel, ITensor, IVersion } from '../registry';
+import { IModel, ITensor, IVersion, contentText } from '../registry';
 import { CommandIDs } from '../tokens';
 import { Facts, Gone } from './facts';
 import { Sheet } from './sheet';
+import { TryModel } from './try';
 
-/** A model: every version with its aliases, metrics and where it comes from. */
-export function ModelDetails(props: { name: string }): React.ReactElement {
+/** A model: every version with its aliases, metrics and where it comes from, and a form to try it. */
+export function ModelDetails(props: { name: string; api: IApi }): React.ReactElement {
   const { trans } = useServices();
   const { models, trouble } = useRegistry();
   const model = models?.find(one => one.name === props.name);
@@ -32,6 +34,7 @@ export function ModelDetails(props: { name: string }): React.ReactElement {
         </span>
       </header>
       <Versions model={model} />
+      <TryModel api={props.api} name={model.name} />
       {newest && (
         <>
           <h3>{trans.__('Newest version')}</h3>
@@ -109,10 +112,5 @@ function lineage(version: IVersion): string {
 }
 
 function tensors(some: readonly ITensor[] = []): string {
-  return some
-    .map(({ name, datatype, shape }) => {
-      const sizes = shape.map(size => (size < 0 ? '?' : size)).join(' × ');
-      return `${name}: ${datatype} ${sizes}`;
-    })
-    .join(', ');
+  return some.map(one => `${one.name}: ${contentText(one)}`).join(', ');
 }

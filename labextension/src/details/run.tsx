@@ -15,10 +15,11 @@ import { Gone } from './facts';
 import { LogView } from './log';
 import { Profile } from './profile';
 import { Stacks } from './stacks';
+import { TryIt } from './try';
 
-export type RunTab = 'charts' | 'log' | 'stacks' | 'profile';
+export type RunTab = 'try' | 'charts' | 'log' | 'stacks' | 'profile';
 
-/** A run: its charts, its log, what its ranks do now, and its profile. */
+/** A run: its charts, its log, what its ranks do now, its profile; an endpoint can be tried. */
 export function RunDetails(props: {
   id: string;
   api: IApi;
@@ -34,7 +35,8 @@ export function RunDetails(props: {
     return <Gone>{trans.__('The cluster no longer knows the run %1.', props.id)}</Gone>;
   }
   const { api, tab } = props;
-  const names: Record<RunTab, string> = {
+  const names: Partial<Record<RunTab, string>> = {
+    ...(run.kind === 'endpoint' ? { try: trans.__('Try it') } : {}),
     charts: trans.__('Charts'),
     log: trans.__('Log'),
     stacks: trans.__('Stacks'),
@@ -51,6 +53,7 @@ export function RunDetails(props: {
             className="aios-Tab-body"
             role="tabpanel"
           >
+            {tab === 'try' && <TryIt api={api} run={run} />}
             {tab === 'charts' && <Charts api={api} run={run} />}
             {tab === 'log' && <LogView api={api} run={run} />}
             {tab === 'stacks' && <Stacks api={api} run={run} />}
@@ -142,7 +145,7 @@ function RunHead(props: { run: IRun }): React.ReactElement {
 /** Tabs that the arrow keys go through. */
 function Tabs(tabs: {
   id: string;
-  names: Record<RunTab, string>;
+  names: Partial<Record<RunTab, string>>;
   tab: RunTab;
   onTab: (tab: RunTab) => void;
 }): React.ReactElement {

@@ -68,7 +68,7 @@ export class Details extends SightWidget {
       case 'lease':
         return <LeaseDetails id={id} />;
       case 'model':
-        return <ModelDetails name={id} />;
+        return <ModelDetails api={api} name={id} />;
       case 'run':
         return (
           <RunDetails id={id} api={api} tab={this._tab} onTab={tab => (this.tab = tab)} />
