@@ -280,6 +280,17 @@ class AsyncClient:
         }
         connection = await connect(address, bundle.client_context(), handlers)
         try:
+            await self._resume(connection)
+        except BaseException:
+            # The other side closes it too, but later than this loop may end.
+            connection.close()
+            await connection.wait_closed()
+            raise
+        self._ready.set()
+
+    async def _resume(self, connection: Connection) -> None:
+        """Say hello, and ask again for what was asked for on the connection before."""
+        try:
             self.welcome = await connection.call("hello", self._hello, messages.Welcome, timeout=10)
         except AccessError as error:
             raise RefusedError(str(error)) from None
@@ -292,7 +303,6 @@ class AsyncClient:
                 self._ended(answer.request)
         if self._watcher:
             await connection.call("subscribe")
-        self._ready.set()
 
     async def _stay_connected(self) -> None:
         while not self.closed.is_set():

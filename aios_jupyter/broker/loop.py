@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+_LAST_TURNS = 5
 
 
 class Loop:
@@ -106,3 +107,6 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    # What they have closed is closed in the next turns, and by nobody once the loop has ended.
+    for _ in range(_LAST_TURNS):
+        await asyncio.sleep(0)

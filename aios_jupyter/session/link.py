@@ -73,7 +73,11 @@ class Link:
         self._client: AsyncClient | None = None
         self._launcher: Launcher | None = None
         self._dask: Any = None
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._loop.stop()
+            raise
         if not shell:
             atexit.register(self.close)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def test_first_use_starts_it_and_others_share_it(no_cluster: Path) -> None:
         assert first.status()["cluster"]["simulated"] is True
         with pytest.raises(ClusterError, match="aios down"):
             connect(simulate_gpus=3)
+
+
+def test_a_session_that_finds_no_cluster_leaves_no_thread(no_cluster: Path) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(NoClusterError):
+            connect(start=False)
+    until(lambda: threading.active_count() <= before, "its threads have ended")
 
 
 def test_two_that_start_at_the_same_moment_end_with_one(no_cluster: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -508,8 +509,28 @@ def test_whoever_is_revoked_is_told_so_however_late_the_hello(
         await refused(broker, "hello", hello, says="was revoked")
         greeting = agent_msg.AgentHello(version=VERSION)
         await refused(door, "agent.hello", greeting, says="was revoked")
+        for connection in (broker, door):
+            connection.close()
+            await connection.wait_closed()
 
     asyncio.run(main())
+
+
+def test_a_session_whose_owner_was_just_revoked_can_be_closed_at_any_moment(
+    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(start=False) as owner:
+        for number in range(6):
+            name = f"brief{number}"
+            owner.user_add(name, "user", tmp_path / name)
+            with session_of(tmp_path / name) as brief:
+                assert brief.leases() == []
+                owner.user_revoke(name)
+                # It has lost its connection, is refused on a new one, or has given up.
+                time.sleep(0.05 * number)
+            with pytest.raises(ClusterError, match="was revoked"):
+                session_of(tmp_path / name)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_revocation_ends_what_is_live_and_nobody_else_notices(
