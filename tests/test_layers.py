@@ -20,7 +20,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "aios_jupyter"
 
 # What any module may import: the ground.
-GROUND = ("_version", "config", "errors", "process", "recording", "schema", "tls", "units")
+GROUND = (
+    "_version",
+    "config",
+    "course",
+    "errors",
+    "process",
+    "recording",
+    "schema",
+    "tls",
+    "units",
+)
 MIDDLE = ("broker", "runs", "data", "models", "cluster", "devices")
 FACES = ("commands", "notebook", "kernel")
 
@@ -55,6 +65,7 @@ ALLOWED_GROUND: dict[str, tuple[str, ...]] = {
     "schema": ("errors",),
     "process": ("config", "errors"),
     "recording": ("errors",),
+    "course": (),
     "tls": ("config", "errors"),
 }
 # These decide who gets what, and are tested without IO; so is all that they import.

@@ -16,5 +16,5 @@ Around it:
     plugin      starts service within the Dask scheduler, which listens and keeps the clocks
     hub         turns actions into effects; people, nodes and watchers have the calls
     views       what people see
-    protocol, messages   the wire            client      the other end of it
+    protocol, hello, messages   the wire     client      the other end of it
 """

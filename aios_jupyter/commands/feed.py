@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..course import Course
 from ..units import format_duration, format_size
 from .views import number
 
@@ -14,38 +15,6 @@ LOG_LINES = 400
 POINTS = 240
 
 ENDS = {"succeeded", "failed", "stopped"}
-
-
-@dataclass
-class Series:
-    """One metric in bounded memory: when it is full, every second point is dropped.
-
-    `steps` are those that the code gives with its values, else their numbers.
-    """
-
-    points: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    stride: int = 1
-    seen: int = 0
-    again: bool = False
-
-    def restart(self) -> None:
-        """The run goes on from a checkpoint: what it repeats takes the place of what was."""
-        self.again = True
-
-    def add(self, value: float, step: int | None = None) -> None:
-        """Take one more value."""
-        if self.again and step is not None:
-            while self.steps and self.steps[-1] >= step:
-                del self.points[-1], self.steps[-1]
-        self.again = False
-        if self.seen % self.stride == 0:
-            self.points.append(value)
-            self.steps.append(self.seen + 1 if step is None else step)
-            if len(self.points) > POINTS:
-                del self.points[1::2], self.steps[1::2]
-                self.stride *= 2
-        self.seen += 1
 
 
 @dataclass
@@ -88,7 +57,7 @@ class Feed:
     metrics
         The last value of each metric, in the order in which they first came.
     series
-        Their values over time.
+        Their courses; where the code gives no steps these are the numbers of the values.
     error
         The event of the first rank that failed, or None.
     usage
@@ -111,7 +80,7 @@ class Feed:
         self.logs: dict[int, Log] = {}
         self.progress: dict[str, Any] = {}
         self.metrics: dict[str, float] = {}
-        self.series: dict[str, Series] = {}
+        self.series: dict[str, Course] = {}
         self.usage: dict[int, tuple[float | None, int | None]] = {}
         self.error: dict[str, Any] | None = None
         self.exits: dict[int, dict[str, Any]] = {}
@@ -129,7 +98,9 @@ class Feed:
             case "metrics" if rank == 0:
                 for name, value in event.get("values", {}).items():
                     self.metrics[name] = float(value)
-                    self.series.setdefault(name, Series()).add(float(value), event.get("step"))
+                    course = self.series.setdefault(name, Course(POINTS))
+                    step = event.get("step")
+                    course.add(float(value), course.seen + 1 if step is None else step)
             case "error":
                 self.error = self.error or dict(event)
             case "exit":
@@ -141,8 +112,8 @@ class Feed:
             case "restart":
                 restarts = int(event.get("restarts", event["attempt"]))
                 self.restarts, self.error = max(self.restarts, restarts), None
-                for series in self.series.values():
-                    series.restart()
+                for course in self.series.values():
+                    course.restart()
                 self.world_size = int(event.get("world_size") or self.world_size)
                 self.exits.clear()
                 self.usage.clear()

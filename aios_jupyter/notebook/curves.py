@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..commands.feed import Feed, Series
+from ..commands.feed import Feed
 from ..commands.views import number
+from ..course import Course, finite
 from . import html
 
 MIME = "application/vnd.aios.curves+json"
 
 
-def drawable(feed: Feed) -> dict[str, Series]:
+def drawable(feed: Feed) -> dict[str, Course]:
     """Metrics with more than one value."""
-    return {name: series for name, series in feed.series.items() if len(series.points) > 1}
+    return {name: course for name, course in feed.series.items() if len(course.points) > 1}
 
 
 def place(feed: Feed) -> str:
@@ -35,13 +36,18 @@ def bundle(feed: Feed) -> dict[str, Any]:
             "version": 1,
             "run": feed.run,
             "curves": [
-                {"name": name, "x": series.steps, "y": [_json(y) for y in series.points]}
-                for name, series in curves.items()
+                {"name": name, "x": _steps(course), "y": [finite(y) for y in course.points]}
+                for name, course in curves.items()
             ],
         },
-        "text/html": html.page(html.curves({n: (s.steps, s.points) for n, s in curves.items()})),
-        "text/plain": "\n".join(_line(name, series.points) for name, series in curves.items()),
+        "text/html": html.page(html.curves({n: (_steps(s), s.points) for n, s in curves.items()})),
+        "text/plain": "\n".join(_line(name, course.points) for name, course in curves.items()),
     }
+
+
+def _steps(course: Course) -> list[int]:
+    # A feed numbers the values that come without a step.
+    return [step for step in course.steps if step is not None]
 
 
 def _line(name: str, points: Sequence[float]) -> str:
@@ -50,8 +56,3 @@ def _line(name: str, points: Sequence[float]) -> str:
         f"{name}: {number(points[0])} → {number(points[-1])} "
         f"(least {number(min(finite))}, most {number(max(finite))})"
     )
-
-
-def _json(value: float) -> float | None:
-    """JSON has no word for a value that is not finite."""
-    return value if value - value == 0 else None

@@ -12,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ..course import Course, finite
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -28,43 +29,6 @@ FORGET = 60.0
 QUIET, PATIENCE = 0.15, 3.0
 
 Row = dict[str, Any]
-
-
-@dataclass
-class Course:
-    """A metric's values with their steps and times; when full, every second one is dropped."""
-
-    time: list[float] = field(default_factory=list)
-    step: list[int | None] = field(default_factory=list)
-    value: list[float | None] = field(default_factory=list)
-    stride: int = 1
-    seen: int = 0
-    again: bool = False
-
-    def restart(self) -> None:
-        """The run goes on from a checkpoint: what it repeats takes the place of what was."""
-        self.again = True
-
-    def add(self, time: float, step: int | None, value: float) -> None:
-        """Take one more; JSON has no word for a value that is not finite."""
-        while self.again and step is not None and self.step:
-            last = self.step[-1]
-            if last is None or last < step:
-                break
-            del self.time[-1], self.step[-1], self.value[-1]
-        self.again = False
-        if self.seen % self.stride == 0:
-            self.time.append(round(time, 3))
-            self.step.append(step)
-            self.value.append(value if value - value == 0 else None)
-            if len(self.time) > POINTS:
-                del self.time[1::2], self.step[1::2], self.value[1::2]
-                self.stride *= 2
-        self.seen += 1
-
-    def row(self) -> Row:
-        """As columns."""
-        return {"time": self.time, "step": self.step, "value": self.value}
 
 
 class Book:
@@ -94,8 +58,8 @@ class Book:
                     self._partial[rank] = rest.rstrip("\r").rsplit("\r", 1)[-1][-LONGEST:]
             case "metrics" if rank == 0:
                 for name, value in event["values"].items():
-                    course = self._courses.setdefault(name, Course())
-                    course.add(event["time"], event.get("step"), float(value))
+                    course = self._courses.setdefault(name, Course(POINTS))
+                    course.add(float(value), event.get("step"), round(event["time"], 3))
             case "restart":
                 for course in self._courses.values():
                     course.restart()
@@ -141,7 +105,14 @@ class Book:
 
     def metrics(self) -> Row:
         """Every metric's course by its name."""
-        return {name: course.row() for name, course in self._courses.items()}
+        return {
+            name: {
+                "time": course.times,
+                "step": course.steps,
+                "value": list(map(finite, course.points)),
+            }
+            for name, course in self._courses.items()
+        }
 
     def _line(self, rank: int, line: str) -> None:
         self._lines.append((rank, line.rstrip("\r").rsplit("\r", 1)[-1][:LONGEST]))

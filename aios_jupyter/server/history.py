@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..course import Course, finite
+
 WINDOW = 120.0
 # A page draws two minutes in a hundred pixels: more points than this are not seen.
 EVERY = 2.0
@@ -36,26 +38,6 @@ class Track:
         """As columns."""
         time, utilization, memory = zip(*self.changes, strict=True)
         return {"time": time, "utilization": utilization, "memory": memory}
-
-
-@dataclass
-class Course:
-    """A metric over the seconds since its run's start; when full, every second point is dropped."""
-
-    x: list[float] = field(default_factory=list)
-    y: list[float | None] = field(default_factory=list)
-    stride: int = 1
-    seen: int = 0
-
-    def add(self, x: float, y: float) -> None:
-        """Take one more value; JSON has no word for one that is not finite."""
-        if self.seen % self.stride == 0:
-            self.x.append(round(x, 2))
-            self.y.append(y if y - y == 0 else None)
-            if len(self.x) > POINTS:
-                del self.x[1::2], self.y[1::2]
-                self.stride *= 2
-        self.seen += 1
 
 
 class History:
@@ -92,7 +74,10 @@ class History:
         return {
             "devices": {key: track.row() for key, track in self._devices.items()},
             "runs": {
-                run: {name: {"x": course.x, "y": course.y} for name, course in courses.items()}
+                run: {
+                    name: {"x": course.times, "y": list(map(finite, course.points))}
+                    for name, course in courses.items()
+                }
                 for run, courses in self._runs.items()
             },
         }
@@ -112,7 +97,8 @@ class History:
         self._metrics[key] = metrics
         courses = self._runs.setdefault(key, {})
         for name, value in metrics.items():
-            courses.setdefault(name, Course()).add(time - row.get("started", time), value)
+            since = round(time - row.get("started", time), 2)
+            courses.setdefault(name, Course(POINTS)).add(value, time=since)
 
     def _forget(self, snapshot: Row) -> None:
         for key in self._devices.keys() - snapshot["devices"].keys():

@@ -1,34 +1,16 @@
-import type { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
-import { renderToStaticMarkup } from 'react-dom/server';
 
 import { DeviceRow } from '../src/components/device';
 import { LeasesSection } from '../src/components/leases';
 import { QueueSection } from '../src/components/queue';
 import { RunsSection } from '../src/components/runs';
-import { ServicesProvider } from '../src/components/services';
 import { LeaseDetails } from '../src/details/lease';
-import { ClusterModel } from '../src/model';
-import { IBatch, ISnapshot } from '../src/schema';
-import { Sight } from '../src/sight';
-import { batch, device, lease, request, run, snapshot, trans } from './rows';
+import { IBatch } from '../src/schema';
+import { drawn } from './drawn';
+import { batch, device, lease, request, run, snapshot } from './rows';
 
 const FOLDS = { folded: new Set<string>(), toggle: () => undefined };
 const BAD = '<img src=x onerror=alert(1)>';
-
-function drawn(element: React.ReactElement, cluster: ISnapshot = snapshot()): string {
-  const model = new ClusterModel();
-  model.apply({ stream: 's', seq: 1, time: Date.now() / 1000, snapshot: cluster });
-  const services = {
-    commands: null as unknown as CommandRegistry,
-    scroller: null as unknown as HTMLElement,
-    sight: new Sight(model),
-    trans
-  };
-  return renderToStaticMarkup(
-    <ServicesProvider value={services}>{element}</ServicesProvider>
-  );
-}
 
 describe('a device', () => {
   const row = (rest: object, state: 'free' | 'held' | 'outside' = 'held') => (

@@ -1,9 +1,6 @@
-import type { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
-import { renderToStaticMarkup } from 'react-dom/server';
 
 import { EndpointRow } from '../src/components/endpoints';
-import { ServicesProvider } from '../src/components/services';
 import { Answer } from '../src/details/answer';
 import { TryIt, TryModel } from '../src/details/try';
 import { TryForm } from '../src/details/tryform';
@@ -18,12 +15,11 @@ import {
   written
 } from '../src/endpoints';
 import { IApi } from '../src/api';
-import { ClusterModel } from '../src/model';
 import { IPicture, middle, pictureOf, pictureText } from '../src/picture';
 import { ITensor } from '../src/registry';
 import { IRun } from '../src/schema';
-import { Sight } from '../src/sight';
-import { run, snapshot, trans } from './rows';
+import { drawn } from './drawn';
+import { run, snapshot } from './rows';
 
 // It needs a browser, and only a button that nobody presses here uses it.
 jest.mock('@jupyterlab/apputils', () => ({}));
@@ -256,21 +252,6 @@ describe('an answer', () => {
   });
 });
 
-function drawn(element: React.ReactElement, runs: Record<string, IRun> = {}): string {
-  const model = new ClusterModel();
-  const cluster = snapshot({ runs });
-  model.apply({ stream: 's', seq: 1, time: Date.now() / 1000, snapshot: cluster });
-  const services = {
-    commands: null as unknown as CommandRegistry,
-    scroller: null as unknown as HTMLElement,
-    sight: new Sight(model),
-    trans
-  };
-  return renderToStaticMarkup(
-    <ServicesProvider value={services}>{element}</ServicesProvider>
-  );
-}
-
 const NEVER = { endpoint: () => new Promise(() => undefined) } as unknown as IApi;
 
 function endpoint(id: string, rest: Partial<IRun> = {}): IRun {
@@ -339,13 +320,15 @@ describe('who may try', () => {
       e4: endpoint('e4', { state: 'stopped', ended: 2000 }),
       e5: endpoint('e5', { detail: { url: 'u', model: 'other' } })
     };
-    const html = drawn(<TryModel api={NEVER} name="digits" />, runs);
+    const html = drawn(<TryModel api={NEVER} name="digits" />, snapshot({ runs }));
     expect([...html.matchAll(/<option value="(\w+)"/g)].map(one => one[1])).toEqual([
       'e1',
       'e2'
     ]);
-    expect(drawn(<TryModel api={NEVER} name="other" />, runs)).not.toContain('<select');
-    expect(drawn(<TryModel api={NEVER} name="none" />, runs)).toContain(
+    expect(
+      drawn(<TryModel api={NEVER} name="other" />, snapshot({ runs }))
+    ).not.toContain('<select');
+    expect(drawn(<TryModel api={NEVER} name="none" />, snapshot({ runs }))).toContain(
       '%aios serve none'
     );
   });
