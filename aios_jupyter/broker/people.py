@@ -198,7 +198,7 @@ class People:
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
         check_id(request.id)
-        check_names(request.label, request.queue)
+        check_names(request.label, request.queue, request.node)
         _check_time(request.time)
         request = replace(
             request,

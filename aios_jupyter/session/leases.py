@@ -34,6 +34,7 @@ class LeaseVerbs(Link):
         model: str = "",
         share: bool = False,
         placement: str = "pack",
+        node: str = "",
         cpus_per_device: int = 0,
         memory_per_device: str | int | None = None,
         time: str | float | None = None,
@@ -63,6 +64,8 @@ class LeaseVerbs(Link):
             Take no more than `memory` of each device, and let others have the rest of it.
         placement
             `pack` on few nodes, `spread` over many, or `node`: all on one.
+        node
+            The name of the node that all are to be of.
         cpus_per_device, memory_per_device
             Cores and memory of its node that come with each device, for this lease alone.
         time
@@ -104,6 +107,7 @@ class LeaseVerbs(Link):
             model=model,
             share=share,
             placement=placement,
+            node=node,
             cpus_per_device=cpus_per_device,
             memory_per_device=memory_per_device,
             time=time,
