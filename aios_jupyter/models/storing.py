@@ -94,15 +94,13 @@ def _sign(
 def _log(
     client: MlflowClient, run: str, metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> None:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
+
+    from .store import add_params
 
     now = int(time.time() * 1000)
-    known = client.get_run(run).data.params
-    client.log_batch(
-        run,
-        metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-        params=[Param(key, value) for key, value in params.items() if key not in known],
-    )
+    add_params(client, run, params)
+    client.log_batch(run, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
 
 
 def tags_of(
