@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError, UsageError
+from ..errors import ConflictError, NotFoundError, UsageError
 from ..schema import Struct
 from .names import OWN_TAGS, TAG, check_alias, check_metrics, check_name, parse_ref
 from .signing import SIGNED, SignedBy, Signer, check, signatures
@@ -268,7 +268,7 @@ def fetch(ref: str, trust: Trust | None = None, *, use: bool = True) -> Package:
         version=version.version,
         path=str(path),
         main=main,
-        files=json.loads(recorded) if recorded else {},
+        files=_recorded(version.ref, version.tags),
         framework=version.framework,
     )
 
@@ -398,5 +398,21 @@ def _version(
 def _signed(ref: str, tags: Mapping[str, str], trust: Trust | None) -> tuple[SignedBy, ...]:
     if not any(key.startswith(SIGNED) for key in tags):
         return ()
-    files = json.loads(tags.get(f"{TAG}files", "{}"))
+    try:
+        files = _recorded(ref, tags)
+    except ConflictError:
+        files = {}  # then no signature holds
     return signatures(ref, files, tags, _trusted(trust))
+
+
+def _recorded(ref: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """sha256 by file, as it was recorded when a version was published; {} where it was not."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(tags.get(f"{TAG}files") or "{}", type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ConflictError(
+            f"{ref} was changed after it was published (the list of its files cannot be read: {error}); "
+            "publish the model again."
+        ) from error

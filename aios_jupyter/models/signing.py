@@ -315,10 +315,14 @@ def _says_otherwise(said: _Statement, ref: str, files: Mapping[str, str]) -> str
     if any(one.algorithm != "sha256" for one in resources):
         return "it is of a kind that is not known here"
     signed = {one.name: one.digest for one in resources}
-    if signed == files and len(signed) == len(resources):
-        return ""
-    names = sorted({name for name, _ in signed.items() ^ files.items()})
-    return f"other files were signed than are recorded ({', '.join(names[:3])})"
+    if signed != files or len(signed) != len(resources):
+        names = sorted({name for name, _ in signed.items() ^ files.items()})
+        return f"other files were signed than are recorded ({', '.join(names[:3])})"
+    try:
+        same = said.subject == _statement(ref, files).subject
+    except ValueError:
+        same = False
+    return "" if same else "its hashes are not in order"
 
 
 def _unknown(leaf: Certificate, role: str, trust: Trust, now: float) -> str:

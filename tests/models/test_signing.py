@@ -6,8 +6,7 @@ import base64
 import json
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +231,15 @@ def test_who_was_revoked_whose_time_is_over_and_what_is_no_person_count_for_noth
         "no person but a certificate for node": Signer(Bundle.of(own_cluster, "node")),
     }
     (own_cluster / "revoked.json").write_text(json.dumps([f"{serial:X}"]))
-    time.sleep(0.001)  # as long as Dora's lasts
-    for number, (problem, signer) in enumerate(said.items()):
-        ref = line(f"late-{number}", signer=signer).ref
-        [one] = resolve(ref).signed
-        assert one.standing is Standing.UNKNOWN
-        with pytest.raises(AccessError, match=problem):
-            load(ref, require_signature=True)
-    (own_cluster / "revoked.json").unlink()
+    try:
+        for number, (problem, signer) in enumerate(said.items()):
+            ref = line(f"late-{number}", signer=signer).ref
+            [one] = resolve(ref).signed
+            assert one.standing is Standing.UNKNOWN
+            with pytest.raises(AccessError, match=problem):
+                load(ref, require_signature=True)
+    finally:
+        (own_cluster / "revoked.json").unlink()
 
 
 def _made(path: Path) -> Path:
@@ -299,6 +299,31 @@ def test_openssfs_own_tool_takes_what_is_exported_and_refuses_a_changed_file(
     (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"do not match|[Mm]ismatch"):
         verify_by(own_cluster)
+
+
+@pytest.mark.parametrize("recorded", ["{", "[1]", '{"a": "no hash"}'])
+def test_a_list_of_files_that_is_none_is_refused_and_hides_no_other_version(
+    line: Callable[..., Any], bob: Signer, recorded: str
+) -> None:
+    line("signing-list", signer=bob)
+    ref = line("signing-list", signer=bob).ref
+    set_tag(ref, "aios.files", recorded)
+    with pytest.raises(ConflictError, match=f"on {ref} does not hold"):
+        load(ref)
+    shown = {row["ref"]: row["signed"][0]["standing"] for row in versions("signing-list")}
+    assert shown.pop(ref) == "broken"
+    assert "known" in shown.values()
+
+
+def test_a_version_that_could_not_be_signed_does_not_appear(line: Callable[..., Any]) -> None:
+    class Gone:
+        def sign(self, ref: str, files: Mapping[str, str]) -> tuple[str, str]:
+            raise AccessError("The key is gone.")
+
+    with pytest.raises(AccessError, match="key is gone"):
+        line("signing-half", alias="champion", signer=Gone())
+    assert versions("signing-half") == []
+    assert line("signing-half").aliases == ()
 
 
 def test_damaged_files_are_not_signed(line: Callable[..., Any], bob: Signer) -> None:
