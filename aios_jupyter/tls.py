@@ -333,21 +333,26 @@ def _sign(
     ).add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
     )
-    if issuer is None:
-        builder = builder.add_extension(_may_sign(), critical=True)
+    builder = builder.add_extension(_usage(authority=issuer is None), critical=True)
     if hosts:
         builder = builder.add_extension(_names(hosts), critical=False)
     return builder.sign(signer, hashes.SHA256())
 
 
-def _may_sign() -> Any:
+def _usage(*, authority: bool) -> Any:
+    """An authority signs certificates; everybody else what they say, in TLS and on models."""
     from cryptography import x509
 
     others = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-        "encipher_only decipher_only"
+        "content_commitment key_encipherment data_encipherment key_agreement encipher_only "
+        "decipher_only"
     )
-    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **dict.fromkeys(others.split(), False))
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        **dict.fromkeys(others.split(), False),
+    )
 
 
 def _names(hosts: Iterable[str]) -> Any:

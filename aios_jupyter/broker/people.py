@@ -37,6 +37,7 @@ READ_ONLY = frozenset(
         "run.get",
         "policy.get",
         "quota.get",
+        "trust.get",
     }
 )
 # What a peer may name things: an id is also a directory's name on the nodes.

@@ -15,6 +15,7 @@ from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
 from .data import dataset_card
 from .host import Host
 from .optimize import parse_share
+from .signing import requires_signature
 from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def parse_canary(text: str | None) -> tuple[str, float] | None:
 )
 @click.option("--max-body", type=SIZE, metavar="SIZE", help="Largest request (64MB).")
 @click.option("--allow-pickle", is_flag=True, help="Also open a model that runs code of its own.")
+@requires_signature
 @click.option("--timeout", type=DURATION, default=60.0, metavar="TIME", help="To be ready (60s).")
 @click.pass_obj
 def serve(
@@ -117,6 +119,7 @@ def serve(
     rate: float | None,
     max_body: int | None,
     allow_pickle: bool,
+    require_signature: bool,
     timeout: float,
 ) -> Any:
     """Serve the model REF over HTTP on a leased device.
@@ -142,6 +145,7 @@ def serve(
         rate=rate,
         max_body=max_body,
         allow_pickle=allow_pickle,
+        require_signature=require_signature,
     )
     return host.endpoint(session, endpoint, endpoint_card(endpoint))
 
@@ -214,10 +218,17 @@ def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
     "-o", "--output", metavar="NAME", help="Predict for all of the dataset INPUT, as a new one."
 )
 @click.option("--allow-pickle", is_flag=True, help="With -o: a model that runs code of its own.")
+@requires_signature
 @click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
 @click.pass_obj
 def predict(
-    host: Host, ref: str, input_: str, output: str | None, allow_pickle: bool, json_: bool
+    host: Host,
+    ref: str,
+    input_: str,
+    output: str | None,
+    allow_pickle: bool,
+    require_signature: bool,
+    json_: bool,
 ) -> Any:
     """Ask a served model REF for its prediction on INPUT.
 
@@ -229,9 +240,19 @@ def predict(
         session = host.session(start=True)
         with host.progress(f"predicting {input_}") as advance:
             made = session.predict_dataset(
-                ref, input_, output, allow_pickle=allow_pickle, on_progress=advance
+                ref,
+                input_,
+                output,
+                allow_pickle=allow_pickle,
+                require_signature=require_signature,
+                on_progress=advance,
             )
         return echo_json(made) if json_ else host.show(dataset_card(made), made)
+    if require_signature:
+        raise UsageError(
+            "An endpoint's version was chosen when it was served; use --require-signature there, or "
+            "here with -o."
+        )
     data = host.value(input_)
     answer = host.session(start=False).predict(ref, data)
     if json_:

@@ -54,7 +54,7 @@ class EndpointVerbs(ModelVerbs):
         """All that is known about a version: figures, lineage from data to endpoints, integrity."""
         from ..models import card
 
-        return card.card(ref, self.endpoints())
+        return card.card(ref, self.endpoints(), self.trust())
 
     def serve(
         self,
@@ -76,6 +76,7 @@ class EndpointVerbs(ModelVerbs):
         max_body: int | None = None,
         watch: float = 60.0,
         allow_pickle: bool = False,
+        require_signature: bool = False,
     ) -> Endpoint:
         """Serve a model over HTTP in a process of its own on a leased device.
 
@@ -112,23 +113,29 @@ class EndpointVerbs(ModelVerbs):
             crossed their limits, of which this session is told (`on_notice`).
         allow_pickle
             Also open a model that runs code of its own.
+        require_signature
+            Answer with versions that somebody known has signed, and no others, also when an alias
+            moves; admins may demand that for all endpoints (`policy`).
 
         Raises
         ------
         NotFoundError
             There is no such model or alias.
         ConflictError
-            An endpoint of that name is live.
+            An endpoint of that name is live, or a signature does not hold.
+        AccessError
+            The version lacks a signature that is required.
         """
-        from ..models import registry
+        from ..models import registry, signing
         from ..models.serve import check_certificate, parse_scale
 
         scale = parse_scale(str(replicas), idle)
         own = check_certificate(certificate, key)
-        version = registry.resolve(ref)
-        for alias in (canary and canary[0], shadow):
-            if alias is not None:
-                registry.resolve(f"{version.name}@{alias}")
+        trust = self.trust(required=require_signature)
+        version = registry.resolve(ref, trust)
+        beside = [f"{version.name}@{a}" for a in (canary and canary[0], shadow) if a is not None]
+        for one in (version, *(registry.resolve(other, trust) for other in beside)):
+            signing.check(one.ref, one.signed, required=trust.required)
         name = name or version.name
         if any(row["name"] == name for row in self.endpoints()):
             raise ConflictError(
@@ -176,7 +183,11 @@ class EndpointVerbs(ModelVerbs):
             devices=1,
             framework="none",
             name=name,
-            env={"AIOS_ENDPOINT_TOKEN_FILE": str(token_file), **_registry_environment()},
+            env={
+                "AIOS_ENDPOINT_TOKEN_FILE": str(token_file),
+                **_registry_environment(),
+                **trust.as_environment(),
+            },
         )
         event = _ready(handle, timeout)
         self._announced(name)
@@ -279,6 +290,7 @@ class EndpointVerbs(ModelVerbs):
         to: str,
         *,
         allow_pickle: bool = False,
+        require_signature: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Entry:
         """Make dataset `to`: `dataset` with a model's predictions, by the cluster's workers.
@@ -288,8 +300,9 @@ class EndpointVerbs(ModelVerbs):
         """
         from ..models import batch, registry
 
-        version = registry.resolve(ref)
-        package = registry.fetch(version.ref)
+        trust = self.trust(required=require_signature)
+        version = registry.resolve(ref, trust)
+        package = registry.fetch(version.ref, trust)
         return batch.predict_dataset(
             package,
             version.ref,

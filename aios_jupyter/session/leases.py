@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize
+from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize, SignatureChoice
 from ..errors import AccessError, AllocationError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Scope
 from ..units import format_duration, parse_count, parse_duration, parse_size, parse_when
@@ -329,6 +329,7 @@ class LeaseVerbs(Link):
         idle: str | float | None = None,
         queue: str = "",
         max_time: str | float | None = None,
+        require_signature: bool | None = None,
     ) -> dict[str, Any]:
         """How requests are ordered; with an argument, change that (for admins).
 
@@ -345,12 +346,15 @@ class LeaseVerbs(Link):
             queue or for all that have no time of their own; "off" for never.
         max_time
             How long a lease may last for who is no admin, also after extensions; "off".
+        require_signature
+            Whether only models that somebody known has signed are served, opened and exported by
+            the cluster's people.
 
         Returns
         -------
         dict
             `name` and `aging` in force, `policies` that there are, `weights` other than 1, `idle`
-            by queue and `max_time` (s).
+            by queue, `max_time` (s) and `require_signature`.
 
         Raises
         ------
@@ -359,6 +363,8 @@ class LeaseVerbs(Link):
         UsageError
             There is no such policy, or that is not a weight or a time.
         """
+        if require_signature is not None:
+            self._call("trust.set", SignatureChoice(required=require_signature))
         if name is None and aging is None and not weights and idle is None and max_time is None:
             return dict(self._call("policy.get"))
         choice = PolicyChoice(
