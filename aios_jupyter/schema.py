@@ -312,11 +312,12 @@ class Lease(Struct, frozen=True, kw_only=True):
 
 
 class RunKind(StrEnum):
-    """What a run is for."""
+    """What a run is for. REPLICAS: those of an endpoint on another node."""
 
     TRAIN = "train"
     RUN = "run"
     ENDPOINT = "endpoint"
+    REPLICAS = "replicas"
     KERNEL = "kernel"
 
 

@@ -169,13 +169,22 @@ def create(directory: Path) -> None:
 
 
 def _create_dask(directory: Path) -> None:
+    create_closed(directory, "AIOS Dask", "dask", "dask")
+
+
+def create_closed(directory: Path, title: str, party: str, role: str) -> Bundle:
+    """An authority for one party alone, which both sides of a connection show to each other.
+
+    Its key was never kept, so that nobody else can be admitted.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec
 
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP256R1())
-    authority = _sign("AIOS Dask", "authority", key.public_key(), key, issuer=None)
+    authority = _sign(title, "authority", key.public_key(), key, issuer=None)
     _write_certificate(directory / "ca.pem", authority)
-    _issue(directory, "dask", "dask", "dask", key, authority)
+    _issue(directory, party, party, role, key, authority)
+    return Bundle.of(directory, party)
 
 
 def issue(

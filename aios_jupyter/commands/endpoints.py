@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..schema import Placement
 from ..units import format_duration, parse_duration
 from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
 from .data import dataset_card
@@ -69,6 +70,11 @@ def parse_canary(text: str | None) -> tuple[str, float] | None:
     help="Processes that answer, a device each; 1:4 by load, 0:2 none while nobody asks.",
 )
 @click.option(
+    "--placement",
+    type=click.Choice([placement.value for placement in Placement]),
+    help="Replicas on one node (node), on few (pack) or many (spread); one if it is large enough.",
+)
+@click.option(
     "--idle",
     type=DURATION,
     default=60.0,
@@ -108,6 +114,7 @@ def serve(
     devices: int | None,
     name: str | None,
     replicas: str,
+    placement: str | None,
     idle: float,
     canary: str | None,
     shadow: str | None,
@@ -134,6 +141,7 @@ def serve(
         name=name,
         timeout=timeout,
         replicas=replicas,
+        placement=placement or "",
         idle=idle,
         canary=parse_canary(canary),
         shadow=shadow,

@@ -398,6 +398,15 @@ class LeaseVerbs(Link):
                 return found if found.state is LeaseState.ACTIVE else None
         return None
 
+    def _lease_held(self, least: int) -> Lease | None:
+        """The lease held, here or by the kernel around us, where it has so many devices."""
+        held: Lease | None
+        try:
+            held = self._held()
+        except NotFoundError:
+            held = self._around()
+        return held if held and len(held.slots) >= least else None
+
     def _lease_for_run(
         self,
         lease: str | None,
@@ -421,11 +430,8 @@ class LeaseVerbs(Link):
             return found
         given = next((n for n in want.values() if n is not None), None)
         count = None if given is None else parse_count(given)[0]
-        try:
-            held = None if own else self._held()
-        except NotFoundError:
-            held = self._around()
-        if held and (count is None or len(held.slots) >= count):
+        held = None if own else self._lease_held(count or 1)
+        if held:
             return held
         if count is None:
             want = {"devices": 1}

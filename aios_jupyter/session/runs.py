@@ -196,7 +196,7 @@ class RunVerbs(LeaseVerbs):
         self, kind: RunKind, text: str, argv: Sequence[str], given: dict[str, Any]
     ) -> Tracking | None:
         """What is recorded of a run: plain values that it was given, and where it comes from."""
-        if settings().tracking != "on" or kind is RunKind.ENDPOINT:
+        if settings().tracking != "on" or kind in (RunKind.ENDPOINT, RunKind.REPLICAS):
             return None
         from ..models.store import registry_uri
 

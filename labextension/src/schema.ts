@@ -150,7 +150,7 @@ export interface IRun {
   id: string;
   lease: string;
   user: string;
-  kind: 'train' | 'run' | 'endpoint';
+  kind: 'train' | 'run' | 'endpoint' | 'replicas';
   name: string;
   label: string;
   framework: string;
