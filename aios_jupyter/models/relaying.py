@@ -15,6 +15,7 @@ from .relay import Order
 
 log = logging.getLogger(__name__)
 
+_BACKLOG = 1024
 _PAUSE = 0.1
 _PATIENCE = 2.0
 
@@ -33,7 +34,7 @@ class RelayProcess:
         self._on_wait = on_wait
         self._process: asyncio.subprocess.Process | None = None
         self._upstreams: tuple[str, ...] = ()
-        self._closed = False
+        self._open = self._closed = False
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
@@ -66,6 +67,10 @@ class RelayProcess:
     def tell(self, upstreams: Iterable[str], gone: Iterable[str] = ()) -> None:
         """These replicas take connections; of those that are `gone` the connections are over."""
         self._upstreams = tuple(upstreams)
+        if self._upstreams and not self._open:
+            # From now on nobody is refused, also while the relay has still to start.
+            self._listener.listen(_BACKLOG)
+            self._open = True
         self._write(Order(upstreams=self._upstreams, gone=tuple(gone), closed=self._closed))
 
     async def end(self) -> None:

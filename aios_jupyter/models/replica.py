@@ -141,9 +141,13 @@ class _Channel:
 def _own_channel() -> Iterator[_Channel]:
     """Standard output for us alone: what a model prints goes to the log."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "wb") as file:
-        os.dup2(2, 1)
+    file = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
         yield _Channel(file)
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # what it could not say last
+            file.close()
 
 
 def _opened(package: Package, orders: Replica) -> Predictor:

@@ -226,6 +226,11 @@ const LIVE: ReadonlySet<RunState> = new Set([
   'stopping'
 ]);
 
+/** Whether a run answers for a model until it is stopped, as an endpoint or for one. */
+export function isServing(run: IRun): boolean {
+  return run.kind === 'endpoint' || run.kind === 'replicas';
+}
+
 /** Whether a run has not ended. */
 export function isLive(run: IRun): boolean {
   return LIVE.has(run.state);
