@@ -240,13 +240,14 @@ class Replicas:
             self._share_out(one, done)
         if not first or len(done) == self.plan.scale.first:
             self._tell(serving)
+        if first:
+            self.told.report(self.totals())
 
     def _share_out(self, new: ReplicaProcess, done: list[ReplicaProcess]) -> None:
         """Connections that clients keep go on to a new replica, a fair part of each other's."""
         for other in done:
             if other is not new:
                 other.order({"shed": 1 / len(done)})
-        self.told.report(self.totals())
 
     def _tell(self, serving: str) -> None:
         if serving != self._announced:

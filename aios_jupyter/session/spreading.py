@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cluster import embedded
-from ..errors import AiosError, UsageError
+from ..errors import AiosError, AllocationError, UsageError
 from ..runs.handle import RunHandle
 from ..schema import ACCELERATORS, DeviceKind, Lease, Placement, RunKind, Scope
 from .models import ModelVerbs
@@ -68,6 +68,11 @@ def shares(
     -------
     list
         Nodes and numbers. A node "" is any: all go on one then, as many as it has.
+
+    Raises
+    ------
+    AllocationError
+        All nodes together have too few.
     """
     able = sorted(
         (room for room in where if room.all),
@@ -77,10 +82,15 @@ def shares(
     largest = max((room.all for room in able), default=0)
     if placement is Placement.NODE or (placement is None and largest >= least):
         return together
+    whole = sum(room.all for room in able)
+    if 0 < whole < least:
+        raise AllocationError(
+            f"{least} replicas need a device each, and the cluster has {whole}; ask for at most that."
+        )
     free = sum(room.free for room in able) >= least
     sizes = [(room.node, room.free if free else room.all) for room in able]
     found = _packed(sizes, most) if placement is not Placement.SPREAD else _spread(sizes, most)
-    return found if sum(count for _, count in found) >= least else together
+    return found or together
 
 
 def _packed(sizes: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ import pytest
 from clusters import agent_of, free, until
 
 from aios_jupyter.cluster import embedded
-from aios_jupyter.errors import AiosError
+from aios_jupyter.errors import AiosError, AllocationError
 from aios_jupyter.models.client import EndpointClient
 from aios_jupyter.models.monitor import traffic
 from aios_jupyter.process import alive
@@ -35,7 +35,6 @@ ROOMS = [Room("a", 1, 4), Room("b", 2, 2), Room("c", 0, 0)]
         (4, 4, None, [("", 4)]),
         (5, 5, None, [("b", 2), ("a", 3)]),
         (1, 6, None, [("", 6)]),
-        (9, 9, None, [("", 9)]),
         (3, 3, Placement.NODE, [("", 3)]),
         (3, 3, Placement.PACK, [("b", 2), ("a", 1)]),
         (2, 2, Placement.SPREAD, [("b", 1), ("a", 1)]),
@@ -48,6 +47,13 @@ def test_replicas_are_shared_out_among_nodes(
     least: int, most: int, placement: Placement | None, expected: list[tuple[str, int]]
 ) -> None:
     assert shares(least, most, ROOMS, placement) == expected
+
+
+def test_more_replicas_than_there_are_devices_are_refused() -> None:
+    with pytest.raises(AllocationError, match="the cluster has 6; ask for at most that"):
+        shares(9, 9, ROOMS, None)
+    assert shares(9, 9, ROOMS, Placement.NODE) == [("", 9)], "the broker says what it has"
+    assert shares(2, 2, [], None) == [("", 2)]
 
 
 @pytest.fixture
@@ -137,6 +143,7 @@ def test_replicas_on_two_nodes_are_one_endpoint(published: None) -> None:
         (far,) = [run for run in session.runs() if run["kind"] == "replicas"]
         assert far["name"] == "wide on far"
         assert len(free(session)) == 1
+        until(lambda: session.endpoints()[0]["metrics"].get("replicas") == 3, "their number")
         with asked(endpoint, 6) as load:
             until(lambda: len(answering()) == 3, "each has clients")
             session.promote("wide/2", "champion")
