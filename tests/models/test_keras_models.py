@@ -206,7 +206,7 @@ def test_what_cannot_be_litert_is_a_sentence(
 
 FEATURES = (
     "number(age), fill(age, median), scale(age, income), onehot(city), date(born), date_parts(born), "
-    "drop_outside(income, -1, 20), drop(note, id)"
+    "scale(born_year, born_month, born_weekday), drop_outside(income, -1, 20), drop(note, id, born_day, born_hour)"
 )
 
 
@@ -321,3 +321,32 @@ def test_a_model_that_the_recipe_does_not_fit_is_not_published(table: Table) -> 
     other = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(inputs)))
     with pytest.raises(UsageError, match="takes age, height; the data has no column height"):
         publish(other, "never-keras", recipe="ready-keras")
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_litert_is_written_with_the_recipe_beside_it(
+    table: Table, behind: Any, tmp_path: Path, calibrated: bool
+) -> None:
+    options = Options(calibrate=people().head(200)) if calibrated else Options()
+    found = export("members@champion", "litert", tmp_path / "board", options)
+    assert "model.tflite by itself takes rows that are prepared" in found.note
+    about = json.loads((tmp_path / "board" / "model.json").read_text())
+    assert about["prepared"]["columns"] == table.columns
+    assert about["prepared"]["inputs"][0]["shape"] == [-1, len(table.columns)]
+    assert [tensor["name"] for tensor in about["signature"]["inputs"]] == RAW
+    needs = (tmp_path / "board" / "requirements.txt").read_text()
+    assert "pandas==" in needs
+    assert "tensorflow" not in needs
+    rows = people(20)
+    (tmp_path / "rows.json").write_text(json.dumps(as_sent(rows)))
+    code = "import sys; sys.modules['tensorflow'] = None; import runpy; sys.argv[0] = 'run.py'; "
+    code += "runpy.run_path('run.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "rows.json")],
+        cwd=tmp_path / "board", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given = np.asarray(json.loads(done.stdout.splitlines()[-1])["output"])
+    expected = behind.predict(table.prepared(rows), verbose=0)
+    assert np.allclose(given, expected, atol=0.1 if calibrated else 1e-4)
+    assert ("int8 gives the same class for " in found.note) == calibrated
