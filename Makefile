@@ -116,6 +116,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod .systems .containers build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .peers .systems .containers build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
