@@ -20,10 +20,12 @@ from ..errors import ConflictError, UsageError
 from ..schema import Struct
 from .onnx_files import EXAMPLE
 from .predictor import RECIPE, file_hashes, verify
+from .signing import bundles
 
 if TYPE_CHECKING:
     from .predictor import Package, Predictor
     from .registry import ModelVersion
+    from .trust import Trust
 
 _RUNTIME = ("numpy", "onnxruntime")
 _SERVER = (
@@ -72,7 +74,13 @@ class Options(Struct):
     calibrate: Any = None
 
 
-def export(ref: str, form: str, target: str | Path, options: Options | None = None) -> Exported:
+def export(
+    ref: str,
+    form: str,
+    target: str | Path,
+    options: Options | None = None,
+    trust: Trust | None = None,
+) -> Exported:
     """Write the model `ref` in a form that runs elsewhere.
 
     Parameters
@@ -81,13 +89,17 @@ def export(ref: str, form: str, target: str | Path, options: Options | None = No
         "edge", "litert", "container", "kubernetes" or "mlflow".
     target
         A folder that does not exist yet or is empty, or a file that ends in .zip.
+    trust
+        Whose signatures count, and whether one is required; by the settings where it is None.
 
     Raises
     ------
     UsageError
         There is no such form, or this model cannot have it.
     ConflictError
-        The target is there already, or the model's files were changed.
+        The target is there already, the model's files were changed, or a signature does not hold.
+    AccessError
+        It lacks a signature that is required.
     """
     if form not in FORMS:
         raise UsageError(f"There is no form {form!r}; there are {', '.join(FORMS)}.")
@@ -96,8 +108,8 @@ def export(ref: str, form: str, target: str | Path, options: Options | None = No
         raise ConflictError(f"{target} is there already; name another, or remove it.")
     from .registry import fetch, resolve
 
-    version = resolve(ref)
-    package = fetch(version.ref)
+    version = resolve(ref, trust)
+    package = fetch(version.ref, trust)
     verify(package)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -307,6 +319,8 @@ def _kubernetes(it: _Export) -> str:
 
 def _mlflow(it: _Export) -> str:
     shutil.copytree(it.package.path, it.folder, dirs_exist_ok=True)
+    for signature in bundles(it.version.tags)[:1]:
+        _write(it.folder / "model.sig", signature)  # as OpenSSF's model signing calls it
     if it.package.prepares:
         return (
             f"MLflow's tools run the model alone, on rows that the recipe in {RECIPE} has prepared: "

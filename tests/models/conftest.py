@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import venv
@@ -71,6 +72,13 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
         return folder / "bin" / "python"
 
     return make
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="package")
