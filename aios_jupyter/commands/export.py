@@ -41,8 +41,9 @@ def export(
 ) -> Any:
     """Write the published model REF so that it runs elsewhere.
 
-    edge: the ONNX model and a runner that needs numpy and onnxruntime alone. litert: a Keras model
-    for phones and small boards, with a runner. container: all that podman build needs. kubernetes:
+    edge: the ONNX model and a runner that needs numpy and onnxruntime alone (and pandas where a recipe
+    is in front, which prepares rows there). litert: a Keras model for phones and small boards, with
+    such a runner. container: all that podman build needs. kubernetes:
     manifests for that container. mlflow: MLflow's folder.
     """
     from ..models.export import Options

@@ -182,6 +182,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # nothing here asks who the client is
                 backlog=1024,
                 timeout_keep_alive=75,
                 # What is left of the grace is for our own end before SIGKILL comes.
