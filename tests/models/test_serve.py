@@ -383,9 +383,14 @@ def test_as_a_rank_it_reports_on_the_event_channel(
         assert isinstance(ready, EndpointReady)
         assert (ready.model, ready.version) == ("digits", "1")
         infer(ready.url, "t", np.zeros((1, 1, 8, 8)))
-        while not any(isinstance(event, MetricsMade) for event in said):
+
+        def told() -> list[dict[str, float]]:
+            return [event.values for event in said if isinstance(event, MetricsMade)]
+
+        while not any(values["requests"] for values in told()):
             said += frames.feed(_some(reading))
-        values = said[1].values
+        assert told()[0]["replicas"] == 1
+        values = told()[-1]
         assert values["requests"] == 1
         assert values["errors"] == 0
         assert values["p95_ms"] > 0
