@@ -37,16 +37,23 @@ class Part:
         Which row groups.
     version
         Of a remote dataset: who has a copy reads that.
+    span
+        From which byte of the file to which they are.
     """
 
     url: str
     groups: tuple[int, ...]
     name: str = ""
     version: str = ""
+    span: tuple[int, int] = (0, 0)
 
     def nearest(self) -> str:
         """The file to read: that of a copy on this machine, if there is one."""
         return storage.joined(cache.nearest(self.url, self.version), self.name)
+
+    def reads(self) -> list[near.Span]:
+        """See `near.Task`."""
+        return [near.Span(storage.joined(self.url, self.name), *self.span)]
 
 
 def keep(
@@ -189,11 +196,24 @@ def _groups(url: str) -> list[Part]:
         groups.append(number)
         rows += metadata.row_group(number).num_rows
         if rows >= PART_ROWS or number == metadata.num_row_groups - 1:
-            found.append(Part(url, tuple(groups)))
+            found.append(Part(url, tuple(groups), span=_span(metadata, groups)))
             groups, rows = [], 0
     if not found:
         raise UsageError(f"{url} has no rows; there is nothing to prepare.")
     return found
+
+
+def _span(metadata: Any, groups: Sequence[int]) -> tuple[int, int]:
+    """Where row groups that follow each other begin and end in their file."""
+    first = metadata.row_group(groups[0]).column(0)
+    start = min(first.data_page_offset, first.dictionary_page_offset or first.data_page_offset)
+    # Pages of all columns lie one after the other.
+    size = sum(
+        metadata.row_group(group).column(column).total_compressed_size
+        for group in groups
+        for column in range(metadata.num_columns)
+    )
+    return start, start + size
 
 
 def _from_text(entry: Entry, room: Path) -> str:
