@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import ConflictError, NotFoundError, UsageError
 from ..runs import events
-from .entries import ENCRYPTED, Entry, check_name, is_name, looks_like_path
+from .entries import ENCRYPTED, Entry, check_name, ending, is_name, looks_like_path
 from .records import Records
 
 if TYPE_CHECKING:
@@ -252,8 +252,7 @@ class Catalog(Records):
         if named:
             check_name(str(target))
             self.check_room(entry.size)
-            suffix = PurePosixPath(entry.url.rstrip("/")).suffix
-            place = str(storage.data_dir(str(target)) / f"{entry.version}{suffix}")
+            place = str(storage.data_dir(str(target)) / f"{entry.version}{ending(entry.url)}")
         else:
             place = storage.absolute(str(target))
         with storage.writing():

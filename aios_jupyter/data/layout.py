@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..schema import Struct
 from .ahead import ahead
+from .entries import ending
 from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -28,8 +29,8 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "npz": frozenset({".npz"}),
     "npy": frozenset({".npy"}),
     "parquet": frozenset({".parquet", ".pq"}),
-    "csv": frozenset({".csv"}),
-    "jsonl": frozenset({".jsonl", ".ndjson"}),
+    "csv": frozenset({".csv", ".csv.gz"}),
+    "jsonl": frozenset({".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"}),
     "sounds": frozenset({".wav"}),
     "text": frozenset({".txt"}),
     "webdataset": frozenset({".tar"}),
@@ -83,7 +84,7 @@ def detect_format(url: str) -> str:
     """
     if is_database(url):
         return DATABASE
-    suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
+    suffix = ending(url).lower()
     fs, path = locate(url)
     with reading(url):
         # `exists` says no, too, to who may not look.
@@ -94,8 +95,8 @@ def detect_format(url: str) -> str:
         if suffix in suffixes and form != "folder":
             return form
     raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, "
-        ".wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl "
+        "(also .csv.gz and .jsonl.gz), .wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
         "per class, and of Zarr."
     )
 
@@ -106,7 +107,7 @@ def _detect_folder(url: str) -> str:
     if not _ZARR_MARKS.isdisjoint(names):
         return ZARR
     for name in (name for name in names if not _is_hidden(name)):
-        suffix = PurePosixPath(name).suffix.lower()
+        suffix = ending(name).lower()
         counts.update(form for form in _FOLDERS if suffix in SUFFIXES[form])
     # A README beside the images is no reason to take the folder for text.
     best = counts.most_common(1)
@@ -167,7 +168,7 @@ def takes(form: str, name: str) -> bool:
     """Whether a file of a folder belongs to a dataset of a format."""
     if form == ZARR:
         return not name.endswith(".partial")
-    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES[form]
+    return not _is_hidden(name) and ending(name).lower() in SUFFIXES[form]
 
 
 def _is_hidden(name: str) -> bool:

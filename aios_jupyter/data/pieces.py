@@ -167,12 +167,11 @@ def join(files: Sequence[Path], aside: Path) -> int:
 
 
 def pattern(entry: Entry) -> str:
-    """What DuckDB reads: the file, or those of a folder, quoted."""
+    """What DuckDB reads: the file, or a list of those of a folder, quoted."""
     fs, path = storage.locate(entry.url)
-    place = entry.url
-    if fs.isdir(path):
-        place = f"{place.rstrip('/')}/**/*.{entry.format}"
-    return "'" + place.replace("'", "''") + "'"
+    names = layout.list_files(entry.url, entry.format) if fs.isdir(path) else [""]
+    places = (storage.joined(entry.url, name).replace("'", "''") for name in names)
+    return "[" + ", ".join(f"'{place}'" for place in places) + "]"
 
 
 def _files(url: str) -> list[str]:
