@@ -214,10 +214,12 @@ class Catalog(Records):
 
         The labels of an image folder are numbers: positions in `Entry.classes`.
         """
-        from . import cache
+        from . import cache, upkeep
         from .formats import load
 
-        entry = cache.local(readable(self.get(ref)))
+        entry = readable(self.get(ref))
+        upkeep.check_unchanged(entry, self)
+        entry = cache.local(entry)
         return load(entry.url, entry.format)
 
     def copy(
@@ -304,9 +306,10 @@ class Catalog(Records):
             raise UsageError(
                 f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
             )
-        from . import cache
+        from . import cache, upkeep
         from .tables import frame
 
+        upkeep.check_unchanged(entry, self)
         return frame(cache.local(readable(entry)).url, entry.format)
 
     def _refs(self, sources: str | Entry | Iterable[str | Entry]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import cache, formats, layout, near, storage
+from . import cache, formats, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
@@ -102,7 +102,7 @@ def parts(entry: Entry, room: Path) -> list[Part]:
     UsageError
         It is no table, or cannot be read.
     """
-    readable(entry)
+    upkeep.check_unchanged(readable(entry))
     version = near.remote_version(entry)
     if entry.format == "parquet":
         place = cache.nearest(entry.url, version)
