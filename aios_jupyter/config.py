@@ -74,6 +74,11 @@ class Settings:
     tracking
         `on`: runs are told to the MLflow server (or the store on this machine) that has the models;
         `off`: they are not.
+    require_signature
+        `on`: models are served, opened and exported where somebody known here has signed them.
+    signers
+        PEM files, or folders of them, with the certificates of authorities and people whose
+        signatures on models count, besides those of the cluster in use.
     bundle
         Directory that `aios user add` made on somebody else's cluster, which is used in place of
         one's own.
@@ -104,6 +109,8 @@ class Settings:
     cache_limit: float = 20.0
     host: str = "127.0.0.1"
     tracking: str = "on"
+    require_signature: str = "off"
+    signers: str = ""
     bundle: str = ""
 
     @property

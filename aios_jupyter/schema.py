@@ -182,7 +182,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     `least` devices will do where `count` are not free (0: no fewer than `count`). Of each device
     `memory` is the least, or with `share` the part that is wanted; `model` is what its name
-    contains, in any case; `cpus` and `host_memory` (bytes) are what of its node comes with it.
+    contains, in any case; `cpus` and `host_memory` (bytes) are what of its node comes with it. All are
+    of the node `node` where it names one.
     """
 
     id: str
@@ -206,6 +207,7 @@ class Request(Struct, frozen=True, kw_only=True):
     placement: Placement = Placement.PACK
     cpus: int = 0
     host_memory: int = 0
+    node: str = ""
     submitted: float = 0.0
     requeued: float | None = None
     waited: float = 0.0
@@ -310,11 +312,12 @@ class Lease(Struct, frozen=True, kw_only=True):
 
 
 class RunKind(StrEnum):
-    """What a run is for."""
+    """What a run is for. REPLICAS: those of an endpoint on another node."""
 
     TRAIN = "train"
     RUN = "run"
     ENDPOINT = "endpoint"
+    REPLICAS = "replicas"
     KERNEL = "kernel"
 
 

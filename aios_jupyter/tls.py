@@ -169,13 +169,22 @@ def create(directory: Path) -> None:
 
 
 def _create_dask(directory: Path) -> None:
+    create_closed(directory, "AIOS Dask", "dask", "dask")
+
+
+def create_closed(directory: Path, title: str, party: str, role: str) -> Bundle:
+    """An authority for one party alone, which both sides of a connection show to each other.
+
+    Its key was never kept, so that nobody else can be admitted.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec
 
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP256R1())
-    authority = _sign("AIOS Dask", "authority", key.public_key(), key, issuer=None)
+    authority = _sign(title, "authority", key.public_key(), key, issuer=None)
     _write_certificate(directory / "ca.pem", authority)
-    _issue(directory, "dask", "dask", "dask", key, authority)
+    _issue(directory, party, party, role, key, authority)
+    return Bundle.of(directory, party)
 
 
 def issue(
@@ -333,21 +342,26 @@ def _sign(
     ).add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
     )
-    if issuer is None:
-        builder = builder.add_extension(_may_sign(), critical=True)
+    builder = builder.add_extension(_usage(authority=issuer is None), critical=True)
     if hosts:
         builder = builder.add_extension(_names(hosts), critical=False)
     return builder.sign(signer, hashes.SHA256())
 
 
-def _may_sign() -> Any:
+def _usage(*, authority: bool) -> Any:
+    """An authority signs certificates; everybody else what they say, in TLS and on models."""
     from cryptography import x509
 
     others = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-        "encipher_only decipher_only"
+        "content_commitment key_encipherment data_encipherment key_agreement encipher_only "
+        "decipher_only"
     )
-    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **dict.fromkeys(others.split(), False))
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        **dict.fromkeys(others.split(), False),
+    )
 
 
 def _names(hosts: Iterable[str]) -> Any:

@@ -2,8 +2,9 @@
 
 All serve the same 108,000-parameter network in ONNX Runtime on one thread and are asked by the same
 client, 16 connections with one sample each, in turns. `throughput_speedup` is ours over the best of
-the peers that `--peers PYTHON` has (LitServe, MLServer, BentoML, MLflow), each asked in the JSON of
-its own protocol, ours in v2's binary tensors; `json_speedup` is ours in JSON too. Without `--peers`
+the peers (LitServe, MLServer, BentoML, MLflow), each asked in the JSON of its own protocol, ours in
+v2's binary tensors; `json_speedup` is ours in JSON too. `--peer NAME=PYTHON` says which interpreter
+has a peer; `peers/serving.sh` makes an environment for each and prints these options. Without peers
 there is `batching_speedup` alone: against the same server with `--max-batch 1`. `of_in_process` is
 samples per processor second of the endpoint over those of ONNX Runtime called in this process with
 batches of 16, on a network that takes milliseconds, and `efficientnet_of_in_process` the same on
@@ -218,9 +219,11 @@ def small_network(token: Path, seconds: float, rounds: int) -> dict[str, float]:
         }
 
 
-def beside(python: str, token: Path, seconds: float, rounds: int) -> tuple[Any, Any]:
+def beside(
+    pythons: dict[str, str], token: Path, seconds: float, rounds: int
+) -> tuple[dict[str, float], dict[str, str]]:
     """Ours and each peer on the small network, in turns; figures, and versions."""
-    versions = serving_peers.installed(python)
+    versions = {name: serving_peers.version(python, name) for name, python in pythons.items()}
     sample = np.random.default_rng(0).random((1, *SMALL)).round(4).tolist()
     ours = binary(SMALL, "small")
     plain = http_request("/predict", json.dumps({"inputs": sample}).encode(), None)
@@ -228,7 +231,8 @@ def beside(python: str, token: Path, seconds: float, rounds: int) -> tuple[Any, 
     with ExitStack() as stack:
         server = stack.enter_context(serving("small", token))
         peers = {
-            name: stack.enter_context(peer_serving(python, name, token.parent)) for name in versions
+            name: stack.enter_context(peer_serving(python, name, token.parent))
+            for name, python in pythons.items()
         }
         requests = {
             name: http_request(
@@ -363,9 +367,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has other servers")
+    parser.add_argument(
+        "--peer",
+        metavar="NAME=PYTHON",
+        action="append",
+        default=[],
+        help=f"the interpreter that has {', '.join(serving_peers.PEERS)}; can be repeated",
+    )
     parser.add_argument("--requests", type=int, default=10_000, help="while an alias moves")
     options = parser.parse_args()
+    pythons = dict(text.split("=", 1) for text in options.peer if "=" in text)
+    if len(pythons) < len(options.peer) or not pythons.keys() <= serving_peers.PEERS.keys():
+        parser.error(f"--peer: write NAME=PYTHON, with a NAME of {', '.join(serving_peers.PEERS)}")
     import onnxruntime
 
     with ExitStack() as stack:
@@ -382,8 +395,8 @@ def main() -> None:
             figures |= {f"efficientnet_{name}": value for name, value in found.items()}
         figures |= moves(token, options.requests)
         versions: dict[str, str] = {}
-        if options.peers:
-            more, versions = beside(options.peers, token, options.seconds, options.rounds)
+        if pythons:
+            more, versions = beside(pythons, token, options.seconds, options.rounds)
             figures |= more
     report(
         "serve",

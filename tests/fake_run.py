@@ -60,6 +60,19 @@ class FakeSession:
         self.closed = True
 
 
+SIGNED: dict[int, list[dict[str, str]]] = {
+    2: [
+        {
+            "name": "mallory",
+            "role": "user",
+            "standing": "unknown",
+            "problem": "whose authority is not known here (key 00ff)",
+        }
+    ],
+    3: [{"name": "ada", "role": "user", "standing": "known", "problem": ""}],
+}
+
+
 class FakeRegistry:
     """Two models, one of which was promoted."""
 
@@ -93,6 +106,7 @@ class FakeRegistry:
             "created": time.time() - 86400 * (4 - version),
             "framework": "torch",
             "lineage": {"run": f"r-{version}", "notebook": "quickstart.ipynb", "user": "ada"},
+            "signed": SIGNED.get(version, []),
             "signature": {
                 "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 28, 28]}],
                 "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 10]}],

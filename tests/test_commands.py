@@ -699,9 +699,12 @@ def test_limits_are_shown_with_the_policy() -> None:
         "weights": {},
         "idle": {"": 1800.0},
         "max_time": 7200.0,
+        "require_signature": True,
     }
     title = policy_table(found).title
-    assert title.endswith("leases end when idle for 30 min; leases last 2 h at most")
+    assert title.endswith(
+        "leases end when idle for 30 min; leases last 2 h at most; models have to be signed"
+    )
 
 
 # --- look inside

@@ -22,6 +22,8 @@ class Each(NamedTuple):
         Whether that memory is all that is wanted of it, so that others may have the rest.
     cpus, host_memory
         How many of its node's cores, and bytes of its node's memory, come with it.
+    node
+        The node that it is to be of; "" for any.
     """
 
     memory: int = 0
@@ -29,6 +31,11 @@ class Each(NamedTuple):
     share: bool = False
     cpus: int = 0
     host_memory: int = 0
+    node: str = ""
+
+    def on(self, node: str) -> bool:
+        """Whether devices of a node are what is wanted."""
+        return self.node in ("", node)
 
     def suits(self, name: str, memory: int) -> bool:
         """Whether a device would do, were nobody else to have any of it."""
@@ -40,7 +47,8 @@ class Each(NamedTuple):
 
     def counts(self, pool: Pool) -> bool:
         """Whether nothing but whole devices is wanted, so that to count these is enough."""
-        return not (self.share or self.host_memory or self.cpus > (pool is Pool.CPU))
+        special = self.share or self.host_memory or self.node
+        return not (special or self.cpus > (pool is Pool.CPU))
 
 
 ANY = Each()
@@ -58,7 +66,12 @@ class Demand(NamedTuple):
 def demand_of(request: Request) -> Demand:
     """What a request asks for."""
     each = Each(
-        request.memory, request.model.lower(), request.share, request.cpus, request.host_memory
+        request.memory,
+        request.model.lower(),
+        request.share,
+        request.cpus,
+        request.host_memory,
+        request.node,
     )
     return _kept(Demand(request.count, request.least or request.count, each, request.placement))
 

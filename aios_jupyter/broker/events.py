@@ -218,6 +218,14 @@ class LimitChanged(Struct):
     admin: bool = False
 
 
+class SignatureDemanded(Struct):
+    """From now on only models that somebody known has signed are used here, or any again."""
+
+    required: bool
+    by: str
+    admin: bool = False
+
+
 class Booked(Struct):
     """A user wants devices reserved."""
 
@@ -284,6 +292,7 @@ Event: TypeAlias = (
     | QuotaSet
     | QuotaRemoved
     | LimitChanged
+    | SignatureDemanded
     | Booked
     | Claimed
     | FoundIdle

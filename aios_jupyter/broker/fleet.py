@@ -293,6 +293,7 @@ class Fleet:
                 for node in connected
                 for device in node.devices
                 if device.id in self.outside
+                and demand.each.on(node.id)
                 and pool_of(device) is pool
                 and demand.each.suits(device.name, device.memory)
             )

@@ -48,6 +48,7 @@ class Hardware:
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         self._machines: Counter[_Machine] = Counter()
+        self._by_name: dict[str, _Machine] = {}
         self._devices: Counter[Pool] = Counter()
         self._answers: dict[tuple[Pool, Each], tuple[int, int]] = {}
         for node in nodes:
@@ -55,6 +56,10 @@ class Hardware:
 
     def change(self, before: Node | None, after: Node | None) -> None:
         """A node is another than it was."""
+        if before is not None:
+            self._by_name.pop(before.id, None)
+        if after is not None:
+            self._by_name[after.id] = _machine(after)
         for node, sign in ((before, -1), (after, +1)):
             if node is None:
                 continue
@@ -79,15 +84,15 @@ class Hardware:
         """How many devices would do."""
         return self._most(pool, each)[0]
 
-    def names(self, pool: Pool) -> list[str]:
-        """Names of a pool's devices."""
-        return sorted({name for of, name, _ in self._kinds() if of is pool})
+    def names(self, pool: Pool, each: Each) -> list[str]:
+        """Names of a pool's devices where they are wanted."""
+        return sorted({name for of, name, _ in self._kinds(each) if of is pool})
 
     def largest_memory(self, pool: Pool, each: Each) -> int:
         """Memory of the largest device of a model, bytes."""
         kinds = (
             memory
-            for of, name, memory in self._kinds()
+            for of, name, memory in self._kinds(each)
             if of is pool and each.model in name.lower()
         )
         return max(kinds, default=0)
@@ -96,20 +101,31 @@ class Hardware:
         """The most cores, and bytes of memory, of any node that has a device that would do."""
         found = [
             machine
-            for machine in self._machines
+            for machine, _ in self._of(each)
             if machine.most(pool, each._replace(cpus=0, host_memory=0))
         ]
         return max((m.cores for m in found), default=0), max((m.memory for m in found), default=0)
 
-    def _kinds(self) -> Iterable[tuple[Pool, str, int]]:
-        return (kind for machine in self._machines for kind, _ in machine.devices)
+    def has(self, node: str) -> bool:
+        """Whether there is a node of that name."""
+        return node in self._by_name
+
+    def _of(self, each: Each) -> Iterable[tuple[_Machine, int]]:
+        """Nodes that are wanted, by how they are built."""
+        if not each.node:
+            return self._machines.items()
+        named = self._by_name.get(each.node)
+        return [] if named is None else [(named, 1)]
+
+    def _kinds(self, each: Each) -> Iterable[tuple[Pool, str, int]]:
+        return (kind for machine, _ in self._of(each) for kind, _ in machine.devices)
 
     def _most(self, pool: Pool, each: Each) -> tuple[int, int]:
         key = (pool, each)
         if key not in self._answers:
             if len(self._answers) >= ANSWERS:
                 self._answers.clear()
-            found = [(machine.most(pool, each), n) for machine, n in self._machines.items()]
+            found = [(machine.most(pool, each), n) for machine, n in self._of(each)]
             self._answers[key] = (
                 sum(most * number for most, number in found),
                 max((most for most, _ in found), default=0),

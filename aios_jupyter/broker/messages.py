@@ -188,6 +188,24 @@ class PolicyChoice(Struct, frozen=True, kw_only=True):
     max_time: float | None = None
 
 
+class Vouched(Struct, frozen=True, kw_only=True):
+    """Answer to `trust.get`: whether models have to be signed, and whose signatures count.
+
+    `authority` is the certificate (PEM) of the cluster's authority, `revoked` are serial numbers
+    (hexadecimal) of certificates of it that count no longer.
+    """
+
+    required: bool
+    authority: str
+    revoked: tuple[str, ...] = ()
+
+
+class SignatureChoice(Struct, frozen=True, kw_only=True):
+    """`trust.set`: whether only models that somebody known has signed are used from now on."""
+
+    required: bool
+
+
 # In a `QuotaChange`: no limit from now on.
 NO_LIMIT = -1
 

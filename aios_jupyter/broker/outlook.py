@@ -110,6 +110,7 @@ class Outlook:
             "share": found.share,
             "model": found.model,
             "placement": found.placement.value,
+            "node": found.node,
             "cpus": found.cpus,
             "host_memory": found.host_memory,
             "time": found.time,

@@ -37,6 +37,7 @@ READ_ONLY = frozenset(
         "run.get",
         "policy.get",
         "quota.get",
+        "trust.get",
     }
 )
 # What a peer may name things: an id is also a directory's name on the nodes.
@@ -198,7 +199,7 @@ class People:
     def _submit(self, connection: Connection, request: Request) -> msg.Submitted:
         owner = connection.context.owner
         check_id(request.id)
-        check_names(request.label, request.queue)
+        check_names(request.label, request.queue, request.node)
         _check_time(request.time)
         request = replace(
             request,

@@ -31,6 +31,7 @@ from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
+SIGNATURE = "signature"
 # At how many times it is tried whether reservations leave the first of a line enough.
 AROUND = 50
 
@@ -348,6 +349,22 @@ class Planning(Accounts):
             before=self.policy.name,
         )
         self._reorder(policy)
+
+    def _signature_demanded(self, event: ev.SignatureDemanded) -> None:
+        if not event.admin:
+            raise AccessError(f"{event.by} may not say which models are used; ask an admin.")
+        if event.required == self.signature_required:
+            return
+        if event.required:
+            self._put("setting", SIGNATURE, ev.Choice(value="required"))
+        else:
+            self._drop("setting", SIGNATURE)
+        self._audit("signature demanded", event.by, required=event.required)
+
+    @property
+    def signature_required(self) -> bool:
+        """Whether only models that somebody known has signed are used."""
+        return SIGNATURE in self._settings
 
     def _order_by(self, policy: Policy) -> None:
         """Put all that wait in the order of a policy."""

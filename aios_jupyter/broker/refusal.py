@@ -29,7 +29,8 @@ def refusal(want: Want, pool: Pool, demand: Demand, hardware: Hardware) -> AiosE
         return AllocationError(_nothing(want))
     one, many = _words(want, pool)
     return AllocationError(
-        _no_device(one, pool, demand, hardware)
+        _not_there(one, pool, demand, hardware)
+        or _no_device(one, pool, demand, hardware)
         or _no_node(one, pool, demand, hardware)
         or _too_many(one, many, pool, demand, hardware)
     )
@@ -64,21 +65,32 @@ def _nothing(want: Want) -> str:
     )
 
 
+def _not_there(one: str, pool: Pool, demand: Demand, hardware: Hardware) -> str:
+    """Why the node that is named has nothing of the kind."""
+    node = demand.each.node
+    if node and not hardware.has(node):
+        return f"There is no node {node!r}; 'aios node list' has their names."
+    if node and not hardware.suiting(pool, ANY._replace(node=node)):
+        return f"Node {node} has no {one}; name another one, or leave --node out."
+    return ""
+
+
 def _no_device(one: str, pool: Pool, demand: Demand, hardware: Hardware) -> str:
     """Why no device would do."""
     each = demand.each
+    whose = f"node {each.node}" if each.node else "this cluster"
     if each.share and pool is Pool.CPU:
         return "A share is a part of an accelerator's memory: leave --share out for CPU slots."
-    of_model = ANY._replace(model=each.model)
+    of_model = ANY._replace(model=each.model, node=each.node)
     if not hardware.suiting(pool, of_model):
-        names = ", ".join(repr(name) for name in hardware.names(pool)[:5])
-        return f"No {one} of this cluster is a '{each.model}': there is {names}, ask for that."
+        names = ", ".join(repr(name) for name in hardware.names(pool, each)[:5])
+        return f"No {one} of {whose} is a '{each.model}': there is {names}, ask for that."
     if hardware.suiting(pool, of_model._replace(memory=each.memory)):
         return ""
     largest = _size(hardware.largest_memory(pool, each))
     model = f" '{each.model}'" if each.model else ""
     return (
-        f"No {one}{model} of this cluster has {_size(each.memory)} of memory: the largest has "
+        f"No {one}{model} of {whose} has {_size(each.memory)} of memory: the largest has "
         f"{largest}, ask for that or less."
     )
 
@@ -112,7 +124,9 @@ def _too_many(one: str, many: str, pool: Pool, demand: Demand, hardware: Hardwar
     if each.host_memory:
         parts.append(f"{_size(each.host_memory)} of their node's memory each")
     having = f" with {' and '.join(parts)}" if parts else ""
-    if demand.placement is Placement.NODE:
+    if each.node:
+        where, whose = f" on node {each.node}", "what that"
+    elif demand.placement is Placement.NODE:
         where, whose = " on one node", "the largest node"
     else:
         where, whose = "", "all that this cluster"

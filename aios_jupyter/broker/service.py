@@ -26,6 +26,7 @@ from .hub import AgentLink, Hub, SessionLink
 from .nodes import Nodes
 from .people import People
 from .protocol import Connection, Handler, serve
+from .vouching import Vouching
 from .watchers import Watchers
 
 log = logging.getLogger("aios.broker")
@@ -75,6 +76,7 @@ class Broker:
             **self._watchers.handlers(),
             **self._batches.handlers(),
             **self._admins.handlers(),
+            **Vouching(self.hub, self._people, self._bundle, self._revoked).handlers(),
             "shutdown": (None, self._people.guard("shutdown", self._shutdown)),
             "user.changed": (
                 msg.UserChange,

@@ -114,6 +114,7 @@ class State(Measuring, Suspending):
             ev.QuotaSet: self._quota_set,
             ev.QuotaRemoved: self._quota_removed,
             ev.LimitChanged: self._limit_changed,
+            ev.SignatureDemanded: self._signature_demanded,
             ev.Booked: self._booked,
             ev.Claimed: self._claimed,
             ev.FoundIdle: self._found_idle,

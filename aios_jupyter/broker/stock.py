@@ -70,6 +70,8 @@ class _Host:
     def count(self, pool: Pool, each: Each, parts: bool) -> int:
         """How many devices it could give; `parts`: of those that are shared already."""
         found = 0
+        if not each.on(self.node.id):
+            return 0
         if each.share:
             found = sum(self._has_room(device, each) for device in self.part[pool].values())
         if not parts and (not each.share or pool is Pool.ACCELERATOR):
@@ -262,6 +264,8 @@ class Stock:
         return sum(self._suits(slot, each) for slot in slots)
 
     def _suits(self, slot: Slot, each: Each) -> bool:
+        if not each.on(slot.node):
+            return False
         host = self._hosts.get(self._home.get(slot.device, ""))
         device = host.usable.get(slot.device) if host else None
         if device and each.suits(device.name, device.memory):

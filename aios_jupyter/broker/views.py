@@ -140,6 +140,7 @@ def policy_view(state: State) -> dict[str, Any]:
         "weights": dict(sorted(state.weights().items())),
         "idle": dict(sorted(state.idle_limits.items())),
         "max_time": state.max_time,
+        "require_signature": state.signature_required,
     }
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..schema import Placement
 from ..units import format_duration, parse_duration
 from .base import DURATION, SIZE, VerbGroup, as_json, echo_json, parsed
 from .data import dataset_card
 from .host import Host
 from .optimize import parse_share
+from .signing import requires_signature
 from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
@@ -68,6 +70,11 @@ def parse_canary(text: str | None) -> tuple[str, float] | None:
     help="Processes that answer, a device each; 1:4 by load, 0:2 none while nobody asks.",
 )
 @click.option(
+    "--placement",
+    type=click.Choice([placement.value for placement in Placement]),
+    help="Replicas on one node (node), on few (pack) or many (spread); one if it is large enough.",
+)
+@click.option(
     "--idle",
     type=DURATION,
     default=60.0,
@@ -98,6 +105,7 @@ def parse_canary(text: str | None) -> tuple[str, float] | None:
 )
 @click.option("--max-body", type=SIZE, metavar="SIZE", help="Largest request (64MB).")
 @click.option("--allow-pickle", is_flag=True, help="Also open a model that runs code of its own.")
+@requires_signature
 @click.option("--timeout", type=DURATION, default=60.0, metavar="TIME", help="To be ready (60s).")
 @click.pass_obj
 def serve(
@@ -106,6 +114,7 @@ def serve(
     devices: int | None,
     name: str | None,
     replicas: str,
+    placement: str | None,
     idle: float,
     canary: str | None,
     shadow: str | None,
@@ -117,6 +126,7 @@ def serve(
     rate: float | None,
     max_body: int | None,
     allow_pickle: bool,
+    require_signature: bool,
     timeout: float,
 ) -> Any:
     """Serve the model REF over HTTP on a leased device.
@@ -131,6 +141,7 @@ def serve(
         name=name,
         timeout=timeout,
         replicas=replicas,
+        placement=placement or "",
         idle=idle,
         canary=parse_canary(canary),
         shadow=shadow,
@@ -142,6 +153,7 @@ def serve(
         rate=rate,
         max_body=max_body,
         allow_pickle=allow_pickle,
+        require_signature=require_signature,
     )
     return host.endpoint(session, endpoint, endpoint_card(endpoint))
 
@@ -214,10 +226,17 @@ def endpoint_table(rows: Sequence[dict[str, Any]], now: float) -> Table:
     "-o", "--output", metavar="NAME", help="Predict for all of the dataset INPUT, as a new one."
 )
 @click.option("--allow-pickle", is_flag=True, help="With -o: a model that runs code of its own.")
+@requires_signature
 @click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
 @click.pass_obj
 def predict(
-    host: Host, ref: str, input_: str, output: str | None, allow_pickle: bool, json_: bool
+    host: Host,
+    ref: str,
+    input_: str,
+    output: str | None,
+    allow_pickle: bool,
+    require_signature: bool,
+    json_: bool,
 ) -> Any:
     """Ask a served model REF for its prediction on INPUT.
 
@@ -229,9 +248,19 @@ def predict(
         session = host.session(start=True)
         with host.progress(f"predicting {input_}") as advance:
             made = session.predict_dataset(
-                ref, input_, output, allow_pickle=allow_pickle, on_progress=advance
+                ref,
+                input_,
+                output,
+                allow_pickle=allow_pickle,
+                require_signature=require_signature,
+                on_progress=advance,
             )
         return echo_json(made) if json_ else host.show(dataset_card(made), made)
+    if require_signature:
+        raise UsageError(
+            "An endpoint's version was chosen when it was served; use --require-signature there, or "
+            "here with -o."
+        )
     data = host.value(input_)
     answer = host.session(start=False).predict(ref, data)
     if json_:

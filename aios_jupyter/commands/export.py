@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..units import format_size, parse_count
 from .base import as_json, echo_json
 from .host import Host
+from .signing import requires_signature, trust_of
 from .views import Card, plural
 
 FORMS = ("edge", "litert", "container", "kubernetes", "mlflow")
@@ -24,6 +25,7 @@ FORMS = ("edge", "litert", "container", "kubernetes", "mlflow")
     "--replicas", default="1:4", show_default=True, metavar="N[:M]", help="kubernetes: how many."
 )
 @click.option("--calibrate", metavar="X", help="litert: int8, with ranges from these samples.")
+@requires_signature
 @as_json
 @click.pass_obj
 def export(
@@ -34,12 +36,14 @@ def export(
     image: str,
     replicas: str,
     calibrate: str | None,
+    require_signature: bool,
     json_: bool,
 ) -> Any:
     """Write the published model REF so that it runs elsewhere.
 
-    edge: the ONNX model and a runner that needs numpy and onnxruntime alone. litert: a Keras model
-    for phones and small boards, with a runner. container: all that podman build needs. kubernetes:
+    edge: the ONNX model and a runner that needs numpy and onnxruntime alone (and pandas where a recipe
+    is in front, which prepares rows there). litert: a Keras model for phones and small boards, with
+    such a runner. container: all that podman build needs. kubernetes:
     manifests for that container. mlflow: MLflow's folder.
     """
     from ..models.export import Options
@@ -54,7 +58,8 @@ def export(
         calibrate=None if calibrate is None else host.value(calibrate),
     )
     named = ref.replace("/", "-").replace("@", "-")
-    found = write(ref, form, output or f"{named}-{form}", options)
+    trust = trust_of(host, required=require_signature)
+    found = write(ref, form, output or f"{named}-{form}", options, trust)
     if json_:
         return echo_json(found)
     return host.show(

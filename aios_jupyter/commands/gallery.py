@@ -63,7 +63,7 @@ def gallery_install(host: Host, name: str, output: str | None) -> Any:
     app, path = install(name, output)
     note = f"Open {path.name}, or run it: papermill -k aios {path} out.ipynb"
     if app.missing:
-        note = f"First: pip install {' '.join(app.missing)}. {note}"
+        note = f"First: {app.first}. {note}"
     return host.show(
         Card(
             app.title,

@@ -15,11 +15,13 @@ from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
 from .base import VerbGroup, as_json, echo_json, pairs
 from .host import Host
+from .signing import models_sign, models_verify, signed_text
 from .views import Card, Column, Table, number
 
 if TYPE_CHECKING:
     from ..models.card import ModelCard
     from ..models.registry import ModelVersion
+    from ..models.trust import Trust
 
 LINEAGE_SHOWN = ("data", "run", "optimized_from")  # in the lineage's own line
 MODEL_COLUMNS = (
@@ -58,6 +60,7 @@ MODEL_COLUMNS = (
 @click.option(
     "--allow-pickle", is_flag=True, help="Also store what is neither torch nor ONNX, as a pickle."
 )
+@click.option("--sign", is_flag=True, help="Sign it with your key: you vouch for it.")
 @click.option("--live", is_flag=True, help="In a notebook: a card that is kept up to date.")
 @click.pass_obj
 def publish(
@@ -74,6 +77,7 @@ def publish(
     run: str | None,
     data: str | None,
     allow_pickle: bool,
+    sign: bool,
     live: bool,
 ) -> Any:
     """Store MODEL as the next version of NAME.
@@ -95,6 +99,7 @@ def publish(
         run=run or host.origin(subject),
         data=data,
         allow_pickle=allow_pickle,
+        sign=sign,
     )
     if live:
         return host.model(session, version, model_card(version))
@@ -123,6 +128,7 @@ def model_card(version: ModelVersion) -> Card:
             ("gives", _tensors(version.signature.get("outputs", ()))),
             ("made with", version.framework),
             ("from", lineage),
+            ("signed by", signed_text(version.signed)),
         ),
         note=f"Serve it with: aios serve {_reference(version)}",
     )
@@ -184,18 +190,19 @@ def models_show(host: Host, ref: str, json_: bool) -> Any:
     """
     from ..models.card import card
 
-    found = card(ref, _live_endpoints(host))
+    found = card(ref, *_live(host))
     if json_:
         return echo_json(found)
     return host.show(full_card(found), found)
 
 
-def _live_endpoints(host: Host) -> list[dict[str, Any]]:
-    """Endpoints, none where no cluster runs: the registry does not need one."""
+def _live(host: Host) -> tuple[list[dict[str, Any]], Trust | None]:
+    """Endpoints, and whose signatures count; none where no cluster runs: the registry needs none."""
     try:
-        return host.session(start=False).endpoints()
+        session = host.session(start=False)
+        return session.endpoints(), session.trust()
     except ClusterError:
-        return []
+        return [], None
 
 
 def full_card(found: ModelCard) -> Card:
@@ -204,7 +211,7 @@ def full_card(found: ModelCard) -> Card:
 
     version = found.version
     fields = dict(model_card(version).fields)
-    del fields["from"]
+    del fields["from"], fields["signed by"]
     lines = [" → ".join(line) for line in paths(found.edges)]
     past = [
         f"{alias} was {', '.join(map(str, reversed(named)))}"
@@ -222,6 +229,7 @@ def full_card(found: ModelCard) -> Card:
             ("aliases before", "; ".join(past)),
             ("files", f"{len(found.files)} of {format_size(found.size)}" if found.files else ""),
             ("integrity", _integrity(found)),
+            ("signed by", signed_text(version.signed) or "nobody"),
         ),
         note=f"Serve it with: aios serve {_reference(version)}" if found.intact else "",
     )
@@ -231,6 +239,10 @@ def _integrity(found: ModelCard) -> str:
     if found.problem:
         return found.problem
     return "unchanged since it was published" if found.intact else "no hashes: not published here"
+
+
+models.add_command(models_sign)
+models.add_command(models_verify)
 
 
 @models.command("compare")

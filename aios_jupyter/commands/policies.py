@@ -28,6 +28,11 @@ POLICY_COLUMNS = (
 @click.option("--idle", type=LIMIT, metavar="TIME", help="End leases idle for so long, or 'off'.")
 @click.option("--queue", "queue_", default="", metavar="NAME", help="The queue that --idle is for.")
 @click.option("--max-time", type=LIMIT, metavar="TIME", help="Leases last no longer, or 'off'.")
+@click.option(
+    "--require-signature/--any-model",
+    default=None,
+    help="Use only models that somebody known has signed, or any.",
+)
 @as_json
 @click.pass_obj
 def policy(
@@ -38,13 +43,15 @@ def policy(
     idle: float | str | None,
     queue_: str,
     max_time: float | str | None,
+    require_signature: bool | None,
     json_: bool,
 ) -> Any:
     """Show who goes first in the queue, or change it.
 
     NAME and the options are for admins. Requests that wait are put in the new order at once; who
     holds a lease keeps it. A lease on which nothing is computed for --idle is warned, and ended a
-    few minutes later. --max-time holds for extensions too, and not for admins.
+    few minutes later. --max-time holds for extensions too, and not for admins. --require-signature
+    holds for everybody who serves, predicts with or exports models on this cluster.
     """
     if queue_ and idle is None:
         raise UsageError("--queue says for which queue --idle is; give both.")
@@ -53,7 +60,13 @@ def policy(
     if wrong is not None:
         raise UsageError(f"--weight {wrong}={weights[wrong]}: write a number, like {wrong}=2.")
     found = host.session(start=False).policy(
-        name, aging=aging, weights=weights, idle=idle, queue=queue_, max_time=max_time
+        name,
+        aging=aging,
+        weights=weights,
+        idle=idle,
+        queue=queue_,
+        max_time=max_time,
+        require_signature=require_signature,
     )
     if json_:
         return echo_json(found)
@@ -77,4 +90,6 @@ def policy_table(found: dict[str, Any]) -> Table:
         title += f"; leases{of} end when idle for {format_duration(seconds)}"
     if found.get("max_time"):
         title += f"; leases last {format_duration(found['max_time'])} at most"
+    if found.get("require_signature"):
+        title += "; models have to be signed"
     return Table(POLICY_COLUMNS, rows, empty="", title=title)

@@ -43,6 +43,7 @@ DETAILS = {
     "gpu_model": "model",
     "share": "share",
     "placement": "placement",
+    "node": "node",
     "cpus_per_device": "cpus_per_device",
     "memory_per_device": "memory_per_device",
     "time_": "time",
@@ -64,6 +65,7 @@ def in_detail(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice([placement.value for placement in Placement]),
             help="On few nodes (pack, the default), on many (spread), or all on one (node).",
         ),
+        click.option("--node", metavar="NAME", help="All on this node; see 'node list'."),
         click.option(
             "--cpus-per-device",
             type=click.IntRange(min=1),
@@ -119,5 +121,7 @@ def wish_text(row: Mapping[str, Any]) -> str:
         parts.append(f"{row['cpus']} CPUs each")
     if row.get("host_memory"):
         parts.append(f"{format_size(row['host_memory'])} of host memory each")
+    if row.get("node"):
+        parts.append(f"on {row['node']}")
     parts += {"spread": ["spread out"], "node": ["on one node"]}.get(row.get("placement", ""), [])
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Names that move: set an alias, take it back to what it was before, tag a version.
+"""Names that move: set an alias, take it back to what it was before, tag a version, sign it.
 
 What an alias named before is kept with the registered model, in a tag of its own, so that any
 client of the same registry can roll back. Importing this module is cheap.
@@ -16,6 +16,8 @@ from .registry import ModelVersion, aliases_of, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from .signing import Signer
 
 _WAS = "aios.was."
 _TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,199}")
@@ -130,3 +132,25 @@ def tag(ref: str, tags: Mapping[str, Any]) -> ModelVersion:
             elif key in version.tags:
                 client.delete_model_version_tag(version.name, str(version.version), key)
     return resolve(version.ref)
+
+
+def sign(ref: str, signer: Signer) -> ModelVersion:
+    """Vouch for a version that is there: its files are compared with their hashes first.
+
+    Raises
+    ------
+    ConflictError
+        A file is missing or was changed.
+    UsageError
+        No hashes of its files are known.
+    """
+    from .predictor import verify
+    from .registry import fetch
+    from .store import registry
+
+    package = fetch(ref, use=False)
+    tag_of = signer.sign(f"{package.name}/{package.version}", package.files)
+    verify(package)
+    with registry() as client:
+        client.set_model_version_tag(package.name, str(package.version), *tag_of)
+    return resolve(f"{package.name}/{package.version}")

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import AiosError, ConflictError
+from ..errors import AiosError, ConflictError, UsageError
 from ..schema import Struct
 from .registry import ModelVersion, fetch, resolve
+
+if TYPE_CHECKING:
+    from .trust import Trust
 
 
 class StoredFile(Struct):
@@ -53,15 +56,19 @@ class ModelCard(Struct):
         return sum(file.size for file in self.files)
 
 
-def card(ref: str, endpoints: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
+def card(
+    ref: str, endpoints: Sequence[Mapping[str, Any]] = (), trust: Trust | None = None
+) -> ModelCard:
     """The model card of `ref`; its files are read and compared with their hashes.
 
     Parameters
     ----------
     endpoints
         Live endpoints (rows with `name` and `model`), for the end of the lineage.
+    trust
+        Whose signatures count; the settings say so where it is None.
     """
-    version = resolve(ref)
+    version = resolve(ref, trust)
     from .aliases import history
 
     files, intact, problem = _checked(version)
@@ -77,11 +84,36 @@ def card(ref: str, endpoints: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
     )
 
 
+def verify(ref: str, trust: Trust | None = None) -> ModelVersion:
+    """A version whose files and signatures were checked.
+
+    Raises
+    ------
+    ConflictError
+        A file is missing or was changed, or a signature does not hold.
+    AccessError
+        Nobody known has signed it, where that is required.
+    UsageError
+        There is nothing to hold its files against.
+    """
+    from .predictor import verify as compare_files
+
+    version = resolve(ref, trust)
+    package = fetch(version.ref, trust)
+    if not package.files:
+        raise UsageError(
+            f"{version.ref} was registered by another tool, without hashes of its files; publish it "
+            "with aios publish to be able to verify it."
+        )
+    compare_files(package)
+    return version
+
+
 def _checked(version: ModelVersion) -> tuple[tuple[StoredFile, ...], bool | None, str]:
     from .predictor import verify
 
     try:
-        package = fetch(version.ref)
+        package = fetch(version.ref, use=False)
     except AiosError as error:
         return (), False, str(error)
     root = Path(package.path)

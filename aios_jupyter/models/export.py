@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,12 @@ from ..errors import ConflictError, UsageError
 from ..schema import Struct
 from .onnx_files import EXAMPLE
 from .predictor import RECIPE, file_hashes, verify
+from .signing import bundles
 
 if TYPE_CHECKING:
-    from .predictor import Package
+    from .predictor import Package, Predictor
     from .registry import ModelVersion
+    from .trust import Trust
 
 _RUNTIME = ("numpy", "onnxruntime")
 _SERVER = (
@@ -72,7 +74,13 @@ class Options(Struct):
     calibrate: Any = None
 
 
-def export(ref: str, form: str, target: str | Path, options: Options | None = None) -> Exported:
+def export(
+    ref: str,
+    form: str,
+    target: str | Path,
+    options: Options | None = None,
+    trust: Trust | None = None,
+) -> Exported:
     """Write the model `ref` in a form that runs elsewhere.
 
     Parameters
@@ -81,13 +89,17 @@ def export(ref: str, form: str, target: str | Path, options: Options | None = No
         "edge", "litert", "container", "kubernetes" or "mlflow".
     target
         A folder that does not exist yet or is empty, or a file that ends in .zip.
+    trust
+        Whose signatures count, and whether one is required; by the settings where it is None.
 
     Raises
     ------
     UsageError
         There is no such form, or this model cannot have it.
     ConflictError
-        The target is there already, or the model's files were changed.
+        The target is there already, the model's files were changed, or a signature does not hold.
+    AccessError
+        It lacks a signature that is required.
     """
     if form not in FORMS:
         raise UsageError(f"There is no form {form!r}; there are {', '.join(FORMS)}.")
@@ -96,8 +108,8 @@ def export(ref: str, form: str, target: str | Path, options: Options | None = No
         raise ConflictError(f"{target} is there already; name another, or remove it.")
     from .registry import fetch, resolve
 
-    version = resolve(ref)
-    package = fetch(version.ref)
+    version = resolve(ref, trust)
+    package = fetch(version.ref, trust)
     verify(package)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -141,15 +153,14 @@ class _Export:
 
 def _edge(it: _Export) -> str:
     _only_onnx(it.package)
-    _only_alone(it.package)
     _copy_model(it.package, it.folder)
     main = Path(it.package.main).name
     return _with_runner(it, main, _RUNTIME)
 
 
-def _with_runner(it: _Export, main: str, runtime: Iterable[str]) -> str:
-    """What opens the model file `main`, beside it."""
-    about = {
+def _with_runner(it: _Export, main: str, runtime: Sequence[str]) -> str:
+    """What opens the model file `main`, beside it, and prepares rows for it where a recipe does."""
+    about: dict[str, Any] = {
         "name": it.version.name,
         "version": it.version.version,
         "main": main,
@@ -158,10 +169,16 @@ def _with_runner(it: _Export, main: str, runtime: Iterable[str]) -> str:
         "metrics": it.version.metrics,
         "lineage": it.version.lineage,
     }
+    asked = "INPUT.npy"
+    if it.package.prepares:
+        from .edge_recipe import NEEDS, with_recipe
+
+        about |= with_recipe(it.package, it.folder, _alone(_open(it)).signature)
+        runtime, asked = (*runtime, *NEEDS), "ROWS.csv"
     _write(it.folder / "model.json", json.dumps(about, indent=2) + "\n")
     shutil.copyfile(Path(__file__).with_name("edge_runner.py"), it.folder / "run.py")
     _write(it.folder / "requirements.txt", "".join(f"{line}\n" for line in locked(runtime)))
-    return "On the device: pip install -r requirements.txt, then python run.py INPUT.npy"
+    return f"On the device: pip install -r requirements.txt, then python run.py {asked}"
 
 
 def _litert(it: _Export) -> str:
@@ -169,26 +186,69 @@ def _litert(it: _Export) -> str:
 
     from .litert import CALIBRATION, LiteRtPredictor, convert, reopened
     from .onnx_files import check_same
-    from .predictor import named_inputs, open_package
 
     files = Path(it.package.path)
     _only_onnx(it.package)
-    _only_alone(it.package)
-    original = open_package(it.package, threads=1)
+    original = _open(it)
+    alone = _alone(original)
     with np.load(files / EXAMPLE, allow_pickle=False) as kept:
         example = dict(kept)
     net = reopened(files, example)
     ranges = None
     if it.options.calibrate is not None:
-        given = named_inputs(original.signature, it.options.calibrate)
+        given = _as_the_model_takes(original, it.options.calibrate)
         ranges = {name: array[:CALIBRATION] for name, array in given.items()}
     content = convert(net, ranges)
+    samples = example if ranges is None else ranges
+    made, wanted = LiteRtPredictor(content, alone.signature).run(samples), alone.run(samples)
     if ranges is None:
-        made = LiteRtPredictor(content, original.signature).run(example)
-        for name, want in original.run(example).items():
+        for name, want in wanted.items():
             check_same(want, made[name], 1)
     (it.folder / LITERT_MODEL).write_bytes(content)
-    return _with_runner(it, LITERT_MODEL, ("numpy", "ai-edge-litert"))
+    _copy_recipe(it.package, it.folder)
+    note = _with_runner(it, LITERT_MODEL, ("numpy", "ai-edge-litert"))
+    if ranges is not None:
+        note += f"; {_kept_by_int8(wanted, made)}"
+    if it.package.prepares:
+        note += f"; {LITERT_MODEL} by itself takes rows that are prepared, as model.json says"
+    return note
+
+
+def _kept_by_int8(wanted: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+    """How far int8 is from the model on the samples that its ranges are from."""
+    import numpy as np
+
+    name, want = next(iter(wanted.items()))
+    if want.ndim == 2 and want.shape[1] > 1:
+        same = int((want.argmax(1) == made[name].argmax(1)).sum())
+        return f"int8 gives the same class for {same} of the {len(want)} samples"
+    apart = float(np.abs(want - made[name]).max())
+    spread = float(want.max() - want.min())
+    return f"int8 is at most {apart:.3g} off on the {len(want)} samples, whose answers span {spread:.3g}"
+
+
+def _open(it: _Export) -> Predictor:
+    from .predictor import open_package
+
+    return open_package(it.package, threads=1)
+
+
+def _alone(opened: Predictor) -> Predictor:
+    """The model behind its recipe."""
+    from .prepared import PreparedPredictor
+
+    return opened.model if isinstance(opened, PreparedPredictor) else opened
+
+
+def _as_the_model_takes(opened: Predictor, given: Any) -> Mapping[str, Any]:
+    """Samples for the model itself: of one behind a recipe also raw rows."""
+    from .predictor import named_inputs
+    from .prepared import PreparedPredictor, raw_rows
+
+    rows = raw_rows(given)
+    if rows is not None and isinstance(opened, PreparedPredictor):
+        return opened.prepare(rows)[1]
+    return named_inputs(_alone(opened).signature, given)
 
 
 def _container(it: _Export) -> str:
@@ -259,6 +319,8 @@ def _kubernetes(it: _Export) -> str:
 
 def _mlflow(it: _Export) -> str:
     shutil.copytree(it.package.path, it.folder, dirs_exist_ok=True)
+    for signature in bundles(it.version.tags)[:1]:
+        _write(it.folder / "model.sig", signature)  # as OpenSSF's model signing calls it
     if it.package.prepares:
         return (
             f"MLflow's tools run the model alone, on rows that the recipe in {RECIPE} has prepared: "
@@ -288,20 +350,17 @@ def _only_onnx(package: Package) -> None:
         )
 
 
-def _only_alone(package: Package) -> None:
-    if package.prepares:
-        raise UsageError(
-            f"{package.name}/{package.version} has a recipe in front, which needs more than this form "
-            "has; export it to container, or publish the model without its recipe."
-        )
-
-
 def _copy_model(package: Package, folder: Path) -> None:
     """The model's file, weights that lie beside it, and its recipe."""
     main = Path(package.path) / package.main
-    recipe = [Path(package.path) / RECIPE] if package.prepares else []
-    for path in (main, *main.parent.glob(f"{main.name}.*"), *recipe):
+    for path in (main, *main.parent.glob(f"{main.name}.*")):
         shutil.copyfile(path, folder / path.name)
+    _copy_recipe(package, folder)
+
+
+def _copy_recipe(package: Package, folder: Path) -> None:
+    if package.prepares:
+        shutil.copyfile(Path(package.path) / RECIPE, folder / RECIPE)
 
 
 def _signature(it: _Export) -> dict[str, Any]:
@@ -309,9 +368,7 @@ def _signature(it: _Export) -> dict[str, Any]:
         return it.version.signature
     import msgspec
 
-    from .predictor import open_package
-
-    signature: dict[str, Any] = msgspec.to_builtins(open_package(it.package, threads=1).signature)
+    signature: dict[str, Any] = msgspec.to_builtins(_open(it).signature)
     return signature
 
 

@@ -3,7 +3,7 @@
 Some come with this package; others are found through the entry point group `aios_jupyter.apps`, whose
 objects are paths of notebooks. What a notebook is, it says in its metadata:
 
-    {"aios": {"app": {"title": …, "task": …, "summary": …, "needs": ["torch", …]}}}
+    {"aios": {"app": {"title": …, "task": …, "summary": …, "needs": ["torch", …], "alone": […]}}}
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class App(Struct, frozen=True):
     task
         What kind of thing it does: "tabular", "image classification".
     needs, missing
-        Distributions that it imports, and those of them that are not installed here.
+        Distributions that it uses, and those of them that are not installed here.
+    alone
+        Those of `needs` of which only files are used, so that what they need themselves is not wanted.
     origin
         The distribution that brings it.
     """
@@ -47,6 +49,17 @@ class App(Struct, frozen=True):
     missing: tuple[str, ...]
     origin: str
     path: str
+    alone: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """What to run before it; empty where all is installed."""
+        whole = [need for need in self.missing if need not in self.alone]
+        alone = [need for need in self.missing if need in self.alone]
+        commands = [f"pip install {' '.join(whole)}"] if whole else []
+        if alone:
+            commands.append(f"pip install --no-deps {' '.join(alone)}")
+        return " && ".join(commands)
 
 
 class _About(Struct, frozen=True):
@@ -54,6 +67,7 @@ class _About(Struct, frozen=True):
     task: str = ""
     summary: str = ""
     needs: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 class _Aios(Struct, frozen=True):
@@ -89,6 +103,7 @@ def apps() -> list[App]:
                 missing=missing,
                 origin=origin,
                 path=str(path),
+                alone=about.alone,
             ),
         )
     return [found[name] for name in sorted(found)]

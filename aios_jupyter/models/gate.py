@@ -10,15 +10,16 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
 from .protocol_v2 import HEADER, dump
@@ -256,6 +257,42 @@ class _Operation:
         except Exception:
             log.exception("a request failed")
             return _refusal(500, "The endpoint failed on this request; its log has the details.")
+
+
+class Shortcuts:
+    """An application whose busiest paths are found by their name alone.
+
+    Starlette's middleware and its search for a path take a fifth of the time of a small model's request.
+    What its routes lead to answers its own errors, and needs nothing of either.
+
+    Parameters
+    ----------
+    application
+        What answers all other requests.
+    paths
+        Paths of its routes that are posted to.
+    """
+
+    def __init__(self, application: Starlette, paths: Iterable[str]) -> None:
+        self._application = application
+        self._operations = {path: _route_of(application, path) for path in paths}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._operations.get(scope["path"]) if scope["type"] == "http" else None
+        if found is None or scope["method"] != "POST":
+            await self._application(scope, receive, send)
+            return
+        operation, scope["path_params"] = found
+        await operation(scope, receive, send)
+
+
+def _route_of(application: Starlette, path: str) -> tuple[ASGIApp, dict[str, str]]:
+    """What answers a POST to a path, and the values of the path's parameters."""
+    for route in application.routes:
+        match, found = route.matches({"type": "http", "method": "POST", "path": path})
+        if match is Match.FULL and isinstance(route, Route):
+            return route.app, found["path_params"]
+    raise LookupError(path)
 
 
 def _refusal(status: int, sentence: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:

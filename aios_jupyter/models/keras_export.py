@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,18 @@ from ..errors import MissingExtraError, UsageError
 from .onnx_files import EXPORT_ROWS, compare, save_and_open, save_example
 from .predictor import OnnxPredictor, first_line, plain
 from .quiet import quiet, silent
-from .signature import Signature
+from .signature import Signature, Tensor, datatype
 
 if TYPE_CHECKING:
     import onnx
 
 KERAS_MODEL = "model.keras"
 CHATTY = ("tf2onnx", "tensorflow", "absl")
+
+# What Keras and TensorFlow put around the sentence that says what is wrong.
+_AROUND = re.compile(
+    r"^Exception encountered when calling.*$|\x1b\[\d*m|\{\{.*?\}\}|\[Op:.*$", re.MULTILINE
+)
 
 
 def is_keras(model: Any) -> bool:
@@ -35,6 +41,24 @@ def is_keras(model: Any) -> bool:
         isinstance(model, found)
         for name in ("keras", "tf_keras")
         if isinstance(found := getattr(sys.modules.get(name), "Model", None), type)
+    )
+
+
+def columns_taken(model: Any) -> Signature | None:
+    """The inputs of a model that takes several, as those of a table are: by name. None of others."""
+    tensors = _input_tensors(model)
+    if len(tensors) < 2:
+        return None
+    return Signature(
+        inputs=tuple(
+            Tensor(
+                name=_plain_name(tensor.name),
+                datatype=datatype(np.dtype(_type_of(tensor))),
+                shape=tuple(-1 if size is None else int(size) for size in tensor.shape),
+            )
+            for tensor in tensors
+        ),
+        outputs=(),
     )
 
 
@@ -103,9 +127,7 @@ class KerasNet:
         arrays = {}
         for name, tensor, value in zip(self._names, tensors, given, strict=True):
             array = np.asarray(plain(value))
-            wanted = getattr(tensor, "dtype", None) or "float32"
-            wanted = getattr(wanted, "name", wanted)
-            array = array if array.dtype == object else array.astype(str(wanted))
+            array = array if array.dtype == object else array.astype(_type_of(tensor))
             arrays[name] = array[:EXPORT_ROWS] if array.ndim else array
         sizes = {len(array) if array.ndim else 0 for array in arrays.values()}
         if len(sizes) != 1 or 0 in sizes:
@@ -122,7 +144,7 @@ class KerasNet:
         except Exception as error:  # the user's call() may raise anything
             shapes = [list(array.shape) for array in inputs.values()]
             raise UsageError(
-                f"The model fails on the input example of shape {shapes} ({first_line(error)}); "
+                f"The model fails on the input example of shape {shapes} ({_reason(error)}); "
                 "pass samples as the model takes them, with the batch first."
             ) from error
         return [np.asarray(plain(leaf)) for leaf in _leaves(found)]
@@ -152,20 +174,26 @@ class KerasNet:
                 path = os.fspath(Path(scratch) / "model.onnx")
                 if self._three:
                     self.model.export(path, format="onnx", verbose=False)
-                else:
-                    self._export_two(path)
-                proto = onnx.load(path)
+                    proto = onnx.load(path)
+                if not self._three or len(proto.graph.input) > len(self._names):
+                    proto = self._traced(path)
         except ImportError as error:
             raise MissingExtraError(f"ONNX export ({error.name or error})", "tensorflow") from error
         except Exception as error:  # the exporter raises whatever a part of it or of the model does
             raise UsageError(
-                f"This model cannot be exported to ONNX ({first_line(error)}); use layers that "
+                f"This model cannot be exported to ONNX ({_reason(error)}); use layers that "
                 "TensorFlow can trace, or publish an ONNX file of your own."
             ) from error
         _rename(proto, self._names, len(self._outputs))
         return proto
 
-    def _export_two(self, path: str) -> None:
+    def _traced(self, path: str) -> onnx.ModelProto:
+        """The model through TensorFlow's trace of it, which every Keras has there.
+
+        Tensors that a layer holds beside its variables (`Normalization` does) would be inputs of the
+        ONNX model; they become constants.
+        """
+        import onnx
         import tensorflow as tf
         import tf2onnx
 
@@ -173,11 +201,18 @@ class KerasNet:
             tf.TensorSpec((None, *array.shape[1:]), array.dtype, name=name)
             for name, array in self.inputs.items()
         ]
-        tf2onnx.convert.from_function(
-            tf.function(lambda *given: self.model(self._as_taken(given), training=False)),
-            input_signature=specs,
-            output_path=path,
+        function = tf.function(
+            lambda *given: self.model(self._as_taken(given), training=False), input_signature=specs
         )
+        captured = function.get_concrete_function().graph.captures
+        tf2onnx.convert.from_function(function, input_signature=specs, output_path=path)
+        proto = onnx.load(path)
+        held = {own.name: tensor for tensor, own in captured if own.dtype != tf.resource}
+        for value in [value for value in proto.graph.input if value.name in held]:
+            constant = onnx.numpy_helper.from_array(held[value.name].numpy(), value.name)
+            proto.graph.initializer.append(constant)
+            proto.graph.input.remove(value)
+        return proto
 
     def compare(self, predictor: OnnxPredictor) -> None:
         """Refuse an export that computes something else."""
@@ -195,6 +230,17 @@ def _input_tensors(model: Any) -> list[Any]:
         if model.inputs:
             return list(model.inputs)
     return [None]
+
+
+def _type_of(tensor: Any) -> str:
+    wanted = getattr(tensor, "dtype", None) or "float32"
+    return str(getattr(wanted, "name", wanted))
+
+
+def _reason(error: BaseException) -> str:
+    """What a layer says of what it was given, in one line."""
+    said = ValueError(_AROUND.sub("", str(error)))
+    return first_line(said if str(said).strip() else error)
 
 
 def _plain_name(name: str) -> str:

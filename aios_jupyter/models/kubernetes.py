@@ -108,7 +108,7 @@ def _server(image: str) -> dict[str, Any]:
         "name": "model",
         "image": image,
         "args": ["--grace", str(_DRAIN_SECONDS)],
-        "ports": [{"name": "http", "containerPort": PORT}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": {
             "requests": {"cpu": "500m", "memory": "256Mi"},
             "limits": {"cpu": "2", "memory": "2Gi"},
@@ -142,7 +142,8 @@ def _service(name: str, labels: dict[str, str], selector: dict[str, str]) -> dic
         "metadata": _metadata(name, labels),
         "spec": {
             "selector": dict(selector),
-            "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+            # The protocol is the default one; older servers apply lists of ports by it.
+            "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
         },
     }
 

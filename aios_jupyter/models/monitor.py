@@ -199,7 +199,7 @@ def profile_of(ref: str) -> Profile | None:
     """The profile that a version was published with; None where it has none."""
     from .registry import fetch
 
-    package = fetch(ref)
+    package = fetch(ref, use=False)
     return profile_in(Path(package.path)) if FILE in package.files else None
 
 

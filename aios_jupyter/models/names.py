@@ -8,6 +8,11 @@ from collections.abc import Mapping
 
 from ..errors import UsageError
 
+TAG = "aios."
+"""What our own tags of a version begin with."""
+OWN_TAGS = ("files", "main", "framework", "signature", "metrics", "params")
+"""Those among them that say what is stored, not where it comes from."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 _REF = re.compile(r"(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")

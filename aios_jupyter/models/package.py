@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from ..errors import UsageError
 from .example import save_row
-from .keras_export import export_keras, is_keras
+from .keras_export import columns_taken, export_keras, is_keras
 from .onnx_files import save_and_open, save_example
 from .predictor import (
     ONNX_MODEL,
@@ -83,8 +83,9 @@ def build_with(
         # What networks train with; of a table other libraries take numbers as they are.
         input_example = None
         if not _is_onnx(model):
+            several = columns_taken(model) if is_keras(model) else None
             network = _is_torch(model) or is_keras(model)
-            input_example = recipe.example("float32" if network else "float64")
+            input_example = recipe.example("float32" if network else "float64", several)
     built = build(model, extras, input_example, allow_pickle=allow_pickle)
     rows = recipe.rows_for(built.signature)
     write(rows, extras)

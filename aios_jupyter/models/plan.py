@@ -31,6 +31,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         What replicas see of the lease's GPUs, one each in turn; () to leave that alone.
     watch
         Seconds between two looks for alerts.
+    here, gather
+        How many replicas this machine has room for, and the folder of certificates that admit other
+        machines to run the others; "" where all are here.
     """
 
     ref: str
@@ -52,6 +55,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     key: str
     devices: tuple[str, ...]
     watch: float
+    here: int = 1
+    gather: str = ""
 
     @property
     def refs(self) -> dict[str, str]:
@@ -65,6 +70,9 @@ class Told(Protocol):
 
     def announce(self, model: str, version: str) -> None:
         """It answers with this version: at its beginning, and at each change."""
+
+    def gather(self, address: str) -> None:
+        """Other machines can join it there."""
 
     def report(self, metrics: dict[str, float]) -> None:
         """Its numbers, now and then."""

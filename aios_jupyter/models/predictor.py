@@ -125,6 +125,11 @@ def verify(package: Package) -> bytes | str:
     The bytes are the ones that were hashed: a file changed in between is not what gets opened.
     """
     root = Path(package.path)
+    if package.files and package.main not in package.files:
+        raise ConflictError(
+            f"{package.name}/{package.version} was changed after it was published ({package.main} is "
+            "none of its files); publish the model again."
+        )
     main = b""
     for name, expected in {**dict.fromkeys([package.main], ""), **package.files}.items():
         digest = hashlib.sha256()

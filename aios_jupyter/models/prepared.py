@@ -169,13 +169,20 @@ class Ahead:
     raw: Any
     label: str | None
 
-    def example(self, dtype: str) -> np.ndarray:
-        """Prepared rows as one matrix: all columns but the label, as a model is trained on them."""
+    def example(
+        self, dtype: str, several: Signature | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Prepared rows as a model is trained on them: all columns but the label as one matrix.
+
+        For one that takes `several` inputs, the column of each one's name.
+        """
         made = self.recipe.transform(self.raw)
         if not len(made):
             raise UsageError(
                 "The recipe leaves no row of the example; give others with input_example."
             )
+        if several is not None:
+            return as_inputs(made, several, chosen(list(made.columns), several))
         one = Tensor(name="input", datatype="FP64", shape=(-1, -1))
         signature = Signature(inputs=(one,), outputs=())
         columns = chosen(list(made.columns), signature, self.label)

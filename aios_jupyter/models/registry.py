@@ -11,24 +11,21 @@ import difflib
 import hashlib
 import json
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError, UsageError
+from ..errors import ConflictError, NotFoundError, UsageError
 from ..schema import Struct
-from .names import NAME, check_alias, check_metrics, check_name, parse_ref
+from .names import OWN_TAGS, TAG, check_alias, check_metrics, check_name, parse_ref
+from .signing import SIGNED, SignedBy, Signer, check, signatures
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-    from .package import Built
     from .predictor import Package, Predictor
-
-_TAG = "aios."
-_OWN_TAGS = ("files", "main", "framework", "signature", "metrics", "params")
+    from .trust import Trust
 
 
 class ModelVersion(Struct):
@@ -45,6 +42,8 @@ class ModelVersion(Struct):
         Where it comes from: lease, run, notebook, data version.
     created
         Seconds since the epoch.
+    signed
+        Who has signed it, and whether that counts here.
     """
 
     name: str
@@ -58,6 +57,7 @@ class ModelVersion(Struct):
     signature: dict[str, Any] = {}
     framework: str = ""
     lineage: dict[str, str] = {}
+    signed: tuple[SignedBy, ...] = ()
 
     @property
     def ref(self) -> str:
@@ -78,6 +78,7 @@ def publish(
     recipe: Any = None,
     label: str | None = None,
     allow_pickle: bool = False,
+    signer: Signer | None = None,
 ) -> ModelVersion:
     """Store `model` as the next version of `name`.
 
@@ -113,6 +114,8 @@ def publish(
         "label", "y", "class" and "target".
     allow_pickle
         Store objects that are neither torch nor ONNX as a pickle, which runs code when opened.
+    signer
+        Who vouches for it with their signature.
 
     Raises
     ------
@@ -128,6 +131,7 @@ def publish(
         raise UsageError("A label is named for a recipe; pass that too (--recipe).")
     from .package import build, build_with, save_profile
     from .store import room_for
+    from .storing import store, tags_of
     from .variants import Optimized
 
     origin: dict[str, Any] = dict(lineage or {})
@@ -150,9 +154,9 @@ def publish(
             origin["recipe"] = str(built.rows)
         if profile is not None:
             save_profile(built, extras, profile)
-        tags = _tags(built, numbers, texts, origin)
+        tags = tags_of(built, numbers, texts, origin)
         source = str(origin.get("run", ""))
-        version = _store(built, name, Path(scratch), numbers, texts, tags, source)
+        version = store(built, name, Path(scratch), numbers, texts, tags, source, signer)
     if alias is not None:
         from .aliases import set_alias
 
@@ -160,100 +164,13 @@ def publish(
     return resolve(f"{name}/{version}")
 
 
-def _store(
-    built: Built,
-    name: str,
-    scratch: Path,
-    metrics: Mapping[str, float],
-    params: Mapping[str, str],
-    tags: dict[str, str],
-    source: str,
-) -> int:
-    """Write the files, then the version: it appears complete or not at all.
-
-    It belongs to the run of ours that is its `source`, where there is one, else to one of its own.
-    """
-    from .predictor import file_hashes
-    from .store import creating, discard, ensure_registered, experiment_id, registry
-    from .tracking import RUN_TAG, find_run
-
-    with registry() as client:
-        from .mlflow_files import write_files
-
-        experiment = experiment_id(client)
-        with creating():
-            tracked = find_run(client, experiment, source) if source else None
-            run = (
-                tracked
-                or client.create_run(
-                    experiment, run_name=name, tags={RUN_TAG: source} if source else None
-                ).info.run_id
-            )
-        logged = client.create_logged_model(experiment, name=name, source_run_id=run)
-        done = False
-        try:
-            _log(client, run, metrics, params)
-            files = scratch / "model"
-            write_files(built, files, scratch / "extras", logged.model_id, run)
-            tags[f"{_TAG}files"] = json.dumps(file_hashes(files))
-            client.log_model_artifacts(logged.model_id, str(files))
-            client.finalize_logged_model(logged.model_id, "READY")
-            ensure_registered(client, name)
-            version = client.create_model_version(
-                name, logged.artifact_location, run_id=run, tags=tags, model_id=logged.model_id
-            ).version
-            done = True
-        finally:
-            if not done:
-                discard(logged.artifact_location)
-                client.finalize_logged_model(logged.model_id, "FAILED")
-            if not tracked:
-                client.set_terminated(run, "FINISHED" if done else "FAILED")
-    return int(version)
-
-
-def _log(
-    client: MlflowClient, run: str, metrics: Mapping[str, float], params: Mapping[str, str]
-) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(time.time() * 1000)
-    known = client.get_run(run).data.params
-    client.log_batch(
-        run,
-        metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-        params=[Param(key, value) for key, value in params.items() if key not in known],
-    )
-
-
-def _tags(
-    built: Built,
-    metrics: Mapping[str, float],
-    params: Mapping[str, str],
-    lineage: Mapping[str, Any],
-) -> dict[str, str]:
-    import msgspec
-
-    tags = {
-        "main": built.main,
-        "framework": built.framework,
-        "signature": msgspec.json.encode(built.takes).decode(),
-        "metrics": json.dumps(dict(metrics)),
-        "params": json.dumps(dict(params)),
-    }
-    for key, value in lineage.items():
-        if key in _OWN_TAGS or not NAME.fullmatch(str(key)):
-            raise UsageError(f"The lineage cannot have an entry {key!r}; use another word.")
-        if value not in (None, ""):
-            tags[str(key)] = str(value)
-    return {_TAG + key: value for key, value in tags.items()}
-
-
 # --- finding -------------------------------------------------------------------------------------
 
 
-def resolve(ref: str) -> ModelVersion:
+def resolve(ref: str, trust: Trust | None = None) -> ModelVersion:
     """The version that "name" (its latest), "name/3" or "name@alias" stands for.
+
+    `trust` says whose signatures count; the settings do where it is None.
 
     Raises
     ------
@@ -285,10 +202,10 @@ def resolve(ref: str) -> ModelVersion:
             raise NotFoundError(
                 f"{name} has no version {number}; its latest is {_latest(client, name)}."
             ) from None
-        return _version(found, aliases)
+        return _version(found, aliases, trust)
 
 
-def versions(name: str | None = None) -> list[dict[str, Any]]:
+def versions(name: str | None = None, trust: Trust | None = None) -> list[dict[str, Any]]:
     """All versions (of one model, or of all), newest first within a model, as plain dicts.
 
     Each has the fields of `ModelVersion`, "ref", and "before": what `rollback` would give each of its
@@ -309,7 +226,7 @@ def versions(name: str | None = None) -> list[dict[str, Any]]:
         rows = []
         for model in sorted(models, key=lambda model: str(model.name)):
             found = _pages(client.search_model_versions, filter_string=f"name = '{model.name}'")
-            some = [_version(item, dict(model.aliases)) for item in found]
+            some = [_version(item, dict(model.aliases), trust) for item in found]
             before = named_before(model.tags, some)
             for row in sorted(some, key=lambda v: -v.version):
                 own = {alias: before[alias] for alias in row.aliases if alias in before}
@@ -318,25 +235,48 @@ def versions(name: str | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def fetch(ref: str) -> Package:
-    """The files of a version on this machine, not yet checked (`predictor.open_package` does)."""
+def fetch(ref: str, trust: Trust | None = None, *, use: bool = True) -> Package:
+    """The files of a version on this machine, not yet checked (`predictor.open_package` does).
+
+    Parameters
+    ----------
+    trust
+        Whose signatures count, and whether one is required; by the settings where it is None.
+    use
+        False to look at it alone, whatever its signatures are.
+
+    Raises
+    ------
+    ConflictError
+        A signature does not fit the version.
+    AccessError
+        Nobody known has signed it, and that is required.
+    """
     from .predictor import ONNX_MODEL, Package
     from .store import local_files, registry
 
-    version = resolve(ref)
-    recorded = version.tags.get(f"{_TAG}files", "")
+    version = resolve(ref, trust)
+    if use:
+        check(version.ref, version.signed, required=_trusted(trust).required)
+    recorded = version.tags.get(f"{TAG}files", "")
     digest = hashlib.sha256(recorded.encode()).hexdigest() if recorded else ""
     with registry() as client:
         path = local_files(client, version.name, version.version, digest)
-    main = version.tags.get(f"{_TAG}main") or _foreign_main(path, ONNX_MODEL)
+    main = version.tags.get(f"{TAG}main") or _foreign_main(path, ONNX_MODEL)
     return Package(
         name=version.name,
         version=version.version,
         path=str(path),
         main=main,
-        files=json.loads(recorded) if recorded else {},
+        files=_recorded(version.ref, version.tags),
         framework=version.framework,
     )
+
+
+def _trusted(trust: Trust | None) -> Trust:
+    from .trust import current
+
+    return current() if trust is None else trust
 
 
 def _foreign_main(path: Path, onnx: str) -> str:
@@ -354,7 +294,13 @@ def _foreign_main(path: Path, onnx: str) -> str:
     )
 
 
-def load(ref: str, *, threads: int | None = None, allow_pickle: bool = False) -> Predictor:
+def load(
+    ref: str,
+    *,
+    threads: int | None = None,
+    allow_pickle: bool = False,
+    require_signature: bool = False,
+) -> Predictor:
     """Open a version: `.predict(x)` gives arrays, `.signature` says what it takes.
 
     Parameters
@@ -363,19 +309,23 @@ def load(ref: str, *, threads: int | None = None, allow_pickle: bool = False) ->
         Threads of the model; None takes the processors there are (or `OMP_NUM_THREADS`).
     allow_pickle
         Open a model that is stored as a pickle, which runs the code in it.
+    require_signature
+        Refuse a version that nobody known here has signed.
 
     Raises
     ------
     NotFoundError
         There is no such version.
     ConflictError
-        A file was changed since it was published.
+        A file was changed since it was published, or a signature does not hold.
     AccessError
-        It is a pickle and `allow_pickle` was not given.
+        It is a pickle and `allow_pickle` was not given, or it lacks a signature.
     """
     from .predictor import open_package
+    from .trust import current
 
-    return open_package(fetch(ref), threads=threads, allow_pickle=allow_pickle)
+    package = fetch(ref, current().requiring(require_signature))
+    return open_package(package, threads=threads, allow_pickle=allow_pickle)
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
@@ -420,9 +370,11 @@ def _pages(search: Any, **query: Any) -> list[Any]:
             return items
 
 
-def _version(found: MlflowVersion, aliases: Mapping[str, int]) -> ModelVersion:
+def _version(
+    found: MlflowVersion, aliases: Mapping[str, int], trust: Trust | None = None
+) -> ModelVersion:
     tags = dict(found.tags)
-    own = {key.removeprefix(_TAG): value for key, value in tags.items() if key.startswith(_TAG)}
+    own = {key.removeprefix(TAG): value for key, value in tags.items() if key.startswith(TAG)}
     return ModelVersion(
         name=found.name,
         version=int(found.version),
@@ -434,5 +386,33 @@ def _version(found: MlflowVersion, aliases: Mapping[str, int]) -> ModelVersion:
         tags=tags,
         signature=json.loads(own.get("signature", "{}")),
         framework=own.get("framework", ""),
-        lineage={key: value for key, value in own.items() if key not in _OWN_TAGS},
+        lineage={
+            key: value
+            for key, value in own.items()
+            if key not in OWN_TAGS and not (TAG + key).startswith(SIGNED)
+        },
+        signed=_signed(f"{found.name}/{found.version}", tags, trust),
     )
+
+
+def _signed(ref: str, tags: Mapping[str, str], trust: Trust | None) -> tuple[SignedBy, ...]:
+    if not any(key.startswith(SIGNED) for key in tags):
+        return ()
+    try:
+        files = _recorded(ref, tags)
+    except ConflictError:
+        files = {}  # then no signature holds
+    return signatures(ref, files, tags, _trusted(trust))
+
+
+def _recorded(ref: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """sha256 by file, as it was recorded when a version was published; {} where it was not."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(tags.get(f"{TAG}files") or "{}", type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ConflictError(
+            f"{ref} was changed after it was published (the list of its files cannot be read: {error}); "
+            "publish the model again."
+        ) from error

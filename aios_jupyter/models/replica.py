@@ -28,6 +28,7 @@ from ..schema import Struct
 from .connection import Connection
 from .following import text
 from .predictor import Package, Predictor, open_package, zeros
+from .processes import Said
 from .service import Deployed, Limits, Service
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,15 @@ class Serving(Struct, frozen=True):
 
 
 class Replica(Struct, frozen=True):
-    """All that a replica has to know. `fd` is the listening socket."""
+    """All that a replica has to know.
+
+    Attributes
+    ----------
+    fd
+        The listening socket.
+    alone
+        Nobody else answers on it: a relay decides which connections come.
+    """
 
     fd: int
     name: str
@@ -66,6 +75,7 @@ class Replica(Struct, frozen=True):
     grace: float = 10.0
     certificate: str = ""
     key: str = ""
+    alone: bool = False
 
 
 class Order(Struct, frozen=True):
@@ -87,15 +97,6 @@ class Order(Struct, frozen=True):
     rate: float | None = None
     shed: float = 0.0
     leave: bool = False
-
-
-class Said(Struct, frozen=True):
-    """What a replica says: that these versions answer now, that it cannot, or how much it did."""
-
-    serving: str = ""
-    refused: str = ""
-    kind: str = ""
-    metrics: dict[str, float] = {}
 
 
 def main() -> int:
@@ -140,9 +141,13 @@ class _Channel:
 def _own_channel() -> Iterator[_Channel]:
     """Standard output for us alone: what a model prints goes to the log."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "wb") as file:
-        os.dup2(2, 1)
+    file = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
         yield _Channel(file)
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # what it could not say last
+            file.close()
 
 
 def _opened(package: Package, orders: Replica) -> Predictor:
@@ -177,6 +182,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # nothing here asks who the client is
                 backlog=1024,
                 timeout_keep_alive=75,
                 # What is left of the grace is for our own end before SIGKILL comes.
@@ -252,11 +258,15 @@ class _Server(uvicorn.Server):
 
     async def _shed(self, share: float) -> None:
         """Let a share of the clients go, and leave it to others to take them up."""
-        self._close_door()
+        alone = self._orders.alone
+        if not alone:
+            self._close_door()
         self._service.shed(round(share * len(self.server_state.connections)))
         deadline = time.monotonic() + LEAVE_SECONDS
         while self._service.shedding and time.monotonic() < deadline:  # noqa: ASYNC110  # replies count it down
             await asyncio.sleep(0.05)
+        if alone:
+            return
         await asyncio.sleep(AWAY_SECONDS)
         if self._service.shedding is not None and not self.should_exit:  # it is to stay
             await super().startup([self._door.dup()])
@@ -268,6 +278,8 @@ class _Server(uvicorn.Server):
 
     async def _leave(self) -> None:
         """Let clients go without a request lost: new ones to others, the rest with a reply."""
+        if self._orders.alone:
+            await asyncio.sleep(AWAY_SECONDS)  # the relay may just have sent somebody
         self._close_door()
         self._service.shed(None)
         deadline = time.monotonic() + LEAVE_SECONDS

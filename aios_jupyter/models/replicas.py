@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-import sys
 import time
 from typing import Any
 
@@ -20,7 +18,10 @@ import msgspec
 
 from ..errors import AiosError, ClusterError, from_kind
 from .following import text
+from .hosts import Hosts
 from .plan import Plan, Told
+from .processes import LocalReplica, ReplicaProcess, inner_listener
+from .relaying import RelayProcess
 
 log = logging.getLogger(__name__)
 
@@ -30,41 +31,12 @@ MOST_FAILURES = 5
 _HEALTHY = 5.0
 """A replica that lived for so many seconds was not a failed start."""
 
-_REPORT_SECONDS = 5.0
-"""What a replica said longer ago is not its load any more."""
-
-
-class ReplicaProcess:
-    """One process: its standard input takes orders, its standard output says how it is."""
-
-    def __init__(self, process: asyncio.subprocess.Process, device: str) -> None:
-        self.process = process
-        self.device = device
-        self.started = time.monotonic()
-        self.ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.metrics: dict[str, float] = {}
-        self.said = 0.0
-        self.leaving = False
-
-    @property
-    def answers(self) -> bool:
-        """Whether it has come up and is to stay."""
-        up = self.ready.done() and not self.ready.cancelled() and not self.ready.exception()
-        return up and not self.leaving
-
-    def in_hand(self, now: float) -> float:
-        """Requests in hand, on average over its last report."""
-        return self.metrics.get("in_hand", 0.0) if now - self.said < _REPORT_SECONDS else 0.0
-
-    def order(self, order: Any) -> None:
-        """Tell it something (`replica.Order`)."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.process.stdin.write(msgspec.json.encode(order) + b"\n")
-
 
 class Replicas:
-    """Processes that answer on one listening socket, each kept until it is to leave.
+    """Processes that answer for one listening socket, each kept until it is to leave.
+
+    They answer on it themselves. Where other machines may have some (`hosts`), each has a socket of
+    its own, and `relay` passes connections on to them.
 
     Parameters
     ----------
@@ -95,7 +67,10 @@ class Replicas:
         self.confirmed: dict[str, Any] = {}
         self.unfit: set[tuple[str, int]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._given: list[str] = []  # devices of those that live or are started
+        self.hosts: Hosts | None = None
+        self.relay: RelayProcess | None = None
+        self.room = asyncio.Event()  # there is more of it, perhaps
+        self._given: list[tuple[str, str]] = []  # machines and devices of those that live
         self._keepers: set[asyncio.Task[None]] = set()
         self._ended: dict[str, float] = {"requests": 0.0, "errors": 0.0}
         self._failures = 0
@@ -114,6 +89,7 @@ class Replicas:
         for one in staying[: max(0, count)]:
             one.leaving = True
             self.staying -= 1
+            self._relay_to()
             one.order({"leave": True})
         self.tell_rate()
 
@@ -134,48 +110,88 @@ class Replicas:
     async def _keep(self) -> None:
         """One replica, again and again, until it is to leave."""
         while not self.stopping.is_set():
-            one = await self._start()
+            place = await self._place()
+            if place is None:
+                return
+            self._given.append(place)
+            try:
+                left = await self._one_life(*place)
+            finally:
+                self._given.remove(place)
+                self.room.set()
+            if left:
+                return
+
+    async def _one_life(self, host: str, device: str) -> bool:
+        """One replica from its start to its end; True where there is to be no other."""
+        with contextlib.ExitStack() as sockets:
+            one = await self._start(host, device, sockets)
             self.live.append(one)
             await self.known.wait()
             if self.stopping.is_set():
-                _signal(one, signal.SIGTERM)
-                await one.process.wait()
-                return
-            one.order(self._orders())
+                one.signal(signal.SIGTERM)
+                await one.wait()
+                return True
+            one.order(self._orders() | {"fd": one.fd})
             listening = asyncio.create_task(self._listen(one))
-            await one.process.wait()
+            status = await one.wait()
             await listening
-            self.live.remove(one)
-            self._given.remove(one.device)
-            for key in self._ended:
-                self._ended[key] += one.metrics.get(key, 0.0)
-            if self.stopping.is_set() or one.leaving:
-                return
-            await self._after_death(one)
+        self.live.remove(one)
+        self._relay_to(one)
+        for key in self._ended:
+            self._ended[key] += one.metrics.get(key, 0.0)
+        if self.stopping.is_set() or one.leaving:
+            return True
+        await self._after_death(one, status)
+        return False
 
-    async def _start(self) -> ReplicaProcess:
-        device = self._device()
-        self._given.append(device)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "aios_jupyter.models.replica",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=[self.listener.fileno()],
-            env={**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device else {})},
-        )
-        return ReplicaProcess(process, device)
+    async def _start(self, host: str, device: str, sockets: contextlib.ExitStack) -> ReplicaProcess:
+        if self.hosts is None:
+            return await LocalReplica.start(device, self.listener)
+        if host:
+            return self.hosts.start(host, device)
+        own, address = inner_listener("127.0.0.1")
+        return await LocalReplica.start(device, sockets.enter_context(own), address)
 
-    def _device(self) -> str:
-        """The lease's device that the fewest replicas have; "" where none are to be shared out."""
-        return min(self.plan.devices, key=self._given.count, default="")
+    async def _place(self) -> tuple[str, str] | None:
+        """The machine ("": this one) and device that a replica comes to; None: the endpoint ends.
+
+        Where there are several machines it waits for room on one.
+        """
+        while not self.stopping.is_set():
+            self.room.clear()
+            host = self._roomiest()
+            if host is not None:
+                devices = self.hosts.joined[host].devices if self.hosts and host else None
+                return host, self._device(host, self.plan.devices if devices is None else devices)
+            await self.room.wait()
+        return None
+
+    def _roomiest(self) -> str | None:
+        """The machine that has room for the most replicas; None where all are full."""
+        if self.hosts is None:
+            return ""
+        given = [host for host, _ in self._given]
+        room = {"": self.plan.here - given.count("")}
+        for name, host in self.hosts.joined.items():
+            room[name] = host.slots - given.count(name)
+        most = max(room, key=lambda name: room[name])
+        return most if room[most] > 0 else None
+
+    def _device(self, host: str, devices: tuple[str, ...]) -> str:
+        """The device there that the fewest replicas have; "" where none are to be shared out."""
+        return min(devices, key=lambda device: self._given.count((host, device)), default="")
+
+    def _relay_to(self, *gone: ReplicaProcess) -> None:
+        """Have the relay know who answers."""
+        if self.relay is not None:
+            answering = [one.address for one in self.live if one.answers]
+            self.relay.tell(answering, [one.address for one in gone])
 
     def _orders(self) -> dict[str, Any]:
         """What a replica is told at its beginning (`replica.Replica`)."""
         plan = self.plan
         return {
-            "fd": self.listener.fileno(),
             "name": plan.name or self.serving["main"]["name"],
             "token": plan.token,
             "serving": self.serving,
@@ -190,6 +206,7 @@ class Replicas:
             "grace": plan.grace,
             "certificate": plan.certificate,
             "key": plan.key,
+            "alone": self.hosts is not None,
         }
 
     def _rate(self) -> float | None:
@@ -197,8 +214,7 @@ class Replicas:
         return None if self.plan.rate is None else self.plan.rate / max(1, self.staying)
 
     async def _listen(self, one: ReplicaProcess) -> None:
-        assert one.process.stdout is not None
-        while line := await one.process.stdout.readline():
+        async for line in one.lines():
             said = msgspec.json.decode(line)
             if said["metrics"]:
                 one.metrics, one.said = said["metrics"], time.monotonic()
@@ -216,6 +232,7 @@ class Replicas:
             one.ready.set_result(serving)
             if serving != text(self.serving):
                 one.order({"serving": self.serving})  # an alias moved while it started
+            self._relay_to()
         if serving == text(self.serving):
             self.confirmed = self.serving
         done = [other for other in self.live if other.answers]
@@ -223,13 +240,14 @@ class Replicas:
             self._share_out(one, done)
         if not first or len(done) == self.plan.scale.first:
             self._tell(serving)
+        if first:
+            self.told.report(self.totals())
 
     def _share_out(self, new: ReplicaProcess, done: list[ReplicaProcess]) -> None:
         """Connections that clients keep go on to a new replica, a fair part of each other's."""
         for other in done:
             if other is not new:
                 other.order({"shed": 1 / len(done)})
-        self.told.report(self.totals())
 
     def _tell(self, serving: str) -> None:
         if serving != self._announced:
@@ -248,20 +266,23 @@ class Replicas:
         self.serving = self.confirmed
         log.warning("the endpoint goes on with what it served: %s", error)
 
-    async def _after_death(self, one: ReplicaProcess) -> None:
+    async def _after_death(self, one: ReplicaProcess, status: int) -> None:
         """Wait before the next start, the longer the more have failed; or give up."""
+        if one.lost:
+            log.warning("a replica's machine is out of reach; another one is started")
+            return
         ready = one.ready.done() and not one.ready.cancelled()
         error = one.ready.exception() if ready else None
         if error is not None and not self._announced:
             raise error
-        log.warning("a replica ended with status %s; it is started again", one.process.returncode)
+        log.warning("a replica ended with status %s; it is started again", status)
         if ready and error is None and time.monotonic() - one.started > _HEALTHY:
             self._failures = 0
             return
         self._failures += 1
         if self._failures >= MOST_FAILURES * self.plan.scale.most:
             raise error or ClusterError(
-                f"The replicas end as soon as they start (exit status {one.process.returncode}); "
+                f"The replicas end as soon as they start (exit status {status}); "
                 "the reason is above in this log."
             )
         with contextlib.suppress(TimeoutError):
@@ -284,14 +305,9 @@ class Replicas:
     async def end(self) -> None:
         """Let each finish what is in flight; what does not end in time is killed."""
         for one in self.live:
-            _signal(one, signal.SIGTERM)
-        waiting = [asyncio.create_task(one.process.wait()) for one in self.live]
+            one.signal(signal.SIGTERM)
+        waiting = [asyncio.create_task(one.wait()) for one in self.live]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=self.plan.grace * 0.95)
             for one in self.live if late else ():
-                _signal(one, signal.SIGKILL)
-
-
-def _signal(one: ReplicaProcess, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        one.process.send_signal(number)
+                one.signal(signal.SIGKILL)

@@ -30,6 +30,7 @@ import msgspec
 from ..config import settings
 from ..errors import AiosError, ConflictError, UsageError
 from ..runs import events
+from .numbers import FOLDER
 from .plan import MAX_BODY, Plan
 from .predictor import Package
 from .scaling import Scale
@@ -71,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         key=key,
         devices=tuple(filter(None, options.devices.split(","))),
         watch=options.watch,
+        here=options.here,
+        gather=options.gather,
     )
-    with _bound(options.host or _own_host(), options.port) as listener, _shared_numbers(scale):
+    with _bound(options.host or _own_host(), options.port) as listener, _shared_numbers(plan):
         asyncio.run(_serve(plan, listener, url_of(listener, tls=bool(certificate))))
     return 0
 
@@ -146,6 +149,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", default="", help="GPUs for the replicas, one each")
     parser.add_argument(
         "--watch", type=float, default=60.0, help="seconds between looks for alerts"
+    )
+    parser.add_argument(
+        "--here", type=int, default=1, help="replicas that this machine has room for"
+    )
+    parser.add_argument(
+        "--gather", default="", help="certificates for machines that run the others"
     )
     parser.add_argument("--pinned", action="store_true", help="stay when an alias moves")
     parser.add_argument("--max-batch", type=int, default=64, help="samples run together at most")
@@ -236,16 +245,16 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _shared_numbers(scale: Scale) -> Iterator[None]:
+def _shared_numbers(plan: Plan) -> Iterator[None]:
     """With several replicas, or none for a while: a folder in which each keeps its metrics, so that
     all tell the sum.
     """
-    if scale.least == scale.most == 1:
-        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    if plan.scale.least == plan.scale.most == 1 and not plan.gather:
+        os.environ.pop(FOLDER, None)
         yield
         return
     with tempfile.TemporaryDirectory(prefix="aios-endpoint-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ[FOLDER] = folder
         yield
 
 
@@ -260,6 +269,12 @@ class _Voice:
             _line({"url": self._url, "model": model, "version": version})
         else:
             channel.endpoint(self._url, model, version)
+
+    def gather(self, address: str) -> None:
+        if (channel := events.channel()) is None:
+            _line({"gather": address})
+        else:
+            channel.send(events.Gathering(time=time.time(), address=address))
 
     def report(self, metrics: dict[str, float]) -> None:
         if (channel := events.channel()) is not None:

@@ -24,14 +24,14 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from .._version import __version__
 from ..errors import AiosError, NotFoundError, UsageError
 from ..schema import Struct
 from .batching import Arrays, Batcher, OverloadedError
 from .forms import from_json, mlflow_inputs, plain, read_json
-from .gate import JSON, Gate, Rate, RefusedError, Reply, http_error
+from .gate import JSON, Gate, Rate, RefusedError, Reply, Shortcuts, http_error
 from .openapi import document
 from .plan import MAX_BODY
 from .predictor import Predictor
@@ -200,9 +200,11 @@ class Service:
             return self._canary if version == self._canary.version else self._main
         return self._canary if random.random() < self._share else self._main  # noqa: S311
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The ASGI application."""
-        return Starlette(routes=self._routes(), exception_handlers={HTTPException: http_error})
+        whole = Starlette(routes=self._routes(), exception_handlers={HTTPException: http_error})
+        asked = ("/predict", "/invocations", f"/v2/models/{self.name}/infer")
+        return Shortcuts(whole, asked)
 
     def _routes(self) -> list[BaseRoute]:
         route = self._gate.route

@@ -207,6 +207,8 @@ def by_column(rows: Any, signature: Signature) -> Any:
     UsageError
         A row lacks a value.
     """
+    if isinstance(rows, list) and not (rows and isinstance(rows[0], Mapping)):
+        return rows  # numbers: most requests
     if not signature.of_rows:
         return rows
     names = [tensor.name for tensor in signature.inputs]

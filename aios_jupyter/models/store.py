@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,6 +183,29 @@ def ensure_registered(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def add_params(client: MlflowClient, run: str, params: Mapping[str, str]) -> None:
+    """Give a run the parameters that it has not; what it has stays.
+
+    Publishing a model and telling of its run do this at the same time, and what is written twice is
+    refused: so once more without what has come meanwhile.
+    """
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    def new() -> list[Param]:
+        known = client.get_run(run).data.params
+        return [Param(key, value) for key, value in params.items() if key not in known]
+
+    wanted = new()
+    try:
+        client.log_batch(run, params=wanted)
+    except MlflowException:
+        left = new()
+        if len(left) == len(wanted):
+            raise
+        client.log_batch(run, params=left)
 
 
 def missing(error: Exception) -> bool:

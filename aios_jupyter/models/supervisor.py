@@ -9,17 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import AiosError
-from .following import moved, packages
+from ..tls import Bundle
+from .following import PARTS, moved, packages
+from .hosts import Hosts
+from .numbers import FOLDER
 from .plan import Plan, Told
+from .relaying import RelayProcess
 from .replicas import Replicas
 from .scaling import Scaler
 
@@ -53,11 +59,12 @@ class Supervisor(Replicas):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+        gathering = await self._gather() if self.plan.gather else []
         for _ in range(self.plan.scale.first):
             self.grow()  # they import what they need while the registry is asked
         beside = [
             asyncio.create_task(self._failing(work))
-            for work in (self._watch(), self._rescale(), self._look())
+            for work in (self._watch(), self._rescale(), self._look(), *gathering)
         ]
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -70,14 +77,36 @@ class Supervisor(Replicas):
         finally:
             self.stopping.set()
             self.known.set()  # also where it is not: whoever waits ends
-            for task in (*beside, stopping):
-                task.cancel()
+            self.room.set()
+            if self.relay is not None:
+                self.relay.close()
             loop.remove_reader(self.listener.fileno())
             self.listener.close()
             await self.end()
+            if self.relay is not None:
+                await self.relay.end()
+            if self.hosts is not None:
+                await self.hosts.close()
+            for task in (*beside, stopping):
+                task.cancel()
             await asyncio.gather(*self._keepers, *beside, stopping, return_exceptions=True)
             if not self.failed.done():
                 self.failed.cancel()
+
+    async def _gather(self) -> list[Coroutine[Any, Any, None]]:
+        """Let other machines join; gives back what is to be done beside."""
+        plan = self.plan
+        bundle = Bundle.of(Path(plan.gather), "endpoint")
+        numbers = Path(os.environ[FOLDER])
+        self.hosts = Hosts(plan, bundle, numbers, self._packages, self.room.set)
+        self.relay = RelayProcess(self.listener, self._knocked.set)
+        self.told.gather(await self.hosts.open(self.listener.getsockname()[0]))
+        return [self.hosts.keep(), self.relay.run()]
+
+    def _packages(self) -> list[dict[str, Any]]:
+        """What replicas may be told to serve."""
+        both = (self.serving, self.confirmed)
+        return [one[part] for one in both for part in PARTS if one.get(part)]
 
     async def _failing(self, work: Coroutine[Any, Any, None]) -> None:
         """What goes wrong beside the replicas ends the endpoint, as what goes wrong with them."""
@@ -114,6 +143,9 @@ class Supervisor(Replicas):
         while self.staying < wanted:
             self.grow()
         self.shrink(self.staying - wanted)
+        if self.relay is not None:
+            self.told.report(self.totals())
+            return  # it says when somebody waits
         loop = asyncio.get_running_loop()
         if self.staying == 0:
             loop.add_reader(self.listener.fileno(), self._knock)

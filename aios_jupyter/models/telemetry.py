@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from .numbers import told
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _WINDOW = 1000
@@ -40,7 +42,8 @@ class Telemetry:
     """Counts requests and batches of an endpoint's versions.
 
     With several replicas (`PROMETHEUS_MULTIPROC_DIR` is set, as prometheus_client wants it) each
-    keeps its numbers in a file, and any of them tells the sum.
+    keeps its numbers in a file, and any of them tells the sum; see `numbers.py` for those on several
+    machines.
     """
 
     def __init__(self, model: str) -> None:
@@ -115,6 +118,8 @@ class Telemetry:
         """Prometheus's text format, and its content type."""
         registry = self._registry
         if self._together:
+            if (sum_of_all := told()) is not None:
+                return sum_of_all, CONTENT_TYPE_LATEST.encode()
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST.encode()

@@ -112,9 +112,9 @@ class TrackedRun:
             return None
 
     def _open(self, client: MlflowClient) -> None:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import RunTag
 
-        from .store import creating, experiment_id
+        from .store import add_params, creating, experiment_id
 
         facts = self._facts
         tags = {f"{TAG}{key}": str(value) for key, value in facts["tags"].items() if value}
@@ -133,15 +133,11 @@ class TrackedRun:
                     run_name=facts["name"],
                 ).info.run_id
             )
-        known = client.get_run(self._id).data.params
+        add_params(
+            client, self._id, {key: value[:LONGEST] for key, value in facts["params"].items()}
+        )
         client.log_batch(
-            self._id,
-            params=[
-                Param(key, value[:LONGEST])
-                for key, value in facts["params"].items()
-                if key not in known
-            ],
-            tags=[RunTag(key, value[:LONGEST]) for key, value in tags.items()],
+            self._id, tags=[RunTag(key, value[:LONGEST]) for key, value in tags.items()]
         )
 
     def _read(self, *, last: bool) -> None:

@@ -1,7 +1,8 @@
-"""The curves of a run as one output: live where JupyterLab has our extension, else a picture.
+"""The curves of a run: live where JupyterLab has our extension, else a picture.
 
-The bundle has the numbers for the extension's renderer, an SVG for every other front end, and a
-line of text; a saved notebook keeps all three. Pure.
+While the run lives they are an output of their own: numbers for the extension's renderer, an SVG for
+every other front end, and a line of text. When it has ended, picture and text are part of its card,
+in which the extension goes on drawing from the numbers; nothing else is left of that output. Pure.
 """
 
 from __future__ import annotations
@@ -23,25 +24,35 @@ def drawable(feed: Feed) -> dict[str, Course]:
     return {name: course for name, course in feed.series.items() if len(course.points) > 1}
 
 
-def place(feed: Feed) -> str:
-    """Where in a live card the extension draws the curves of its run: an empty element."""
-    return f'<div class="aios-place" data-run="{escape(feed.run)}"></div>'
+def place(feed: Feed, inside: str = "") -> str:
+    """Where in a card the extension draws the curves of its run, in place of what is `inside`."""
+    return f'<div class="aios-place" data-run="{escape(feed.run)}">{inside}</div>'
 
 
-def bundle(feed: Feed) -> dict[str, Any]:
-    """What is displayed, by MIME type."""
+def picture(feed: Feed) -> str:
+    """The curves as SVG; "" where there are none."""
     curves = drawable(feed)
+    return html.curves({n: (_steps(s), s.points) for n, s in curves.items()}) if curves else ""
+
+
+def lines(feed: Feed) -> list[str]:
+    """The curves as text, a line each."""
+    return [_line(name, course.points) for name, course in drawable(feed).items()]
+
+
+def bundle(feed: Feed, *, ended: bool = False) -> dict[str, Any]:
+    """What is displayed, by MIME type; with `ended` the card has picture and text."""
     return {
         MIME: {
             "version": 1,
             "run": feed.run,
             "curves": [
                 {"name": name, "x": _steps(course), "y": [finite(y) for y in course.points]}
-                for name, course in curves.items()
+                for name, course in drawable(feed).items()
             ],
         },
-        "text/html": html.page(html.curves({n: (_steps(s), s.points) for n, s in curves.items()})),
-        "text/plain": "\n".join(_line(name, course.points) for name, course in curves.items()),
+        "text/html": "" if ended else html.page(picture(feed)),
+        "text/plain": "" if ended else "\n".join(lines(feed)),
     }
 
 

@@ -215,9 +215,9 @@ def scrolled(inside: str) -> str:
     return f'<div class="aios-scroll">{inside}</div>'
 
 
-def run_static(feed: Feed, now: float, lines: int = 200) -> str:
+def run_static(feed: Feed, now: float, curves: str = "", lines: int = 200) -> str:
     """A run as a saved notebook keeps it: every rank's last lines within `details`."""
-    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed), run_usage(feed)]
+    parts = [run_head(feed, now), run_progress(feed), run_metrics(feed), run_usage(feed), curves]
     for rank in sorted(feed.logs):
         tail = feed.tail(rank, lines)
         if tail:

@@ -269,8 +269,8 @@ class ProgressCard(Live):
 class RunCard(Live):
     """A run: progress, metrics and their curves, one rank's output, Stop.
 
-    The curves are an output of their own, below the card. Our extension draws them within it, where
-    the card keeps a place for them.
+    While it lives the curves are an output of their own, below the card; our extension draws them
+    within it, where the card keeps a place for them. When it has ended the card has them itself.
     """
 
     def __init__(self, slot: Slot, handle: RunHandle, feed: Feed) -> None:
@@ -295,11 +295,14 @@ class RunCard(Live):
 
     def text(self) -> str:
         """The run as lines."""
-        return self.feed.text(time.time())
+        summary, *tail = self.feed.text(time.time()).split("\n")
+        return "\n".join([summary, *curves.lines(self.feed), *tail])
 
     def markup(self) -> str:
         """The run as static HTML."""
-        return html.run_static(self.feed, time.time())
+        picture = curves.picture(self.feed)
+        drawn = curves.place(self.feed, picture) if picture else ""
+        return html.run_static(self.feed, time.time(), drawn)
 
     def start(self) -> None:
         """Show the card and keep it up to date."""
@@ -326,7 +329,7 @@ class RunCard(Live):
         if self.box is not None:
             self.close()
         if self._curves.shown:
-            self._draw_curves(at_once=True)
+            self._curves.put(curves.bundle(self.feed, ended=self.closed))
 
     def stopping(self) -> None:
         """Say that the run has been told to end."""
@@ -353,13 +356,13 @@ class RunCard(Live):
         fill(self._metrics, html.part(metrics))
         fill(self._log, html.part(html.scrolled(html.log(tail))))
 
-    def _draw_curves(self, *, at_once: bool = False) -> None:
+    def _draw_curves(self) -> None:
         """Show the curves, where there is something new, about once a second."""
         with self._feed_lock:
             seen = sum(series.seen for series in self.feed.series.values())
             known, drawn = self._drawn
             now = time.monotonic()
-            if seen == known or not (at_once or now - drawn >= CURVES_EVERY):
+            if seen == known or now - drawn < CURVES_EVERY:
                 return
             self._drawn = (seen, now)
             bundle = curves.bundle(self.feed)

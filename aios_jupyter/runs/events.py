@@ -68,6 +68,12 @@ class EndpointReady(_Said, tag="endpoint"):
     version: str = ""
 
 
+class Gathering(_Said, tag="gathering"):
+    """Machines that are to run replicas of an endpoint join it at `address`."""
+
+    address: str
+
+
 class Alerted(_Said, tag="alerts"):
     """What a person should look at now has changed: a sentence for each subject, {} when all is well."""
 
@@ -101,6 +107,7 @@ Said = (
     | MetricsMade
     | ErrorRaised
     | EndpointReady
+    | Gathering
     | Alerted
     | NamesPulled
     | CheckpointMade

@@ -41,19 +41,11 @@ class AssetVerbs(RunVerbs):
             return self._dask
         if self._dask is not None:
             self._dask.close()
-        from distributed import Client
-        from distributed.security import Security
+            self._dask = None
+        from ..cluster.tasks import client_of
 
-        security = Security(
-            tls_ca_file=str(own.authority),
-            tls_client_cert=str(own.certificate),
-            tls_client_key=str(own.key),
-            require_encryption=True,
-        )
         try:
-            self._dask = Client(
-                address, security=security, set_as_default=False, timeout=REACH_TIMEOUT
-            )
+            self._dask = client_of(address, own, REACH_TIMEOUT)
         except OSError as error:
             raise ClusterError(
                 f"The cluster's Dask scheduler at {address} is not reached from here ({error}); start "

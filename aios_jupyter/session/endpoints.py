@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import queue
-import secrets
 import socket
 import time as clock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from ..cluster import embedded
 from ..config import settings
-from ..errors import AccessError, ClusterError, ConflictError, NotFoundError, RunError
+from ..errors import AiosError, ClusterError, ConflictError, NotFoundError, RunError, UsageError
 from ..runs.handle import RunHandle
-from ..schema import LIVE, DeviceKind, Lease, RunKind, RunState, Scope, Struct
-from ..tls import issue_endpoint
-from .models import ModelVerbs
+from ..schema import LIVE, Lease, RunKind, RunState, Struct
+from ..tls import create_closed, issue_endpoint
+from .endpoint_files import (
+    authority_of,
+    follows,
+    forget,
+    gather_folder,
+    new_token,
+    token_of,
+    token_path,
+)
+from .spreading import SpreadVerbs, here, host_of, loopback, real_devices
 
 if TYPE_CHECKING:
     from ..data.catalog import Entry
@@ -28,7 +34,6 @@ if TYPE_CHECKING:
 
 ANNOUNCE_TIMEOUT = 10.0
 ENDPOINT_MODULE = "aios_jupyter.models.serve"
-_REAL = (DeviceKind.GPU, DeviceKind.MIG)
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -47,14 +52,14 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     authority: str = ""
 
 
-class EndpointVerbs(ModelVerbs):
+class EndpointVerbs(SpreadVerbs):
     """A session that serves models."""
 
     def model_card(self, ref: str) -> ModelCard:
         """All that is known about a version: figures, lineage from data to endpoints, integrity."""
         from ..models import card
 
-        return card.card(ref, self.endpoints())
+        return card.card(ref, self.endpoints(), self.trust())
 
     def serve(
         self,
@@ -64,6 +69,7 @@ class EndpointVerbs(ModelVerbs):
         name: str | None = None,
         timeout: float = 60.0,
         replicas: int | str = 1,
+        placement: str = "",
         idle: float = 60.0,
         canary: tuple[str, float] | None = None,
         shadow: str | None = None,
@@ -76,6 +82,7 @@ class EndpointVerbs(ModelVerbs):
         max_body: int | None = None,
         watch: float = 60.0,
         allow_pickle: bool = False,
+        require_signature: bool = False,
     ) -> Endpoint:
         """Serve a model over HTTP in a process of its own on a leased device.
 
@@ -85,10 +92,15 @@ class EndpointVerbs(ModelVerbs):
             Lease so many for the endpoint alone, which then outlives this session. None: a device
             of the lease that this session holds, with which it ends; or one of its own.
         replicas
-            Processes that answer, one for each device of the lease; all on one machine. One that
-            dies is started again, without the others noticing. "1:4" has between one and four, as
-            many as the load needs and devices are free at the beginning; "0:2" none while nobody
-            asks, and the next request waits for the start.
+            Processes that answer, one for each device. One that dies is started again, without the
+            others noticing. "1:4" has between one and four, as many as the load needs and devices
+            are free at the beginning; "0:2" none while nobody asks, and the next request waits for
+            the start.
+        placement
+            `node`: all on one node, with what is free there; `pack` on few, or `spread` over many,
+            under a lease for each node. By default on one where one is large enough for those
+            that there are at first, else packed. The first node has the address: it passes
+            connections on to the others, which fetch the model from it and may be lost.
         idle
             Seconds without need before there are fewer.
         canary
@@ -112,73 +124,80 @@ class EndpointVerbs(ModelVerbs):
             crossed their limits, of which this session is told (`on_notice`).
         allow_pickle
             Also open a model that runs code of its own.
+        require_signature
+            Answer with versions that somebody known has signed, and no others, also when an alias
+            moves; admins may demand that for all endpoints (`policy`).
 
         Raises
         ------
         NotFoundError
             There is no such model or alias.
         ConflictError
-            An endpoint of that name is live.
+            An endpoint of that name is live, or a signature does not hold.
+        AccessError
+            The version lacks a signature that is required.
         """
-        from ..models import registry
+        from ..models import registry, signing
         from ..models.serve import check_certificate, parse_scale
 
         scale = parse_scale(str(replicas), idle)
         own = check_certificate(certificate, key)
-        version = registry.resolve(ref)
-        for alias in (canary and canary[0], shadow):
-            if alias is not None:
-                registry.resolve(f"{version.name}@{alias}")
+        trust = self.trust(required=require_signature)
+        version = registry.resolve(ref, trust)
+        beside = [f"{version.name}@{a}" for a in (canary and canary[0], shadow) if a is not None]
+        for one in (version, *(registry.resolve(other, trust) for other in beside)):
+            signing.check(one.ref, one.signed, required=trust.required)
         name = name or version.name
         if any(row["name"] == name for row in self.endpoints()):
             raise ConflictError(
                 f"An endpoint {name!r} is live; stop it with 'aios endpoints stop {name}', or "
                 "give another with --name."
             )
-        token_file = _new_token(name)
-        wish = str(scale.most) if scale.least == scale.most else f"{scale.first}:{scale.most}"
-        if devices is None:
-            want = {"devices": wish if scale.most > 1 else None}
-            lease = self._lease_for_run(None, want, None, placement="node")
-        else:
-            lease = self.alloc(
-                devices=wish if devices < scale.most else devices,
-                scope=Scope.DETACHED,
-                label=f"endpoint {name}",
-                placement="node",
-            )
-        most = min(scale.most, len(lease.slots))
-        host, files = self._door(name, lease, tls, own)
+        token_file = new_token(name)
+        leases = self._endpoint_leases(name, scale, devices, placement)
+        lease, others = leases[0], leases[1:]
         served = ref.strip() if follow and "@" in ref else version.ref
-        flags = {
-            "--model": served,
-            "--name": name,
-            "--host": host,
-            "--replicas": f"{min(scale.least, most)}:{most}",
-            "--idle": f"{idle:g}",
-            "--canary": canary and f"{canary[0]}={canary[1]:g}",
-            "--shadow": shadow,
-            "--certificate": files[0] or None,
-            "--key": files[1] or None,
-            "--devices": ",".join(s.device for s in lease.slots if s.kind in _REAL) or None,
-            "--max-latency": max_latency and max_latency * 1000,
-            "--rate": rate,
-            "--max-body": max_body,
-            "--watch": f"{watch:g}",
-        }
-        options = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
-        handle = self.start(
-            ENDPOINT_MODULE,
-            module=True,
-            kind=RunKind.ENDPOINT,
-            argv=(*options, *(("--allow-pickle",) if allow_pickle else ())),
-            lease=lease.id,
-            devices=1,
-            framework="none",
-            name=name,
-            env={"AIOS_ENDPOINT_TOKEN_FILE": str(token_file), **_registry_environment()},
-        )
-        event = _ready(handle, timeout)
+        most = min(scale.most, here(lease) + sum(len(other.slots) for other in others))
+        try:
+            host, files = self._door(name, leases, tls, own)
+            flags = {
+                "--model": served,
+                "--name": name,
+                "--host": host,
+                "--replicas": f"{min(scale.least, most)}:{most}",
+                "--here": here(lease),
+                "--gather": _gathers(name) if others else None,
+                "--idle": f"{idle:g}",
+                "--canary": canary and f"{canary[0]}={canary[1]:g}",
+                "--shadow": shadow,
+                "--certificate": files[0] or None,
+                "--key": files[1] or None,
+                "--devices": ",".join(real_devices(lease)) or None,
+                "--max-latency": max_latency and max_latency * 1000,
+                "--rate": rate,
+                "--max-body": max_body,
+                "--watch": f"{watch:g}",
+            }
+            options = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+            handle = self.start(
+                ENDPOINT_MODULE,
+                module=True,
+                kind=RunKind.ENDPOINT,
+                argv=(*options, *(("--allow-pickle",) if allow_pickle else ())),
+                lease=lease.id,
+                devices=1,
+                framework="none",
+                name=name,
+                env={
+                    "AIOS_ENDPOINT_TOKEN_FILE": str(token_file),
+                    **_registry_environment(),
+                    **trust.as_environment(),
+                },
+            )
+            event = self._ready(name, handle, timeout, others)
+        except BaseException:
+            self._give_back(leases)
+            raise
         self._announced(name)
         token_file.with_suffix(".ref").write_text(served)
         return Endpoint(
@@ -192,16 +211,53 @@ class EndpointVerbs(ModelVerbs):
             authority=str(authority_of(name) or ""),
         )
 
+    def _ready(
+        self, name: str, handle: RunHandle, timeout: float, others: Sequence[Lease]
+    ) -> dict[str, Any]:
+        """Wait until an endpoint says where it is; one that does not is ended."""
+        deadline = clock.monotonic() + timeout
+        try:
+            while clock.monotonic() < deadline:
+                try:
+                    event = handle.next_event(min(0.5, timeout))
+                except queue.Empty:
+                    continue
+                if event is None:
+                    handle.wait()
+                    raise RunError(
+                        f"The endpoint ended before it was ready; see: aios logs {handle.id}"
+                    )
+                if event["type"] == "gathering":
+                    for lease in others:
+                        self._start_host(name, event["address"], gather_folder(name), lease)
+                elif event["type"] == "endpoint":
+                    return event
+        except (AiosError, KeyboardInterrupt):
+            handle.stop()
+            raise
+        handle.stop()
+        raise ClusterError(
+            f"The endpoint was not ready within {timeout:g} s and was stopped; see its log with "
+            f"'aios logs {handle.id}', or give it longer with --timeout."
+        )
+
     def _door(
-        self, name: str, lease: Lease, tls: bool | None, own: tuple[str, str]
+        self, name: str, leases: Sequence[Lease], tls: bool | None, own: tuple[str, str]
     ) -> tuple[str, tuple[str, str]]:
         """Where an endpoint listens, and its certificate and key; "" where it needs none."""
-        host = lease.slots[0].address.rpartition(":")[0].strip("[]") or "127.0.0.1"
-        trusted = _token_file(name).with_suffix(".pem")
+        host = host_of(leases[0])
+        trusted = token_path(name).with_suffix(".pem")
+        if len(leases) > 1 and not all(loopback(host_of(lease)) for lease in leases):
+            if tls is False and not any(own):
+                raise UsageError(
+                    "The token of an endpoint on several nodes travels between them, which needs "
+                    "HTTPS; leave --no-tls out, or have all on one node with --placement node."
+                )
+            tls = True
         if any(own):
             trusted.write_bytes(Path(own[0]).read_bytes())
             return host, own
-        if tls is False or (tls is None and (self._bundle or _loopback(host))):
+        if tls is False or (tls is None and (self._bundle or loopback(host))):
             # A token does not travel in the open: where there is no certificate, this machine alone.
             return "127.0.0.1", ("", "")
         directory = settings().runtime_dir / settings().cluster
@@ -236,7 +292,7 @@ class EndpointVerbs(ModelVerbs):
                 "metrics": row["metrics"],
                 "alerts": list(row["detail"].get("alerts", {}).values()),
                 "authority": str(authority_of(row["name"]) or ""),
-                "token_file": str(_token_file(row["name"])),
+                "token_file": str(token_path(row["name"])),
             }
             for row in self.runs()
             if row["kind"] == RunKind.ENDPOINT.value and RunState(row["state"]) in LIVE
@@ -257,7 +313,7 @@ class EndpointVerbs(ModelVerbs):
         handle = self.attach(row["run"])
         for _ in handle.events():
             pass
-        _forget(name)
+        forget(name)
 
     def predict(self, ref: str, x: Any) -> Any:
         """Ask the endpoint that serves a model (or that has this name) for its prediction.
@@ -279,6 +335,7 @@ class EndpointVerbs(ModelVerbs):
         to: str,
         *,
         allow_pickle: bool = False,
+        require_signature: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Entry:
         """Make dataset `to`: `dataset` with a model's predictions, by the cluster's workers.
@@ -288,8 +345,9 @@ class EndpointVerbs(ModelVerbs):
         """
         from ..models import batch, registry
 
-        version = registry.resolve(ref)
-        package = registry.fetch(version.ref)
+        trust = self.trust(required=require_signature)
+        version = registry.resolve(ref, trust)
+        package = registry.fetch(version.ref, trust)
         return batch.predict_dataset(
             package,
             version.ref,
@@ -327,95 +385,18 @@ class EndpointVerbs(ModelVerbs):
         version = registry.resolve(ref)
         row = next((row for row in rows if row["model"] == version.ref), None)
         if row is None:  # it follows this alias, which has moved just now
-            row = next((row for row in rows if _follows(row["name"]) == ref), None)
+            row = next((row for row in rows if follows(row["name"]) == ref), None)
         if row is None:
             raise NotFoundError(f"Nobody serves {ref}; start an endpoint with: aios serve {ref}")
         yield row
 
 
-def _ready(handle: RunHandle, timeout: float) -> dict[str, Any]:
-    """Wait until an endpoint says where it is; one that does not is ended."""
-    deadline = clock.monotonic() + timeout
-    try:
-        while clock.monotonic() < deadline:
-            try:
-                event = handle.next_event(min(0.5, timeout))
-            except queue.Empty:
-                continue
-            if event is None:
-                handle.wait()
-                raise RunError(
-                    f"The endpoint ended before it was ready; see: aios logs {handle.id}"
-                )
-            if event["type"] == "endpoint":
-                return event
-    except KeyboardInterrupt:
-        handle.stop()
-        raise
-    handle.stop()
-    raise ClusterError(
-        f"The endpoint was not ready within {timeout:g} s and was stopped; see its log with "
-        f"'aios logs {handle.id}', or give it longer with --timeout."
-    )
-
-
-def _token_file(name: str) -> Path:
-    return settings().runtime_dir / settings().cluster / f"endpoint-{quote(name, safe='')}.token"
-
-
-def token_of(row: dict[str, Any]) -> str:
-    """The token of an endpoint, a row of `endpoints`.
-
-    Raises
-    ------
-    AccessError
-        It is not on this machine, or not for this user.
-    """
-    try:
-        return Path(row["token_file"]).read_text().strip()
-    except OSError:
-        raise AccessError(
-            f"The token of endpoint {row['name']!r} is with {row['user']}, who started it, on their "
-            "machine; ask it from there."
-        ) from None
-
-
-def authority_of(name: str) -> Path | None:
-    """What is trusted of an endpoint of this user; None where it speaks plain HTTP."""
-    path = _token_file(name).with_suffix(".pem")
-    return path if path.exists() else None
-
-
-def _forget(name: str) -> None:
-    path = _token_file(name)
-    for suffix in (".token", ".ref", ".pem"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
-    for suffix in (".pem", ".key"):
-        path.with_name(f"{path.stem}-own{suffix}").unlink(missing_ok=True)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _follows(endpoint: str) -> str:
-    """What an endpoint of this user was asked to serve; "" where that is not known here."""
-    try:
-        return _token_file(endpoint).with_suffix(".ref").read_text()
-    except OSError:
-        return ""
-
-
-def _new_token(name: str) -> Path:
-    _forget(name)
-    path = _token_file(name)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))
-    return path
+def _gathers(name: str) -> Path:
+    """Certificates for the other machines of an endpoint, new ones, and where they are."""
+    folder = gather_folder(name)
+    folder.mkdir(mode=0o700)
+    create_closed(folder, f"AIOS endpoint {name}", "endpoint", "node")
+    return folder
 
 
 def _registry_environment() -> dict[str, str]:

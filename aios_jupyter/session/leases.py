@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.client import Pending
-from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize
+from ..broker.messages import ById, ExtendBy, PolicyChoice, Reprioritize, SignatureChoice
 from ..errors import AccessError, AllocationError, NotFoundError, UsageError
 from ..schema import Booking, Lease, LeaseState, Scope
 from ..units import format_duration, parse_count, parse_duration, parse_size, parse_when
@@ -34,6 +34,7 @@ class LeaseVerbs(Link):
         model: str = "",
         share: bool = False,
         placement: str = "pack",
+        node: str = "",
         cpus_per_device: int = 0,
         memory_per_device: str | int | None = None,
         time: str | float | None = None,
@@ -63,6 +64,8 @@ class LeaseVerbs(Link):
             Take no more than `memory` of each device, and let others have the rest of it.
         placement
             `pack` on few nodes, `spread` over many, or `node`: all on one.
+        node
+            The name of the node that all are to be of.
         cpus_per_device, memory_per_device
             Cores and memory of its node that come with each device, for this lease alone.
         time
@@ -104,6 +107,7 @@ class LeaseVerbs(Link):
             model=model,
             share=share,
             placement=placement,
+            node=node,
             cpus_per_device=cpus_per_device,
             memory_per_device=memory_per_device,
             time=time,
@@ -325,6 +329,7 @@ class LeaseVerbs(Link):
         idle: str | float | None = None,
         queue: str = "",
         max_time: str | float | None = None,
+        require_signature: bool | None = None,
     ) -> dict[str, Any]:
         """How requests are ordered; with an argument, change that (for admins).
 
@@ -341,12 +346,15 @@ class LeaseVerbs(Link):
             queue or for all that have no time of their own; "off" for never.
         max_time
             How long a lease may last for who is no admin, also after extensions; "off".
+        require_signature
+            Whether only models that somebody known has signed are served, opened and exported by
+            the cluster's people.
 
         Returns
         -------
         dict
             `name` and `aging` in force, `policies` that there are, `weights` other than 1, `idle`
-            by queue and `max_time` (s).
+            by queue, `max_time` (s) and `require_signature`.
 
         Raises
         ------
@@ -355,6 +363,8 @@ class LeaseVerbs(Link):
         UsageError
             There is no such policy, or that is not a weight or a time.
         """
+        if require_signature is not None:
+            self._call("trust.set", SignatureChoice(required=require_signature))
         if name is None and aging is None and not weights and idle is None and max_time is None:
             return dict(self._call("policy.get"))
         choice = PolicyChoice(
@@ -388,6 +398,15 @@ class LeaseVerbs(Link):
                 return found if found.state is LeaseState.ACTIVE else None
         return None
 
+    def _lease_held(self, least: int) -> Lease | None:
+        """The lease held, here or by the kernel around us, where it has so many devices."""
+        held: Lease | None
+        try:
+            held = self._held()
+        except NotFoundError:
+            held = self._around()
+        return held if held and len(held.slots) >= least else None
+
     def _lease_for_run(
         self,
         lease: str | None,
@@ -411,11 +430,8 @@ class LeaseVerbs(Link):
             return found
         given = next((n for n in want.values() if n is not None), None)
         count = None if given is None else parse_count(given)[0]
-        try:
-            held = None if own else self._held()
-        except NotFoundError:
-            held = self._around()
-        if held and (count is None or len(held.slots) >= count):
+        held = None if own else self._lease_held(count or 1)
+        if held:
             return held
         if count is None:
             want = {"devices": 1}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError
+from ..broker.messages import Vouched
+from ..errors import AccessError, NotFoundError
 from .assets import AssetVerbs
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ..models.gallery import App
     from ..models.optimize import Optimized
     from ..models.registry import ModelVersion
+    from ..models.signing import Signer
+    from ..models.trust import Trust
 
 
 class ModelVerbs(AssetVerbs):
@@ -65,15 +68,18 @@ class ModelVerbs(AssetVerbs):
         recipe: Any = None,
         label: str | None = None,
         allow_pickle: bool = False,
+        sign: bool = False,
     ) -> ModelVersion:
         """Store a model as the next version of `name`, with where it comes from.
 
         `run` is the run that trained it (its metrics and parameters are recorded too), `data` the
-        dataset where that is another than the run has read, or than `recipe` has made.
-        `models.registry.publish` has the other parameters and errors.
+        dataset where that is another than the run has read, or than `recipe` has made. With `sign`
+        this user vouches for it with their key. `models.registry.publish` has the other parameters
+        and errors.
         """
         from ..models import registry
 
+        signer = self._signer() if sign else None
         lineage: dict[str, Any] = {"user": self.user, "notebook": self.label}
         numbers: dict[str, float] = {}
         values = dict(params or {})
@@ -89,7 +95,7 @@ class ModelVerbs(AssetVerbs):
         if data is not None:
             lineage["data"] = self.data_show(data).ref
         numbers |= dict(metrics or {})
-        return registry.publish(
+        version = registry.publish(
             model,
             name,
             alias=alias,
@@ -101,13 +107,59 @@ class ModelVerbs(AssetVerbs):
             recipe=recipe,
             label=label,
             allow_pickle=allow_pickle,
+            signer=signer,
         )
+        return self.model(version.ref) if sign else version
+
+    def sign_model(self, ref: str) -> ModelVersion:
+        """Vouch for a version that is there, with this user's key.
+
+        Raises
+        ------
+        ConflictError
+            A file of it was changed.
+        AccessError
+            The key is on another machine.
+        """
+        from ..models import aliases
+
+        aliases.sign(ref, self._signer())
+        return self.model(ref)
+
+    def verify_model(self, ref: str, *, require_signature: bool = False) -> ModelVersion:
+        """A version, once its files and signatures were checked (`models.card.verify`)."""
+        from ..models import card
+
+        return card.verify(ref, self.trust(required=require_signature))
+
+    def trust(self, *, required: bool = False) -> Trust:
+        """Whose signatures count, and whether models have to be signed, also by `required`."""
+        from ..models.trust import Trust, by_settings
+
+        own = by_settings()
+        told = self._call("trust.get", None, Vouched)
+        return Trust(
+            authorities=(told.authority, *own.authorities),
+            revoked=told.revoked,
+            required=own.required or told.required or required,
+        )
+
+    def _signer(self) -> Signer:
+        from ..models.signing import Signer
+        from ..models.trust import own_key
+
+        if self._forward:
+            raise AccessError(
+                "Your key is on the machine that started this kernel, and stays there; sign the "
+                "version from a shell of that machine: aios models sign NAME."
+            )
+        return Signer(own_key(self._bundle))
 
     def models(self) -> list[dict[str, Any]]:
         """All versions of all models."""
         from ..models import registry
 
-        return registry.versions()
+        return registry.versions(trust=self.trust())
 
     def model(self, ref: str) -> ModelVersion:
         """A version by name (its newest), name/3 or name@alias.
@@ -119,7 +171,7 @@ class ModelVerbs(AssetVerbs):
         """
         from ..models import registry
 
-        return registry.resolve(ref)
+        return registry.resolve(ref, self.trust())
 
     def aliases(self, name: str) -> dict[str, int] | None:
         """What each alias of a model names, told at once; None where the registry is elsewhere."""
@@ -155,16 +207,17 @@ class ModelVerbs(AssetVerbs):
         image: str = "",
         replicas: tuple[int, int] = (1, 4),
         calibrate: Any = None,
+        require_signature: bool = False,
     ) -> Exported:
         """Write a model so that it runs elsewhere.
 
-        `to` is "edge", "litert", "container", "kubernetes" or "mlflow".
-        `models.export.export` has the errors.
+        `to` is "edge", "litert", "container", "kubernetes" or "mlflow". With `require_signature`
+        it is one that somebody known has signed. `models.export.export` has the errors.
         """
         from ..models import export
 
         options = export.Options(image=image, replicas=replicas, calibrate=calibrate)
-        return export.export(ref, to, path, options)
+        return export.export(ref, to, path, options, self.trust(required=require_signature))
 
     def gallery(self) -> list[App]:
         """Applications: notebooks that train or load a model, publish it and serve it."""

@@ -65,6 +65,7 @@ class RunVerbs(LeaseVerbs):
         model: str = "",
         share: bool = False,
         placement: str = "",
+        node: str = "",
         cpus_per_device: int = 0,
         memory_per_device: str | int | None = None,
         time: str | float | None = None,
@@ -79,7 +80,8 @@ class RunVerbs(LeaseVerbs):
         devices, gpus, lease
             Where: a lease by id; else the one held; else one for this run alone, given back at its
             end.
-        queue, preemptible, memory, model, share, placement, cpus_per_device, memory_per_device, time
+        queue, preemptible, memory, model, share, placement, node, cpus_per_device,
+        memory_per_device, time
             As for `alloc`: with any of them a lease is taken for this run alone, whatever is held.
             It ends with the run: one that was preempted says so, and is started again by whoever
             wants it.
@@ -136,6 +138,7 @@ class RunVerbs(LeaseVerbs):
             "model": model,
             "share": share,
             "placement": placement,
+            "node": node,
             "cpus_per_device": cpus_per_device,
             "memory_per_device": memory_per_device,
         }
@@ -193,7 +196,7 @@ class RunVerbs(LeaseVerbs):
         self, kind: RunKind, text: str, argv: Sequence[str], given: dict[str, Any]
     ) -> Tracking | None:
         """What is recorded of a run: plain values that it was given, and where it comes from."""
-        if settings().tracking != "on" or kind is RunKind.ENDPOINT:
+        if settings().tracking != "on" or kind in (RunKind.ENDPOINT, RunKind.REPLICAS):
             return None
         from ..models.store import registry_uri
 

@@ -6,7 +6,8 @@ import time as clock
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AccessError, AiosError, NotFoundError
-from .endpoints import EndpointVerbs, authority_of, token_of
+from .endpoint_files import authority_of, token_of
+from .endpoints import EndpointVerbs
 
 if TYPE_CHECKING:
     from ..models.client import EndpointClient

@@ -1,8 +1,8 @@
 """Other servers for ONNX models, each as its documentation has it, batching where it can.
 
-`servers(python)` are those that the given interpreter has; `python` runs this file itself:
-`python serving.py NAME MODEL PORT FOLDER` starts one. What each is asked is the same sample in the JSON of
-its own protocol.
+Each has an interpreter of its own (`serving.sh` makes them), which runs this file:
+`python serving.py NAME MODEL PORT FOLDER` starts one. What each is asked is the same sample in the
+JSON of its own protocol.
 """
 
 from __future__ import annotations
@@ -35,18 +35,11 @@ PEERS = {
 }
 
 
-def installed(python: str) -> dict[str, str]:
-    """The peers that an interpreter has, with their versions."""
-    code = (
-        "import importlib.metadata as m, json, sys\n"
-        "found = {}\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: found[name] = m.version(name)\n"
-        "    except m.PackageNotFoundError: pass\n"
-        "print(json.dumps(found))"
-    )
-    done = subprocess.run([python, "-c", code, *PEERS], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+def version(python: str, name: str) -> str:
+    """The version of a peer that an interpreter has."""
+    code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
+    done = subprocess.run([python, "-c", code, name], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
 
 
 def command(python: str, name: str, model: Path, port: int, scratch: Path) -> list[str]:

@@ -38,7 +38,9 @@ export function stopLosses(
   const after =
     run.kind === 'endpoint'
       ? trans.__('Its address stops answering; the model stays in the registry.')
-      : trans.__('What its ranks have not saved is lost.');
+      : run.kind === 'replicas'
+        ? trans.__('The endpoint goes on with the replicas that it has on other nodes.')
+        : trans.__('What its ranks have not saved is lost.');
   const lease = snapshot.leases[run.lease];
   const kept =
     lease?.scope === 'session' ? [trans.__('The lease on its devices stays.')] : [];

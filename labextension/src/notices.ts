@@ -1,4 +1,4 @@
-import { ILease, IRun, ISnapshot, isLive } from './schema';
+import { ILease, IRun, ISnapshot, isLive, isServing } from './schema';
 
 /** Something of the user's own that is worth telling wherever they are. */
 export type Notice =
@@ -37,7 +37,7 @@ export function notices(before: ISnapshot, after: ISnapshot): Notice[] {
       const long = (run.ended ?? 0) - run.started > SHORT;
       if (run.state === 'failed') {
         found.push({ kind: 'failed', run });
-      } else if (run.state === 'succeeded' && long && run.kind !== 'endpoint') {
+      } else if (run.state === 'succeeded' && long && !isServing(run)) {
         found.push({ kind: 'finished', run });
       }
     }

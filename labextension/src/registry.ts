@@ -15,7 +15,19 @@ export interface IVersion {
   created: number;
   framework: string;
   lineage: Record<string, string>;
+  /** Who has signed it; none from a server of an older version. */
+  signed?: ISigned[];
   signature: { inputs?: ITensor[]; outputs?: ITensor[] };
+}
+
+/** A signature: who made it, and what it is worth here. */
+export interface ISigned {
+  name: string;
+  role: string;
+  /** It holds and its signer is known here; it holds; it does not. */
+  standing: 'known' | 'unknown' | 'broken';
+  /** Why it is worth no more, as the server says it. */
+  problem: string;
 }
 
 export interface ITensor {

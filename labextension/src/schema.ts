@@ -150,7 +150,7 @@ export interface IRun {
   id: string;
   lease: string;
   user: string;
-  kind: 'train' | 'run' | 'endpoint';
+  kind: 'train' | 'run' | 'endpoint' | 'replicas';
   name: string;
   label: string;
   framework: string;
@@ -225,6 +225,11 @@ const LIVE: ReadonlySet<RunState> = new Set([
   'restarting',
   'stopping'
 ]);
+
+/** Whether a run answers for a model until it is stopped, as an endpoint or for one. */
+export function isServing(run: IRun): boolean {
+  return run.kind === 'endpoint' || run.kind === 'replicas';
+}
 
 /** Whether a run has not ended. */
 export function isLive(run: IRun): boolean {

@@ -2,6 +2,7 @@ import * as React from 'react';
 
 import { EndpointRow } from '../src/components/endpoints';
 import { Answer } from '../src/details/answer';
+import { Signatures } from '../src/details/model';
 import { TryIt, TryModel } from '../src/details/try';
 import { TryForm } from '../src/details/tryform';
 import {
@@ -418,5 +419,27 @@ describe('a picture', () => {
     );
     expect(found).toContain('scaled to 20 × 28, in color, 0 to 1;');
     expect(html([-1, 4])).not.toContain('type="file"');
+  });
+});
+
+describe('who has signed a version', () => {
+  it('is named, with what the signature is worth', () => {
+    const signed = (standing: 'known' | 'unknown' | 'broken', name = 'bob') => ({
+      name,
+      role: 'user',
+      standing,
+      problem: standing === 'known' ? '' : 'because'
+    });
+    expect(drawn(<Signatures signed={[]} />)).toContain('nobody');
+    const good = drawn(<Signatures signed={[signed('known')]} />);
+    expect(good).toContain('bob');
+    expect(good).not.toContain('Badge');
+    expect(drawn(<Signatures signed={[signed('unknown')]} />)).toMatch(
+      /title="because">bob <.*not known here/
+    );
+    expect(drawn(<Signatures signed={[signed('broken')]} />)).toMatch(
+      /mod-error">does not hold/
+    );
+    expect(drawn(<Signatures signed={[signed('unknown', BAD)]} />)).not.toContain('<img');
   });
 });

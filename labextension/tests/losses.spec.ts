@@ -43,6 +43,8 @@ test('stopping a run says whether its lease stays', () => {
 test('stopping an endpoint says what becomes of its address', () => {
   const text = stopLosses(run('r1', { kind: 'endpoint' }), snapshot(), trans).join(' ');
   expect(text).toContain('stops answering');
+  const far = stopLosses(run('r1', { kind: 'replicas' }), snapshot(), trans).join(' ');
+  expect(far).toContain('goes on with the replicas that it has on other nodes');
 });
 
 test('stopping a batch says what ends, what is not run, and what stays', () => {

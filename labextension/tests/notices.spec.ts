@@ -37,11 +37,13 @@ describe('notices', () => {
     const all = {
       r1: run('r1'),
       r2: run('r2', { kind: 'endpoint' }),
+      r4: run('r4', { kind: 'replicas' }),
       r3: run('r3', { user: 'bob' })
     };
     const ended = {
       r1: { ...all.r1, state: 'succeeded' as const, ended: 1001 },
       r2: { ...all.r2, state: 'succeeded' as const, ended: 2000 },
+      r4: { ...all.r4, state: 'succeeded' as const, ended: 2000 },
       r3: { ...all.r3, state: 'failed' as const, ended: 2000 }
     };
     expect(kinds(snapshot({ runs: all }), snapshot({ runs: ended }))).toEqual([]);

@@ -92,6 +92,22 @@ def test_a_model_is_part_of_a_name_in_any_case() -> None:
     assert world.on(world.ask(1, model="T4")) == ["n0-0"], "which the first cannot use"
 
 
+def test_who_names_a_node_has_it_or_waits_for_it() -> None:
+    world = Machines(([T4, T4], 0, 0), ([T4], 0, 0))
+    assert world.on(world.ask(1, node="n1")) == ["n1-0"]
+    waiting = world.ask(1, node="n1")
+    assert world.state.reason(waiting) == "Resources"
+    assert world.explain(waiting)["node"] == "n1"
+    assert world.on(world.ask(1)) == ["n0-0"], "which the first cannot use"
+    assert world.on(world.ask(1, node="n0")) == ["n0-1"]
+
+
+def test_a_node_without_any_is_named() -> None:
+    world = Machines(([T4], 0, 0), ([], 4, 8))
+    with pytest.raises(AiosError, match="Node n1 has no GPU; name another one, or leave --node"):
+        world.ask(1, node="n1")
+
+
 def test_of_those_that_will_do_the_smallest_is_taken() -> None:
     world = Machines(([A100, T4, A100], 0, 0))
     assert world.on(world.ask(1, memory=8 * GB)) == ["n0-1"]
@@ -332,6 +348,9 @@ def test_a_cpu_slot_is_a_core() -> None:
         ),
         (1, {"model": "t4", "cpus": 9}, "has 8, ask for that or less"),
         (2, {"cpus": 16}, "2 GPUs with 16 CPUs each can never be granted here: ask for at most 1"),
+        (1, {"node": "n9"}, "There is no node 'n9'; 'aios node list' has their names"),
+        (2, {"node": "n1"}, "2 GPUs on node n1 can never be granted here: ask for at most 1"),
+        (1, {"node": "n1", "model": "a100"}, "No GPU of node n1 is a 'a100': there is 'Tesla T4'"),
         (1, {"cpus": -1}, "cannot be less than nothing"),
         (1, {"host_memory": 2**62}, "of its memory with each GPU: the largest with such a GPU"),
         (9, {"want": Want.CPU, "cpus": 2}, "CPU slots with 2 CPUs each can never be granted"),

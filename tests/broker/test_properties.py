@@ -100,6 +100,8 @@ EXTRAS: tuple[dict[str, Any], ...] = (
     {"memory": 12 * GB, "share": True},
     {"placement": Placement.NODE},
     {"placement": Placement.SPREAD},
+    {"node": "n0"},
+    {"node": "n1", "least": 1},
     {"placement": Placement.NODE, "least": 1},
     {"cpus": 1},
     {"cpus": 2},
@@ -140,8 +142,10 @@ def pool_of(kind: DeviceKind) -> Pool:
     return Pool.ACCELERATOR if kind in ACCELERATORS else Pool.CPU
 
 
-def will_do(device: Device, request: Request) -> bool:
-    """Whether a device has what is asked for, were it free."""
+def will_do(node: str, device: Device, request: Request) -> bool:
+    """Whether a node's device has what is asked for, were it free."""
+    if request.node not in ("", node):
+        return False
     if request.share and device.kind is DeviceKind.CPU:
         return False
     return device.memory >= request.memory and request.model in device.name.lower()
@@ -361,6 +365,7 @@ class Broker(RuleBasedStateMachine):
             assert len(on) == 1
         for slot in lease.slots:
             assert request.model in self.spec(slot.node, slot.device).name.lower()
+            assert request.node in ("", slot.node)
             assert slot.share == (request.memory if request.share else 0)
 
     def before(self, head: Request, request: Request) -> bool:
@@ -381,7 +386,7 @@ class Broker(RuleBasedStateMachine):
             node in self.connected
             and device not in self.state.outside
             and device not in self.state.fleet._blocked
-            and will_do(self.spec(node, device), request)
+            and will_do(node, self.spec(node, device), request)
         )
 
     def earliest(self, request: Request, line: Pool, without: str = "") -> float:
@@ -442,7 +447,8 @@ class Broker(RuleBasedStateMachine):
                 reserved += usable and not others and device.kind is DeviceKind.CPU
                 continue
             suits = outside or self.suits(node.id, device.id, request)
-            if pool_of(device.kind) is not line or not suits or not will_do(device, request):
+            wanted = will_do(node.id, device, request)
+            if pool_of(device.kind) is not line or not suits or not wanted:
                 continue
             if request.share:
                 shared = sum(other.memory for other in others) + request.memory <= device.memory
@@ -598,6 +604,8 @@ class Broker(RuleBasedStateMachine):
                 {"count": 1, "share": True},
                 {"count": 1, "share": True, "memory": 99 * GB},
                 {"count": 1, "model": "h100"},
+                {"count": 1, "node": "n7"},
+                {"count": 4, "node": "n1"},
                 {"count": 3, "placement": Placement.NODE},
                 {"count": 1, "cpus": 99},
                 {"count": 1, "cpus": -1},

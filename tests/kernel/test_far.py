@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from aios_jupyter.kernel import specs
 from aios_jupyter.process import alive
 from aios_jupyter.runs import messages as msg
 from aios_jupyter.runs import tunnel
-from aios_jupyter.session import Session, connect, join_node, link
+from aios_jupyter.session import Session, connect, join_node, kernels, link
 
 __all__ = ["_nodes", "second_node"]
 
@@ -267,6 +268,49 @@ def test_a_kernel_elsewhere_has_dasks_workers_where_its_node_does_data_tasks(
         notebook.ready()
         notebook.run("import aios_jupyter")
         assert notebook.run(TASK).strip() == "7"
+    finally:
+        shutil.rmtree(keys / "dask")
+
+
+LOOPS = "import threading; print([one.name for one in threading.enumerate()].count('IO loop'))"
+
+
+def test_a_kernel_elsewhere_that_does_not_reach_dasks_scheduler_says_so_and_leaves_nothing(
+    manager: Callable[[], KernelManager],
+    session: Session,
+    opened: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody listens there, as on the loopback of another machine; or something that never answers."""
+    keys = joined._places("far")[0] / "tls"
+    shutil.copytree(embedded.Paths.current().tls / "dask", keys / "dask")
+    kernel = manager()
+    try:
+        kernel.start_kernel(cwd=str(tmp_path))
+        notebook = opened(kernel)
+        notebook.run("%load_ext aios_jupyter\nimport aios_jupyter")
+        notebook.run("from aios_jupyter.session import assets\nassets.REACH_TIMEOUT = 1")
+        assert notebook.run(TASK).strip() == "7"
+        loops = notebook.run(LOOPS)
+        with socket.socket() as silent, socket.socket() as closed:
+            for one in (silent, closed):
+                one.bind(("127.0.0.1", 0))
+            silent.listen()
+            for one in (closed, silent):
+                address = f"tls://127.0.0.1:{one.getsockname()[1]}"
+                monkeypatch.setattr(kernels, "locate_tasks", lambda _, at=address: at)
+                refused = notebook.reply(notebook.send("%aios augment mnist -o x --policy hflip"))
+                assert refused["content"]["ename"] == "ClusterError"
+                said = f"The cluster's Dask scheduler at {address} is not reached from here"
+                assert said in refused["content"]["evalue"]
+                assert "in a notebook of your own machine" in refused["content"]["evalue"]
+                assert notebook.run(LOOPS) == loops, "no thread of it is left"
+        monkeypatch.undo()
+        assert notebook.run(TASK).strip() == "7", "it is reached again"
+        pid = kernel.provisioner.pid  # type: ignore[union-attr]
+        kernel.shutdown_kernel()
+        nothing_left(session, pid)
     finally:
         shutil.rmtree(keys / "dask")
 

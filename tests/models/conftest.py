@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
+import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,47 @@ def shell(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return int(ended.value.code or 0)
+
+
+def run_bare(python: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a Python without what this environment says to others."""
+    options.setdefault("cwd", python.parent)  # not here: what lies here can be imported
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "AIOS_"))}
+    return subprocess.run(
+        [str(python), *arguments],
+        capture_output=True, text=True, timeout=60, env=environment, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="package")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Make an environment with what a requirements.txt names and nothing else; its Python.
+
+    The packages are those of this environment, by links: no index is asked.
+    """
+
+    def make(requirements: Path) -> Path:
+        folder = tmp_path_factory.mktemp("clean")
+        venv.create(folder, symlinks=True, with_pip=False)
+        site = next(folder.glob("lib/python*/site-packages"))
+        for line in requirements.read_text().splitlines():
+            name, _, version = line.partition("==")
+            distribution = importlib.metadata.distribution(name)
+            assert distribution.version.partition("+")[0] == version
+            for path in {Path(file).parts[0] for file in distribution.files or ()} - {".."}:
+                source = Path(str(distribution.locate_file(path)))
+                if source.exists() and not (site / path).exists():
+                    (site / path).symlink_to(source)
+        return folder / "bin" / "python"
+
+    return make
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="package")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from aios_jupyter.models import load
 from aios_jupyter.models.client import infer
 from aios_jupyter.models.export import Options, export
 
-from .conftest import TOKEN
+from .conftest import TOKEN, free_port
 
 PODMAN = Path(__file__).parents[2] / ".containers" / "podman"
 
@@ -54,12 +53,6 @@ def secret(tmp_path: Path) -> Iterator[str]:
     podman("secret", "create", "token", str(tmp_path / "file"))
     yield "token"
     podman("secret", "rm", "token")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ready(url: str) -> bool:

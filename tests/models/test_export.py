@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import selectors
 import signal
 import subprocess
 import sys
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,40 +21,7 @@ from aios_jupyter.models.client import infer
 from aios_jupyter.models.export import Options, export, locked
 from aios_jupyter.models.kubernetes import kubernetes_name, manifests
 
-from .conftest import TOKEN, shell
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """Make an environment with what a requirements.txt names and nothing else; its Python.
-
-    The packages are those of this environment, by links: no index is asked.
-    """
-
-    def make(requirements: Path) -> Path:
-        folder = tmp_path_factory.mktemp("clean")
-        venv.create(folder, symlinks=True, with_pip=False)
-        site = next(folder.glob("lib/python*/site-packages"))
-        for line in requirements.read_text().splitlines():
-            name, _, version = line.partition("==")
-            distribution = importlib.metadata.distribution(name)
-            assert distribution.version.partition("+")[0] == version
-            for path in {Path(file).parts[0] for file in distribution.files or ()} - {".."}:
-                source = Path(str(distribution.locate_file(path)))
-                if source.exists() and not (site / path).exists():
-                    (site / path).symlink_to(source)
-        return folder / "bin" / "python"
-
-    return make
-
-
-def run(python: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    options.setdefault("cwd", python.parent)  # not here: what lies here can be imported
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "AIOS_"))}
-    return subprocess.run(
-        [str(python), *arguments],
-        capture_output=True, text=True, timeout=60, env=environment, **options,
-    )  # fmt: skip
+from .conftest import TOKEN, run_bare, shell
 
 
 def test_an_edge_bundle_runs_with_numpy_and_onnxruntime_alone(
@@ -71,25 +36,27 @@ def test_an_edge_bundle_runs_with_numpy_and_onnxruntime_alone(
     }  # fmt: skip
     python = clean(edge / "requirements.txt")
     for absent in ("torch", "onnx", "mlflow", "aios_jupyter"):
-        assert run(python, "-c", f"import {absent}").returncode != 0
+        assert run_bare(python, "-c", f"import {absent}").returncode != 0
     np.save(tmp_path / "x.npy", digits.x[:3])
-    done = run(python, "run.py", str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy"), cwd=edge)
+    done = run_bare(
+        python, "run.py", str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy"), cwd=edge
+    )
     assert done.returncode == 0, done.stderr
     expected = load("digits@champion").predict(digits.x[:3])
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
-    said = json.loads(run(python, str(edge / "run.py"), str(tmp_path / "x.npy")).stdout)
+    said = json.loads(run_bare(python, str(edge / "run.py"), str(tmp_path / "x.npy")).stdout)
     np.testing.assert_allclose(said["output"], expected, atol=1e-4)
-    speed = json.loads(run(python, str(edge / "run.py"), "--speed").stdout)
+    speed = json.loads(run_bare(python, str(edge / "run.py"), "--speed").stdout)
     assert speed["bytes"] == (edge / "model.onnx").stat().st_size
     assert 0 < speed["p50_ms"] <= speed["p95_ms"]
 
     np.save(tmp_path / "bad.npy", np.ones((2, 3)))
-    done = run(python, str(edge / "run.py"), str(tmp_path / "bad.npy"))
+    done = run_bare(python, str(edge / "run.py"), str(tmp_path / "bad.npy"))
     assert done.returncode == 1
     assert "has shape [2, 3]; the model takes [-1, 1, 8, 8]" in done.stderr
     with (edge / "model.onnx").open("ab") as file:
         file.write(b"\0")
-    done = run(python, str(edge / "run.py"), str(tmp_path / "x.npy"))
+    done = run_bare(python, str(edge / "run.py"), str(tmp_path / "x.npy"))
     assert done.returncode == 1
     assert "was changed after it was exported" in done.stderr
     assert "Traceback" not in done.stderr

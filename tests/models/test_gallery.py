@@ -23,11 +23,12 @@ from .conftest import shell
 SECONDS = 400
 
 
-def test_four_kinds_of_application_come_with_the_package() -> None:
+def test_applications_for_tables_images_text_and_sound_come_with_the_package() -> None:
     found = {app.name: app for app in gallery.apps()}
-    assert {"penguins", "digits", "docstrings", "photos"} <= set(found)
+    assert {"penguins", "digits", "docstrings", "photos", "speech", "page"} <= set(found)
     assert {app.task for app in found.values()} >= {
-        "tabular", "image classification", "text classification"
+        "tabular", "image classification", "text classification", "speech detection",
+        "reading text in a picture",
     }  # fmt: skip
     for app in found.values():
         notebook = nbformat.read(app.path, as_version=4)
@@ -38,6 +39,7 @@ def test_four_kinds_of_application_come_with_the_package() -> None:
         assert "%aios publish" in source
         assert "%aios serve" in source
         assert len(app.summary) < 100
+        assert set(app.alone) <= set(app.needs)
     assert "penguins" in gallery_table(gallery.apps()).text()
 
 
@@ -80,6 +82,21 @@ def test_other_packages_add_theirs_and_a_broken_one_hides_none(
     assert "penguins" in found
     assert not {"other", "absent"} & set(found)
     assert len(caplog.records) == 2
+
+
+def test_what_is_missing_is_named_with_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gallery, "_installed", lambda distribution: distribution == "scikit-image")
+    assert shell("gallery", "install", "speech") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pip install silero-vad && pip install --no-deps pyannote.audio." in said
+    assert shell("gallery", "install", "page") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "First: pip install --no-deps rapidocr-onnxruntime." in said
+    monkeypatch.setattr(gallery, "_installed", lambda distribution: True)
+    assert all(app.first == "" for app in gallery.apps())
 
 
 @pytest.fixture
@@ -127,7 +144,7 @@ def test_penguins_are_told_apart_served_and_watched(own_cluster: Path) -> None:
 
 @pytest.mark.gallery
 @pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize("name", ["digits", "docstrings", "photos"])
+@pytest.mark.parametrize("name", ["digits", "docstrings", "page", "photos", "speech"])
 def test_the_others_do_what_their_text_says(own_cluster: Path, name: str) -> None:
     found = run(name, own_cluster)
     if name == "digits":
@@ -136,6 +153,13 @@ def test_the_others_do_what_their_text_says(own_cluster: Path, name: str) -> Non
     elif name == "docstrings":
         assert found["accuracy"] > 0.85
         assert found["guess"] == "torch"
+    elif name == "page":
+        assert found["text"][0] == "Region-based segmentation"
+        assert "Let us first determine markers of the coins and the" in found["text"]
+        assert len(found["text"]) == 7
+    elif name == "speech":
+        assert found["agreement"] > 0.95
+        assert max(found["false"].values()) < 0.02
     else:
         assert set(found["found"]["cat"]) & {"tabby", "tiger cat", "Egyptian cat"}
         assert set(found["found"]["coffee"]) & {"espresso", "coffee mug", "cup"}

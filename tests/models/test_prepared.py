@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from aios_jupyter.models.batch import predict_dataset
 from aios_jupyter.models.client import EndpointClient, infer
 from aios_jupyter.models.registry import resolve
 
-from .conftest import TOKEN, Served
+from .conftest import TOKEN, Served, run_bare, shell
 from .test_serve import ask
 
 CLEAN = "drop(note), drop_duplicates(id), number(age), drop_missing(label), drop_outside(income, 0, 1e6)"
@@ -303,8 +306,6 @@ def test_a_pickled_model_and_its_exports(model: Tabular, tmp_path: Path) -> None
     found = load(ref, allow_pickle=True).predict(rows)
     expected = fitted.predict(recipe.transform(rows).drop(columns="label").to_numpy("float64"))
     assert found.tolist() == expected.tolist()
-    with pytest.raises(UsageError, match="container"):
-        export("incomes", "edge", tmp_path / "edge")
     export("incomes", "container", tmp_path / "box")
     assert "pandas==" in (tmp_path / "box" / "requirements.txt").read_text()
     from aios_jupyter.models.predictor import open_package
@@ -312,3 +313,83 @@ def test_a_pickled_model_and_its_exports(model: Tabular, tmp_path: Path) -> None
 
     boxed = open_package(package_in(tmp_path / "box" / "model"))
     np.testing.assert_allclose(boxed.predict(rows), model(rows), rtol=1e-5, atol=1e-4)
+
+
+def test_an_edge_bundle_prepares_rows_without_torch_or_this_package(
+    model: Tabular,
+    tmp_path: Path,
+    clean: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edge = tmp_path / "edge"
+    assert shell("export", "incomes@champion", "--to", "edge", "-o", str(edge)) == 0
+    assert "python run.py ROWS.csv" in " ".join(capsys.readouterr().out.split())
+    assert {path.name for path in edge.iterdir()} == {
+        "model.onnx", "model.json", "recipe.json", "run.py", "requirements.txt", "app"
+    }  # fmt: skip
+    assert sum(path.stat().st_size for path in (edge / "app").rglob("*.py")) < 150_000
+    python = clean(edge / "requirements.txt")
+    for absent in ("torch", "onnx", "mlflow", "dask", "pyarrow", "aios_jupyter"):
+        assert run_bare(python, "-c", f"import {absent}").returncode != 0
+
+    rows = people(40)
+    expected = model(rows)
+    rows.drop(columns="label").to_csv(tmp_path / "rows.csv", index=False)
+    (tmp_path / "rows.json").write_text(json.dumps(as_sent(rows)))
+    for name in ("rows.csv", "rows.json"):
+        given = tmp_path / name
+        done = run_bare(python, "run.py", str(given), "-o", str(tmp_path / "y.npy"), cwd=edge)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-4)
+    code = "import json, sys, run; x = json.load(open(sys.argv[1])); print(run.Model().predict(x).tolist())"
+    said = run_bare(python, "-c", code, str(tmp_path / "rows.json"), cwd=edge)
+    np.testing.assert_allclose(json.loads(said.stdout), expected, rtol=1e-5, atol=1e-4)
+    speed = json.loads(run_bare(python, str(edge / "run.py"), "--speed").stdout)
+    assert 0 < speed["p50_ms"] <= speed["p95_ms"]
+
+    for change, says in (
+        ({"income": -5.0}, "Row 0 is one that the recipe leaves out (drop_outside(income"),
+        ({"income": "much"}, "Input 'income' must hold FP64 values"),
+        ({"city": 7}, "Input 'city' must hold"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps([{**as_sent(rows)[1], **change}]))
+        done = run_bare(python, str(edge / "run.py"), str(tmp_path / "bad.json"))
+        assert (done.returncode, done.stderr[: len(says)]) == (1, says)
+        assert "Traceback" not in done.stderr
+    rows[["age"]].to_csv(tmp_path / "narrow.csv", index=False)
+    done = run_bare(python, str(edge / "run.py"), str(tmp_path / "narrow.csv"))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    (edge / "recipe.json").write_text((edge / "recipe.json").read_text().replace("0.", "0.1", 1))
+    done = run_bare(python, str(edge / "run.py"), str(tmp_path / "rows.csv"))
+    assert "recipe.json was changed after it was exported" in done.stderr
+
+
+def test_a_bundle_holds_what_prepares_rows_and_no_more() -> None:
+    """What `app/` has is what a process that prepares rows has loaded of this package."""
+    from aios_jupyter.models import edge_recipe
+
+    code = (
+        "import sys, aios_jupyter.models.prepared\n"
+        "print([m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'aios_jupyter'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(edge_recipe.__file__).parents[1]
+    loaded = {str(Path(f).relative_to(root).with_suffix("")) for f in ast.literal_eval(done.stdout)}
+    assert set(edge_recipe._CODE) == loaded
+
+
+def test_a_step_that_asks_a_function_of_ones_own_is_not_exported(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from aios_jupyter.data import embedding
+    from aios_jupyter.models.export import export
+
+    embedding("lengths", lambda texts: np.array([[len(text)] for text in texts], "float32"))
+    raw = pd.DataFrame({"note": ["a", "bb", "ccc"], "size": [1.0, 2.0, 3.0]})
+    recipe = Recipe("embed(note, lengths)").fit(raw)
+    publish(torch.nn.Linear(2, 1), "noted", recipe=recipe, input_example=raw)
+    with pytest.raises(UsageError, match=r"step embed\(note, lengths\) .* serve the model"):
+        export("noted", "edge", tmp_path / "edge")
+    assert not (tmp_path / "edge").exists()

@@ -290,6 +290,34 @@ def test_two_processes_can_make_the_registry_at_once(tmp_path: Path, published: 
     assert [process.wait(100) for process in both] == [0, 0]
 
 
+def test_parameters_that_another_process_writes_at_the_same_time_stay(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aios_jupyter.models.store import add_params, experiment_id, registry
+
+    with registry() as client:
+        run = client.create_run(experiment_id(client)).info.run_id
+        write = client.log_batch
+
+        def late(*args: Any, **facts: Any) -> None:
+            monkeypatch.undo()
+            client.log_param(run, "lr", "0.1")
+            write(*args, **facts)
+
+        monkeypatch.setattr(client, "log_batch", late)
+        add_params(client, run, {"lr": "0.2", "epochs": "3"})
+        assert client.get_run(run).data.params == {"lr": "0.1", "epochs": "3"}
+
+
+def test_a_refused_parameter_is_a_sentence(state_dir: Path) -> None:
+    from aios_jupyter.models.store import add_params, experiment_id, registry
+
+    with registry() as client:
+        run = client.create_run(experiment_id(client)).info.run_id
+    with pytest.raises(UsageError, match="does not take this"), registry() as client:
+        add_params(client, run, {"../lr": "0.1"})
+
+
 def test_an_open_package_is_the_one_that_was_hashed(published: Any) -> None:
     package = fetch("digits@champion")
     assert open_package(package, threads=1).signature.batched

@@ -199,6 +199,18 @@ def test_bad_requests_have_a_status_and_a_sentence(
     assert ask(endpoint, "GET", "/v2/health/ready")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/digits/infer"])
+def test_what_is_posted_to_cannot_be_got(endpoint: Served, path: str) -> None:
+    """The paths that are found without a search have no other method, as the rest of them."""
+    for method in ("GET", "PUT"):
+        status, reply = ask(endpoint, method, path, b"{}")
+        assert (status, reply["error"]) == (
+            405, f"{method} is not possible at {path}; see /openapi.json."
+        )  # fmt: skip
+    assert ask(endpoint, "POST", f"{path}/", b"{}")[0] in {307, 404}
+    assert ask(endpoint, "POST", path, b"")[0] == 400
+
+
 def test_a_binary_request_with_a_wrong_length_is_refused(endpoint: Served, digits: Any) -> None:
     body, length = encode_request({"input": digits.x[:1]})
     path = "/v2/models/digits/infer"

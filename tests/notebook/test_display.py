@@ -146,7 +146,7 @@ def test_a_run_ends_as_static_html_with_its_log(
         ],
         RunResult("r-1", "succeeded", 2, 1.5, {}, {}),
     )
-    first, curves, last = shown(rich, "%%aios train\nx = 1")
+    first, curves, last, kept = shown(rich, "%%aios train\nx = 1")
     assert WIDGET in first
     assert WIDGET not in last
     assert "r-1 succeeded" in last["text/plain"]
@@ -154,7 +154,12 @@ def test_a_run_ends_as_static_html_with_its_log(
     assert "loss 0.25" in last["text/plain"]
     assert curves["text/plain"] == "loss: 0.5 → 0.25 (least 0.25, most 0.5)"
     assert "<svg" in curves["text/html"]
-    assert curves[MIME]["curves"] == [{"name": "loss", "x": [1, 2], "y": [0.5, 0.25]}]
+    # In the end all is in the card; of their own output the numbers stay, which the extension draws.
+    assert "\nloss: 0.5 → 0.25 (least 0.25, most 0.5)\nepoch 1" in last["text/plain"]
+    assert '<div class="aios-place" data-run="r-1"><div class="aios-curves">' in last["text/html"]
+    assert last["text/html"].count("<svg") == 1
+    assert (kept["text/plain"], kept["text/html"]) == ("", "")
+    assert kept[MIME]["curves"] == [{"name": "loss", "x": [1, 2], "y": [0.5, 0.25]}]
     page = last["text/html"]
     assert "from &lt;other&gt;" in page
     assert "rank 1's output" in page

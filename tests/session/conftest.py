@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clusters import _nodes, cluster, no_cluster, own_second_node, second_node, session
@@ -10,7 +9,7 @@ __all__ = ["_nodes", "cluster", "no_cluster", "own_second_node", "second_node", 
 
 
 @pytest.fixture(scope="module")
-def slopes(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slopes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models: what they take, once and twice."""
     import onnx
     from onnx import TensorProto, helper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,9 @@ def test_a_model_is_promoted_and_rolled_back(lab: LabPage, page: Page, artifacts
     expect(row).to_contain_text("champion → 3")
     row.get_by_role("button", name="Details of the model digits").click()
     expect(lab.details.locator("[data-version='3']")).to_contain_text("notebook quickstart.ipynb")
+    for version, signed in (("1", "nobody"), ("2", "mallory not known here"), ("3", "ada")):
+        cells = lab.details.locator(f"[data-version='{version}'] td")
+        expect(cells.filter(has_text=re.compile(f"^{signed}$"))).to_have_count(1)
     page.screenshot(path=artifacts / "model-light.png")
     lab.details.locator("[data-version='1']").get_by_role("button", name="Promote…").click()
     lab.dialog.locator("input").fill("oldest")

@@ -151,9 +151,12 @@ def test_the_sidebar_follows_a_notebook_from_up_to_down(shown: LabPage, artifact
     run = lab.panel.locator("[data-run]").first
     expect(run).to_have_attribute("data-state", "succeeded", timeout=SOON)
     # It is drawn where somebody can see it.
-    curve = cell.locator(".aios-Curves [data-chart=loss]")
+    curve = cell.locator(".aios-card .aios-place [data-chart=loss]")
     curve.scroll_into_view_if_needed()
     expect(curve.locator("canvas")).to_be_visible()
+    # In the place of the picture that others see, and nowhere else.
+    expect(cell.locator(".aios-curves svg")).to_be_hidden()
+    expect(cell.locator(".aios-Curves [data-chart]")).to_have_count(0)
     lab.panel.get_by_role("button", name="Go to the notebook of").first.click()
     active = lab.page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
     expect(active).to_contain_text("%%aios train")

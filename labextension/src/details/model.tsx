@@ -3,7 +3,7 @@ import * as React from 'react';
 import { IApi } from '../api';
 import { useModel, useRegistry, useServices } from '../components/services';
 import { clock, metric, metricName } from '../format';
-import { IModel, ITensor, IVersion, contentText } from '../registry';
+import { IModel, ISigned, ITensor, IVersion, contentText } from '../registry';
 import { CommandIDs } from '../tokens';
 import { Facts, Gone } from './facts';
 import { Sheet } from './sheet';
@@ -72,6 +72,7 @@ function Versions(props: { model: IModel }): React.ReactElement {
         trans.__('Published'),
         ...names.map(metricName),
         trans.__('Comes from'),
+        trans.__('Signed by'),
         ''
       ]}
     >
@@ -93,6 +94,9 @@ function Versions(props: { model: IModel }): React.ReactElement {
           ))}
           <td>{lineage(version)}</td>
           <td>
+            <Signatures signed={version.signed ?? []} />
+          </td>
+          <td>
             {may && (
               <button className="jp-mod-styled" onClick={() => promote(version)}>
                 {trans.__('Promote…')}
@@ -102,6 +106,37 @@ function Versions(props: { model: IModel }): React.ReactElement {
         </tr>
       ))}
     </Sheet>
+  );
+}
+
+/** Who vouches for a version; what is wrong with a signature stands beside its name. */
+export function Signatures(props: { signed: readonly ISigned[] }): React.ReactElement {
+  const { trans } = useServices();
+  const worth = {
+    unknown: trans.__('not known here'),
+    broken: trans.__('does not hold')
+  };
+  if (props.signed.length === 0) {
+    return <span className="aios-Muted">{trans.__('nobody')}</span>;
+  }
+  return (
+    <>
+      {props.signed.map((one, index) => (
+        <div key={index} title={one.problem}>
+          {one.name}
+          {one.standing !== 'known' && (
+            <>
+              {' '}
+              <span
+                className={`aios-Badge${one.standing === 'broken' ? ' aios-mod-error' : ''}`}
+              >
+                {worth[one.standing]}
+              </span>
+            </>
+          )}
+        </div>
+      ))}
+    </>
   );
 }
 
