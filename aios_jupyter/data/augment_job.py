@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConflictError, UsageError
-from . import arrays, cache, labels, media, storage
+from . import arrays, cache, labels, media, storage, upkeep
 from .catalog import Catalog, Entry, check_name, looks_like_path
 from .pipeline import check_images
 from .policy import Policy, parse
@@ -71,6 +71,8 @@ def plan_job(
         raise UsageError(f"The number of copies must be 1 to {_MOST_COPIES}, but is {copies}.")
     src, policy = resolved(src, policy, catalog)
     media.pipeline(policy, seed, policy.medium)
+    if isinstance(src, Entry):
+        upkeep.check_unchanged(src, catalog)
     source = src if isinstance(src, Entry) else _of_arrays(*src)
     folder = is_folder(source)
     if source.format == "sounds" and not folder:

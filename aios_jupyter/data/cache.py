@@ -13,13 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
 from ..config import settings
 from . import storage, transfer
-from .entries import Entry
+from .entries import Entry, ending
 from .layout import DATABASE
 
 # Somebody may be reading what was used a moment ago.
@@ -81,7 +81,7 @@ def nearest(url: str, version: str) -> str:
 
 
 def _place(home: Path, url: str) -> Path:
-    return home / f"data{PurePosixPath(url.rstrip('/')).suffix}"
+    return home / f"data{ending(url)}"
 
 
 def place_of(version: str) -> Path:

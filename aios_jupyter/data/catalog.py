@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import ConflictError, NotFoundError, UsageError
 from ..runs import events
-from .entries import ENCRYPTED, Entry, check_name, is_name, looks_like_path
+from .entries import ENCRYPTED, Entry, check_name, ending, is_name, looks_like_path
 from .records import Records
 
 if TYPE_CHECKING:
@@ -214,10 +214,12 @@ class Catalog(Records):
 
         The labels of an image folder are numbers: positions in `Entry.classes`.
         """
-        from . import cache
+        from . import cache, upkeep
         from .formats import load
 
-        entry = cache.local(readable(self.get(ref)))
+        entry = readable(self.get(ref))
+        upkeep.check_unchanged(entry, self)
+        entry = cache.local(entry)
         return load(entry.url, entry.format)
 
     def copy(
@@ -252,8 +254,7 @@ class Catalog(Records):
         if named:
             check_name(str(target))
             self.check_room(entry.size)
-            suffix = PurePosixPath(entry.url.rstrip("/")).suffix
-            place = str(storage.data_dir(str(target)) / f"{entry.version}{suffix}")
+            place = str(storage.data_dir(str(target)) / f"{entry.version}{ending(entry.url)}")
         else:
             place = storage.absolute(str(target))
         with storage.writing():
@@ -305,9 +306,10 @@ class Catalog(Records):
             raise UsageError(
                 f"{entry.name or entry.url} is no table but {entry.format}; use load instead."
             )
-        from . import cache
+        from . import cache, upkeep
         from .tables import frame
 
+        upkeep.check_unchanged(entry, self)
         return frame(cache.local(readable(entry)).url, entry.format)
 
     def _refs(self, sources: str | Entry | Iterable[str | Entry]) -> tuple[str, ...]:

@@ -36,11 +36,16 @@ class ArrayTask:
     seed: int
     copies: int
     target: str
+    # Its source is an unpacked copy that all workers see.
     version = ""
 
     @property
     def images(self) -> int:
         return (self.stop - self.start) * self.copies
+
+    def reads(self) -> Sequence[near.Span]:
+        """See `near.Task`."""
+        return ()
 
     def finished(self) -> bool:
         return Path(self.target).exists()
@@ -67,6 +72,10 @@ class FolderTask:
     @property
     def images(self) -> int:
         return len(self.names) * self.copies
+
+    def reads(self) -> Sequence[near.Span]:
+        """See `near.Task`."""
+        return [near.Span(storage.joined(self.source, name)) for name in self.names]
 
     def finished(self) -> bool:
         return Path(self.done).exists()
@@ -155,8 +164,7 @@ def _results(
 
     lost = (KilledWorker, FutureCancelledError, ClosedClientError, CommClosedError, TimeoutError)
     try:
-        preferred = near.preferred(client, tasks[0].version) if tasks else {}
-        futures = client.map(function, tasks, pure=False, key="augment", **preferred)
+        futures = near.submit(client, function, tasks, key="augment")
         try:
             for future, images in as_completed(futures, loop=client.loop, with_results=True):
                 # It is given as a result where other errors are raised.

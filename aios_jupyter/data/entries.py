@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 
 from ..errors import UsageError
 from ..schema import Struct
@@ -13,6 +14,7 @@ ENCRYPTED = "age"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (
     *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
+    *(".csv.gz", ".jsonl.gz", ".ndjson.gz"),
     *(".wav", ".txt", ".tar", ".zarr"),
 )
 
@@ -80,6 +82,12 @@ def check_name(name: str, what: str = "a dataset's name") -> None:
             f"'{name}' cannot be {what}; use letters, digits, '.', '_' and '-', "
             "starting with a letter or digit."
         )
+
+
+def ending(url: str) -> str:
+    """How a file's name says what is in it: its suffix, with that before `.gz` where it ends so."""
+    suffixes = PurePosixPath(url.rstrip("/")).suffixes
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def looks_like_path(text: str) -> bool:

@@ -5,19 +5,21 @@ A leaf module: it imports fsspec, through `storage`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..schema import Struct
 from .ahead import ahead
+from .entries import ending
 from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -28,8 +30,8 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "npz": frozenset({".npz"}),
     "npy": frozenset({".npy"}),
     "parquet": frozenset({".parquet", ".pq"}),
-    "csv": frozenset({".csv"}),
-    "jsonl": frozenset({".jsonl", ".ndjson"}),
+    "csv": frozenset({".csv", ".csv.gz"}),
+    "jsonl": frozenset({".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"}),
     "sounds": frozenset({".wav"}),
     "text": frozenset({".txt"}),
     "webdataset": frozenset({".tar"}),
@@ -48,12 +50,14 @@ HASHERS = min(4, os.cpu_count() or 1)
 class FileCheck(Struct, frozen=True):
     """One file of a dataset (`""`: the dataset is a single file), its size and its blocks' hashes.
 
-    A block is `BLOCK` bytes; its hash the first 16 bytes of its SHA-256.
+    A block is `BLOCK` bytes; its hash the first 16 bytes of its SHA-256. `modified` is the time of a
+    local file in nanoseconds; 0 of another, and of one that was added before these were kept.
     """
 
     name: str
     size: int
     blocks: tuple[bytes, ...]
+    modified: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def detect_format(url: str) -> str:
     """
     if is_database(url):
         return DATABASE
-    suffix = PurePosixPath(url.rstrip("/")).suffix.lower()
+    suffix = ending(url).lower()
     fs, path = locate(url)
     with reading(url):
         # `exists` says no, too, to who may not look.
@@ -94,8 +98,8 @@ def detect_format(url: str) -> str:
         if suffix in suffixes and form != "folder":
             return form
     raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, "
-        ".wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl "
+        "(also .csv.gz and .jsonl.gz), .wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
         "per class, and of Zarr."
     )
 
@@ -106,7 +110,7 @@ def _detect_folder(url: str) -> str:
     if not _ZARR_MARKS.isdisjoint(names):
         return ZARR
     for name in (name for name in names if not _is_hidden(name)):
-        suffix = PurePosixPath(name).suffix.lower()
+        suffix = ending(name).lower()
         counts.update(form for form in _FOLDERS if suffix in SUFFIXES[form])
     # A README beside the images is no reason to take the folder for text.
     best = counts.most_common(1)
@@ -167,7 +171,7 @@ def takes(form: str, name: str) -> bool:
     """Whether a file of a folder belongs to a dataset of a format."""
     if form == ZARR:
         return not name.endswith(".partial")
-    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES[form]
+    return not _is_hidden(name) and ending(name).lower() in SUFFIXES[form]
 
 
 def _is_hidden(name: str) -> bool:
@@ -214,6 +218,8 @@ def content(url: str, form: str) -> Content:
 def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
     """A file's hash and its blocks': the hash is that of its only block, or of all block hashes."""
     try:
+        # Before it is read: what is written meanwhile has another time.
+        modified = 0 if is_remote(url) else Path(path).stat().st_mtime_ns
         with fs.open(path, "rb") as file:
             found = list(block_hashes(file))
     except OSError as error:
@@ -221,7 +227,10 @@ def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]
     digests = [digest for _, digest in found]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
     size = sum(length for length, _ in found)
-    return whole.hex(), FileCheck(name=name, size=size, blocks=tuple(d[:16] for d in digests))
+    check = FileCheck(
+        name=name, size=size, blocks=tuple(d[:16] for d in digests), modified=modified
+    )
+    return whole.hex(), check
 
 
 def block_hashes(file: Any) -> Iterator[tuple[int, bytes]]:
@@ -255,6 +264,44 @@ def _block(file: Any) -> bytes:
     while 0 < len(data) < BLOCK and (more := file.read(BLOCK - len(data))):
         data += more  # some storage gives less than was asked for
     return data
+
+
+def stamps(url: str, form: str, known: Container[str]) -> dict[str, tuple[int, int]]:
+    """Size and time of each file of a local dataset, without a look into any; {} where there is none.
+
+    Parameters
+    ----------
+    known
+        Names that belong to the dataset, whatever others do.
+    """
+    root = Path(url)
+    if not root.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            return {"": stamp(root)}
+        return {}
+    found = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = folder + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                # A link to a folder is not followed by who lists the files either.
+                elif name in known or (
+                    takes(form, name) and (form != "folder" or folder) and entry.is_file()
+                ):
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = entry.stat()
+                        found[name] = facts.st_size, facts.st_mtime_ns
+    return found
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def adopt(aside: Path, name: str, suffix: str, form: str = "folder") -> tuple[Path, Content]:

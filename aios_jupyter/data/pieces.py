@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import cache, formats, layout, near, storage
+from . import cache, formats, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
@@ -37,16 +37,23 @@ class Part:
         Which row groups.
     version
         Of a remote dataset: who has a copy reads that.
+    span
+        From which byte of the file to which they are.
     """
 
     url: str
     groups: tuple[int, ...]
     name: str = ""
     version: str = ""
+    span: tuple[int, int] = (0, 0)
 
     def nearest(self) -> str:
         """The file to read: that of a copy on this machine, if there is one."""
         return storage.joined(cache.nearest(self.url, self.version), self.name)
+
+    def reads(self) -> list[near.Span]:
+        """See `near.Task`."""
+        return [near.Span(storage.joined(self.url, self.name), *self.span)]
 
 
 def keep(
@@ -95,7 +102,7 @@ def parts(entry: Entry, room: Path) -> list[Part]:
     UsageError
         It is no table, or cannot be read.
     """
-    readable(entry)
+    upkeep.check_unchanged(readable(entry))
     version = near.remote_version(entry)
     if entry.format == "parquet":
         place = cache.nearest(entry.url, version)
@@ -160,12 +167,11 @@ def join(files: Sequence[Path], aside: Path) -> int:
 
 
 def pattern(entry: Entry) -> str:
-    """What DuckDB reads: the file, or those of a folder, quoted."""
+    """What DuckDB reads: the file, or a list of those of a folder, quoted."""
     fs, path = storage.locate(entry.url)
-    place = entry.url
-    if fs.isdir(path):
-        place = f"{place.rstrip('/')}/**/*.{entry.format}"
-    return "'" + place.replace("'", "''") + "'"
+    names = layout.list_files(entry.url, entry.format) if fs.isdir(path) else [""]
+    places = (storage.joined(entry.url, name).replace("'", "''") for name in names)
+    return "[" + ", ".join(f"'{place}'" for place in places) + "]"
 
 
 def _files(url: str) -> list[str]:
@@ -189,11 +195,24 @@ def _groups(url: str) -> list[Part]:
         groups.append(number)
         rows += metadata.row_group(number).num_rows
         if rows >= PART_ROWS or number == metadata.num_row_groups - 1:
-            found.append(Part(url, tuple(groups)))
+            found.append(Part(url, tuple(groups), span=_span(metadata, groups)))
             groups, rows = [], 0
     if not found:
         raise UsageError(f"{url} has no rows; there is nothing to prepare.")
     return found
+
+
+def _span(metadata: Any, groups: Sequence[int]) -> tuple[int, int]:
+    """Where row groups that follow each other begin and end in their file."""
+    first = metadata.row_group(groups[0]).column(0)
+    start = min(first.data_page_offset, first.dictionary_page_offset or first.data_page_offset)
+    # Pages of all columns lie one after the other.
+    size = sum(
+        metadata.row_group(group).column(column).total_compressed_size
+        for group in groups
+        for column in range(metadata.num_columns)
+    )
+    return start, start + size
 
 
 def _from_text(entry: Entry, room: Path) -> str:

@@ -243,15 +243,7 @@ def _on_workers(
     try:
         # Once to the cluster, not with every task: it has what was learned and which rows stay.
         work = client.scatter(function, hash=False)
-        futures = client.map(
-            _look,
-            found,
-            range(len(found)),
-            function=work,
-            pure=False,
-            key="prepare",
-            **near.preferred(client, found[0].version),
-        )
+        futures = near.submit(client, _look, found, range(len(found)), key="prepare", function=work)
         try:
             for done, future in enumerate(as_completed(futures, loop=client.loop), 1):
                 if future.cancelled():

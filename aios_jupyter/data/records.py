@@ -127,6 +127,19 @@ class Records:
             ).fetchone()
         return msgspec.msgpack.decode(found[0], type=tuple[FileCheck, ...]) if found else ()
 
+    def mark(self, entry: Entry, checks: Iterable[FileCheck]) -> None:
+        """Keep the times that the files of an entry have now, with the same hashes."""
+        with self._open() as database:
+            database.execute(
+                "UPDATE checks SET body = ? WHERE name = ? AND version = ?",
+                (msgspec.msgpack.encode(tuple(checks)), entry.name, entry.version),
+            )
+
+    def has(self, entry: Entry) -> bool:
+        """Whether this is where the catalogue says that the data of a version is."""
+        known = (row for row in self._rows(entry.name) if row.version == entry.version)
+        return any(row.url == entry.url for row in known)
+
     def copies(self, entry: Entry) -> tuple[str, ...]:
         """Other places where the same content is, or was."""
         same = [

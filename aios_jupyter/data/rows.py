@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AiosError, ConflictError, UsageError
-from . import arrays, cache, labels, layout, storage
+from . import arrays, cache, labels, layout, storage, upkeep
 from .ahead import ahead
 from .catalog import Catalog, Entry
 
@@ -59,7 +59,16 @@ def source_of(entry: Entry) -> Source:
     ------
     UsageError
         Its format has no rows that can be fed.
+    ConflictError
+        It is not what it was when it was added.
     """
+    source = _source_of(entry)
+    # Last, since what is wrong with a row or its label says more.
+    upkeep.check_unchanged(entry)
+    return source
+
+
+def _source_of(entry: Entry) -> Source:
     if entry.format in {"folder", "webdataset"}:
         return _images(entry)
     if is_table(entry):
@@ -123,6 +132,7 @@ def _unpacked(
             if found is None:
                 x, y = unpack(here)
                 _check_labels(entry, here, len(x), y)
+                upkeep.check_unchanged(entry)
                 # It is kept even where it does not fit: without it nothing can be done.
                 cache.make_room(x.nbytes, spare=entry.version)
                 if y is not None:
@@ -324,6 +334,7 @@ def _images(entry: Entry) -> Source:
         )
     encoded = _Folder(here) if entry.format == "folder" else _Shards(here)
     encoded.check(entry)
+    upkeep.check_unchanged(entry)
     with cache.held(entry.version) as home:
         # Another rank may have unpacked them in the meantime.
         return _mapped(home) or _unpack_images(entry.version, encoded, home) or encoded

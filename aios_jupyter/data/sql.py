@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import NotFoundError, UsageError
-from . import attached, layout, storage
+from . import attached, layout, storage, upkeep
 from .catalog import Catalog, Entry, check_name, readable
 from .pieces import TEXT_FORMATS, keep, pattern
 
@@ -194,6 +194,7 @@ class _Lookup:
         if not self._tables.catalog.versions(name.partition("@")[0]):
             return False
         entry = readable(self._tables.catalog.get(name))
+        upkeep.check_unchanged(entry, self._tables.catalog)
         self.used.append(entry)
         reader = _READERS.get(entry.format)
         if reader is None:

@@ -1,5 +1,7 @@
 """Tables: CSV, JSON lines and Parquet, one file or a folder of parts; and those of databases.
 
+Arrow sees by a name that ends in `.gz` that a file is compressed.
+
 A leaf module: it imports pyarrow, and is imported only where tables are read.
 """
 
@@ -17,7 +19,7 @@ from pyarrow import csv, dataset
 from ..errors import UsageError
 from .description import MOST_CLASSES, Description, Tally
 from .layout import DATABASE, list_files
-from .storage import locate, reading
+from .storage import joined, locate, reading, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,7 @@ def describe(url: str, form: str) -> Description:
         columns = [_Tallied(field) for field in source.schema]
         label = next((c for name in LABELS for c in columns if c.name == name), None)
         rows = 0
-        for batch in _batches(source):
+        for batch in _batches(source, url):
             rows += batch.num_rows
             for column, values in zip(columns, batch.columns, strict=True):
                 column.add(values, classes=column is label)
@@ -58,7 +60,7 @@ def describe(url: str, form: str) -> Description:
 def frame(url: str, form: str) -> pd.DataFrame:
     """The whole table, as pandas has it."""
     with reading(url):
-        return _open(url, form).to_table().to_pandas()
+        return _whole(_open(url, form), url).to_pandas()
 
 
 def head(url: str, form: str, rows: int) -> pa.Table:
@@ -105,18 +107,57 @@ def _open(url: str, form: str) -> Any:
     fs, path = locate(url)
     files: Any = path
     if fs.isdir(path):
-        files = [f"{path.rstrip('/')}/{name}" for name in list_files(url, form)]
+        names = list_files(url, form)
+        files = [f"{path.rstrip('/')}/{name}" for name in names]
     try:
         return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
-    except pa.ArrowInvalid as error:
-        # Before the reason it says three times which file it was.
-        reason = str(error).rpartition("': ")[2].removeprefix("Invalid: ").rstrip(".")
-        raise ValueError(reason) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if not _of_content(error):
+            raise
+        # It looks at the first file alone.
+        raise unreadable(url if files is path else joined(url, names[0]), _plain(error)) from None
 
 
-def _batches(source: Any) -> Iterator[pa.RecordBatch]:
-    # Few at a time: a table may be larger than memory.
-    yield from source.scanner(batch_readahead=2, fragment_readahead=1).to_batches()
+def _batches(source: Any, url: str) -> Iterator[pa.RecordBatch]:
+    """All rows, few at a time: a table may be larger than memory."""
+    for part in source.get_fragments():
+        try:
+            yield from part.to_batches(schema=source.schema, batch_readahead=2)
+        except (pa.ArrowInvalid, OSError) as error:
+            if not _of_content(error):
+                raise
+            name = part.path.removeprefix(locate(url)[1].rstrip("/")).lstrip("/")
+            raise unreadable(joined(url, name), _plain(error)) from None
+
+
+def _of_content(error: Exception) -> bool:
+    """Whether Arrow says that what it read is wrong, not the storage that it cannot be read."""
+    return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
+
+
+def _plain(error: Exception) -> ValueError:
+    """Arrow's error without which file it was, which it may say three times before the reason."""
+    reason = str(error).rpartition("': ")[2].rpartition("Invalid: ")[2].rpartition("IOError: ")[2]
+    if "straddl" in reason:
+        reason = "it has a row longer than a MiB"
+    return ValueError(reason.split("\n")[0].rstrip("."))
+
+
+def _whole(source: Any, url: str) -> pa.Table:
+    """All rows in memory, if they fit: a compressed file may be small and its table is not."""
+    import psutil
+
+    # pandas has them once more.
+    free, batches, size = psutil.virtual_memory().available / 2, [], 0
+    for batch in source.scanner().to_batches():
+        batches.append(batch)
+        size += batch.nbytes
+        if size > free:
+            raise UsageError(
+                f"{url} unpacks to more than {free / 2**30:.1f} GiB, half of the memory that is free; "
+                "ask for a part of it with 'aios sql', or use a machine with more."
+            )
+    return pa.Table.from_batches(batches, source.schema)
 
 
 class _Tallied:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ..config import settings
-from ..errors import AiosError
+from ..errors import AiosError, ConflictError
 from . import layout, storage
 from .catalog import Catalog
 from .entries import Entry
@@ -197,6 +199,56 @@ def verify_all(
         if on_progress is not None:
             on_progress(number, len(entries))
     return len(entries), found
+
+
+def check_unchanged(entry: Entry, catalog: Catalog | None = None) -> None:
+    """Refuse a local dataset whose files are not those that were added: it would be no such version.
+
+    Files of the size and time that they had are not read. Of others the bytes decide, and their new
+    time is kept then. What is remote is not looked at; its copies in the cache are verified.
+
+    Raises
+    ------
+    ConflictError
+        A file is another, new or gone.
+    """
+    catalog = catalog or Catalog()
+    if not entry.name or storage.is_remote(entry.url) or not catalog.has(entry):
+        return
+    known = {check.name: check for check in catalog.checks(entry)}
+    there = layout.stamps(entry.url, entry.format, known)
+    # What is missing as a whole is told by who reads it.
+    if not known or not there:
+        return
+    new = min(there.keys() - known.keys(), default=None)
+    if new is not None:
+        raise _changed(entry, new, "is new")
+    same = True
+    for name, check in known.items():
+        size, modified = there.get(name) or _stamp(entry, name)
+        if size == check.size and check.modified in {0, modified}:
+            continue
+        if _bad_blocks(entry.url, check):
+            raise _changed(entry, name, "has changed")
+        known[name] = msgspec.structs.replace(check, modified=modified)
+        same = False
+    if not same:
+        catalog.mark(entry, known.values())
+
+
+def _stamp(entry: Entry, name: str) -> tuple[int, int]:
+    try:
+        return layout.stamp(Path(entry.url) / name)
+    except FileNotFoundError:
+        raise _changed(entry, name, "is gone") from None
+
+
+def _changed(entry: Entry, name: str, how: str) -> ConflictError:
+    return ConflictError(
+        f"{storage.joined(entry.url, name)} {how} since {entry.ref} was added; 'aios data add "
+        f"{entry.name} {entry.url}' makes a new version of what is there now, and 'aios data verify "
+        f"{entry.name}' says what is damaged."
+    )
 
 
 def _name_blocks(bad: list[int], check: FileCheck) -> str:

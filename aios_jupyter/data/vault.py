@@ -23,7 +23,7 @@ from ..config import settings
 from ..errors import AccessError, AiosError, ConflictError, NotFoundError, UsageError
 from . import layout, storage
 from .catalog import Catalog, Entry, check_name, inspect
-from .entries import ENCRYPTED
+from .entries import ENCRYPTED, ending
 
 _KEY = ".key"
 _PUBLIC = ".pub"
@@ -201,7 +201,7 @@ def decrypt(ref: str | Entry, to: str = "", *, catalog: Catalog | None = None) -
     check_name(name)
     if entry.format != ENCRYPTED:
         raise UsageError(f"'{entry.name or entry.url}' is not encrypted.")
-    suffix = "".join(Path(entry.url.removesuffix(".age")).suffixes[-1:])
+    suffix = ending(entry.url.removesuffix(".age"))
     fs, place = storage.locate(entry.url)
     with storage.writing(), storage.scratch(name) as aside, storage.scratch(name) as room:
         plain = room if suffix == ".tar" else aside
@@ -232,7 +232,7 @@ def _known(catalog: Catalog, entry: Entry, url: str, version: str) -> Entry:
 
 
 def _suffix(entry: Entry) -> str:
-    return ".tar" if _is_folder(entry) else Path(entry.url).suffix
+    return ".tar" if _is_folder(entry) else ending(entry.url)
 
 
 def _is_folder(entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
@@ -11,11 +12,13 @@ import zipfile
 import zlib
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import shards, sounds
+from aios_jupyter.data import prepare, shards, sounds, sql
+from aios_jupyter.data.feed import loader
 from aios_jupyter.data.formats import decode_image, encode_image
 from aios_jupyter.errors import NotFoundError, UsageError
 
@@ -101,6 +104,72 @@ def test_the_same_table_in_each_format_and_in_parts_says_the_same(form, catalog,
     x, y = catalog.load("numbers")
     assert x.shape == (500, 2)
     assert np.bincount(y).tolist() == [167, 167, 166]
+
+
+def compressed(form: str, rows: int) -> bytes:
+    """A table whose blocks are more than one."""
+    numbers = [(n, n * 7919 % 1003, n % 3) for n in range(rows)]
+    if form == "csv":
+        lines = ["a,b,label", *(",".join(map(str, row)) for row in numbers)]
+    else:
+        lines = [json.dumps(dict(zip(("a", "b", "label"), row, strict=True))) for row in numbers]
+    return gzip.compress(("\n".join(lines) + "\n").encode())
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.CSV.gz", "t.jsonl.gz", "t.ndjson.gz"])
+def test_a_compressed_table_is_a_table_in_every_verb(name, catalog, tmp_path):
+    form = "csv" if "csv" in name.lower() else "jsonl"
+    path = tmp_path / "parts" / name
+    path.parent.mkdir()
+    path.write_bytes(compressed(form, 900))
+    # What lies beside it is not compressed, and of another name.
+    second = path.with_name(f"u.{form}")
+    second.write_bytes(gzip.decompress(compressed(form, 100)))
+    for ref, url, rows in (("one", path, 900), ("parts", path.parent, 1000)):
+        entry = catalog.add(ref, url)
+        assert (entry.format, entry.rows, entry.classes) == (form, rows, ("0", "1", "2"))
+        assert len(catalog.frame(ref)) == rows
+        asked = sql.frame(f"SELECT count(*) AS n, sum(b) AS s FROM {ref}", sql.Tables())
+        assert asked["n"].tolist() == [rows]
+        assert asked["s"].tolist() == [catalog.frame(ref)["b"].sum()]
+        made = prepare.prepare(ref, "ready", "scale(a)")
+        assert made.entry.rows == rows
+        x, y = next(loader(ref, 100, shuffle=False).arrays())
+        assert x[:3].tolist() == [[0, 0], [1, 7919 % 1003], [2, 2 * 7919 % 1003]]
+        assert y[:3].tolist() == [0, 1, 2]
+    copy = catalog.copy("one", "copied")
+    assert copy.url.endswith(name[1:]) and len(catalog.frame("copied")) == 900
+
+
+def test_a_compressed_table_that_unpacks_to_too_much_is_refused(catalog, tmp_path, monkeypatch):
+    path = tmp_path / "line.csv.gz"
+    path.write_bytes(gzip.compress(b"a,label\n") + gzip.compress(b"0" * 2**26))
+    assert path.stat().st_size < 2**17
+    with pytest.raises(UsageError, match=r"line\.csv\.gz .* \(it has a row longer than a MiB\)"):
+        catalog.add("line", path)
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(b"a,label\n" + b"1,2\n" * 2**20))
+    catalog.add("rows", path)
+    free = psutil.virtual_memory()._replace(available=2**24)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(UsageError, match=r"rows\.csv\.gz unpacks to more than 0\.0 GiB"):
+        catalog.frame("rows")
+
+
+def test_the_damaged_file_of_a_folder_is_named(catalog, tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for form in ("csv", "jsonl"):
+        for number, rows in enumerate((10, 200_000)):
+            (folder / f"{number}.{form}.gz").write_bytes(compressed(form, rows))
+        bad = folder / f"1.{form}.gz"
+        bad.write_bytes(cut(bad.read_bytes()))
+        with pytest.raises(UsageError, match=rf"parts/1\.{form}\.gz is damaged .*Truncated"):
+            catalog.add("cut", folder, form)
+        first = folder / f"0.{form}.gz"
+        first.write_bytes(b"what is this")
+        with pytest.raises(UsageError, match=rf"parts/0\.{form}\.gz is damaged .*header"):
+            catalog.add("other", folder, form)
 
 
 def test_sounds_in_a_folder_have_classes_and_lengths(catalog, tmp_path):
@@ -234,6 +303,11 @@ def test_what_is_cut_off_or_something_else_is_named_in_a_sentence(catalog, tmp_p
         "c.csv": b"a,b\n1,2\n3,4,5\n",
         "d.csv": b"",
         "e.csv": b"a,b\n",
+        "f.csv.gz": cut(compressed("csv", 1000)),
+        "f.jsonl.gz": cut(compressed("jsonl", 1000)),
+        "g.csv.gz": b"a,b\n1,2\n",
+        "h.csv.gz": b"",
+        "i.csv.gz": compressed("csv", 100)[:-8] + bytes(8),
     }
     for name, blob in cases.items():
         path = tmp_path / name

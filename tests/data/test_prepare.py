@@ -141,8 +141,12 @@ def test_what_is_refused_leaves_nothing_behind(
 def test_files_that_are_missing_or_damaged_are_named(catalog, people, tmp_path) -> None:
     path = tmp_path / "people.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UsageError, match=r"people\.parquet is damaged"):
+    with pytest.raises(
+        ConflictError, match=r"people\.parquet has changed since people@\w+ was added"
+    ):
         prepare(people, "no", "drop_duplicates")
+    with pytest.raises(UsageError, match=r"people\.parquet is damaged"):
+        prepare(str(path), "no", "drop_duplicates")
     path.unlink()
     with pytest.raises(NotFoundError, match=r"nothing at .*people\.parquet"):
         prepare(people, "no", "drop_duplicates")

@@ -298,6 +298,10 @@ def test_a_copy_does_not_touch_what_is_somebody_elses(catalog, photos, npz, tmp_
     assert (folder / "cat" / "my.png").read_bytes() == b"mine"
 
 
+def hashes(catalog, entry):
+    return [(check.name, check.size, check.blocks) for check in catalog.checks(entry)]
+
+
 def test_a_copy_by_name_is_a_dataset_with_its_lineage(catalog, npz):
     source = catalog.add("digits", npz, tags=["a"])
     copied = catalog.copy("digits", "mine")
@@ -307,7 +311,7 @@ def test_a_copy_by_name_is_a_dataset_with_its_lineage(catalog, npz):
         ("a",),
     )
     assert Path(copied.url).parent == storage.data_dir("mine")
-    assert catalog.checks(copied) == catalog.checks(source)
+    assert hashes(catalog, copied) == hashes(catalog, source)
 
 
 def test_bandwidth_is_kept_by_a_clock():

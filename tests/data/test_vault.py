@@ -142,4 +142,5 @@ def test_what_was_known_before_is_known_again_and_the_rest_is_looked_at(
     catalog.remove("digits")
     again = vault.decrypt("locked", "again")
     assert (again.fields, again.rows, again.owner) == (plain.fields, 290, plain.owner)
-    assert catalog.checks(again) == catalog.checks(back)
+    (one,), (other,) = catalog.checks(again), catalog.checks(back)
+    assert (one.size, one.blocks) == (other.size, other.blocks)

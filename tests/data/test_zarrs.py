@@ -133,9 +133,12 @@ def test_a_chunk_that_is_damaged_or_gone_is_named(catalog, digits, tmp_path):
     catalog.add("digits", path)
     chunk = path / "x" / "c" / "2" / "0" / "0"
     blob = chunk.read_bytes()
+    batches = aios_jupyter.loader("digits", 10, shuffle=False)
     chunk.write_bytes(blob[: len(blob) // 2])
     with pytest.raises(UsageError, match=rf"{path} \(rows 80 to 120 of 'x'\) is damaged"):
-        everything("digits")
+        list(batches.arrays())
+    with pytest.raises(ConflictError, match=rf"^{chunk} has changed since digits@"):
+        aios_jupyter.loader("digits", 10)
     chunk.unlink()
     with pytest.raises(ConflictError, match=rf"^x/c/2/0/0 is gone from {path} since .*verify"):
         everything("digits")

@@ -57,6 +57,15 @@ def place(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
                 leave_node("near")
 
 
+class Reading(NamedTuple):
+    """A task that is asked where it would go."""
+
+    version: str
+
+    def reads(self) -> list[near.Span]:
+        return []
+
+
 def workers_of(place: Place, prefix: str, work: Any) -> set[str]:
     """Which workers have done the tasks of a kind."""
     with get_task_stream(client=place.session.dask()) as stream:
@@ -83,10 +92,11 @@ def test_tasks_go_where_the_copy_is_and_read_it(place: Place, tmp_path: Path) ->
         catalog.add(f"{name}-here", tmp_path / name)
         catalog.copy(f"{name}-here", f"s3://lab@lab/{name}")
         entry = catalog.add(name, f"s3://lab@lab/{name}")
-        assert near.preferred(client, near.remote_version(entry)) == {}
-        assert near.preferred(client, near.remote_version(catalog.get(f"{name}-here"))) == {}
+        for known in (entry, catalog.get(f"{name}-here")):
+            assert near.workers_for(client, [Reading(near.remote_version(known))]) == [()]
         kept = client.submit(cache.local, entry, workers=[place.near], pure=False).result()
         assert "state-of-near" in kept.url and not cache.has(entry.version)
+        assert near.workers_for(client, [Reading(entry.version)]) == [(place.near,)]
 
     made = workers_of(
         place, "prepare", lambda: place.session.prepare("people", "ready", "scale(age)")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real HDFS on loopback: a NameNode and two DataNodes that keep each block twice, with WebHDFS.
+# They are called 127.0.0.1 and 127.0.0.2, as if they were two machines.
 #
 #   hdfs.sh DIR PORT    starts; PORT is the NameNode's, WebHDFS has the next, DataNodes those after
 #   hdfs.sh DIR stop    ends what it started, by pid
@@ -34,7 +35,7 @@ property() { printf '<property><name>%s</name><value>%s</value></property>\n' "$
   echo '</configuration>'
 } >"$dir/conf/core-site.xml"
 site() {
-  local first=$((http + 1 + 3 * $1))
+  local first=$((http + 1 + 3 * $1)) host=127.0.0.$((1 + $1))
   echo '<configuration>'
   property dfs.replication 2
   property dfs.namenode.name.dir "file://$dir/nn"
@@ -45,8 +46,8 @@ site() {
   property dfs.datanode.data.dir "file://$dir/dn$1"
   property dfs.datanode.address "127.0.0.1:$first"
   property dfs.datanode.ipc.address "127.0.0.1:$((first + 1))"
-  property dfs.datanode.http.address "127.0.0.1:$((first + 2))"
-  property dfs.datanode.hostname 127.0.0.1
+  property dfs.datanode.http.address "$host:$((first + 2))"
+  property dfs.datanode.hostname "$host"
   property dfs.heartbeat.interval 1
   echo '</configuration>'
 }
