@@ -31,6 +31,7 @@ from .processes import write as tell
 
 log = logging.getLogger(__name__)
 
+LEAVE_SECONDS = 6.0
 GIVE_UP_SECONDS = 120.0
 """An endpoint that is not reached for so long has ended."""
 
@@ -106,7 +107,9 @@ class _Host:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        joined, deadline = False, loop.time() + GIVE_UP_SECONDS
+        # Of a later attempt the first has been there.
+        joined = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        deadline = loop.time() + GIVE_UP_SECONDS
         while not (self._stopping.is_set() or self._bye):
             try:
                 await self._once()
@@ -140,6 +143,9 @@ class _Host:
             stopping = asyncio.create_task(self._stopping.wait())
             closed = asyncio.create_task(connection.closed.wait())
             await asyncio.wait([stopping, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not closed.done():
+                connection.tell("leaving")
+                await self._let_leave()
             for task in (beside, stopping, closed):
                 task.cancel()
         finally:
@@ -167,6 +173,14 @@ class _Host:
                 connection.tell("numbers", msg.Numbers(files=files))
             else:
                 connection.tell("beat")
+
+    async def _let_leave(self) -> None:
+        """Have the replicas finish what their clients ask, of whom no new ones are sent here."""
+        for replica in self._replicas.values():
+            if replica.process is not None:
+                tell(replica.process, {"leave": True})
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
 
     async def _end_all(self) -> None:
         for replica in self._replicas.values():

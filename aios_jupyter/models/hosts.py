@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Hosts:
     serving
         Gives the versions that replicas are told to serve, by part (`replica.Serving`).
     on_change
-        Called when there is more room, or less.
+        Called when there is more room, or less, and when replicas are about to go.
     """
 
     def __init__(
@@ -113,11 +114,12 @@ class Hosts:
             "line": (msg.Line, self._line),
             "exited": (msg.Exited, self._exited),
             "numbers": (msg.Numbers, self._count),
+            "leaving": (Any, lambda connection, body: self._leaves(connection)),
             "beat": (Any, lambda connection, body: None),
         }
 
         def make() -> Connection:
-            return Connection(handlers, on_close=self._leave, server=True)
+            return Connection(handlers, on_close=self._gone, server=True)
 
         self._server, port = await serve(host, 0, self._bundle.server_context(), make)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -133,9 +135,10 @@ class Hosts:
     async def keep(self) -> None:
         """Tell the machines now and then that we are here, and what all replicas have done."""
         loop = asyncio.get_running_loop()
+        text = b""
         while True:
             await asyncio.sleep(msg.BEAT_SECONDS)
-            text = await asyncio.to_thread(self._sum)
+            text = await asyncio.to_thread(self._sum) or text
             for host in list(self.joined.values()):
                 if loop.time() - host.connection.heard > msg.SILENT_SECONDS:
                     host.connection.abort("nothing was heard of it")
@@ -143,7 +146,12 @@ class Hosts:
                     host.connection.tell("summed", msg.Summed(text=text))
 
     def _sum(self) -> bytes:
-        text = summed(self._numbers)
+        """What all have done; nothing while a replica is just making its file."""
+        try:
+            text = summed(self._numbers)
+        except (struct.error, ValueError) as error:
+            log.debug("the numbers could not be added up: %s", error)
+            return b""
         write(self._numbers / TOLD, text)
         return text
 
@@ -169,16 +177,22 @@ class Hosts:
         certificate, key = (Path(path).read_text() if path else "" for path in paths)
         return msg.Door(certificate=certificate, key=key)
 
-    def _leave(self, connection: Connection) -> None:
+    def _leaves(self, connection: Connection) -> None:
+        """A machine is about to go: what is on its way there is still answered."""
         host: Host | None = connection.context
         if host is None or self.joined.pop(host.name, None) is None:
             return
-        log.warning("%s is out of reach", host.name)
+        log.warning("%s leaves", host.name)
         for replica in host.replicas.values():
             replica.lost = True
-            replica.end(-signal.SIGKILL)
-        host.replicas.clear()
         self._on_change()
+
+    def _gone(self, connection: Connection) -> None:
+        self._leaves(connection)
+        if connection.context is not None:
+            for replica in connection.context.replicas.values():
+                replica.end(-signal.SIGKILL)
+            connection.context.replicas.clear()
 
     def _listening(self, connection: Connection, body: msg.Listening) -> None:
         if replica := connection.context.replicas.get(body.id):

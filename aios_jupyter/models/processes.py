@@ -42,7 +42,7 @@ class ReplicaProcess:
     address
         `host:port` where a relay finds it; "" where clients come to it by themselves.
     lost
-        It has ended because its machine is out of reach.
+        Its machine is about to go, or out of reach.
     """
 
     def __init__(self, host: str, device: str, *, fd: int, address: str = "") -> None:
@@ -61,7 +61,7 @@ class ReplicaProcess:
     def answers(self) -> bool:
         """Whether it has come up and is to stay."""
         up = self.ready.done() and not self.ready.cancelled() and not self.ready.exception()
-        return up and not self.leaving
+        return up and not self.leaving and not self.lost
 
     def in_hand(self, now: float) -> float:
         """Requests in hand, on average over its last report."""

@@ -98,10 +98,14 @@ class Supervisor(Replicas):
         plan = self.plan
         bundle = Bundle.of(Path(plan.gather), "endpoint")
         numbers = Path(os.environ[FOLDER])
-        self.hosts = Hosts(plan, bundle, numbers, self._packages, self.room.set)
+        self.hosts = Hosts(plan, bundle, numbers, self._packages, self._rooms_changed)
         self.relay = RelayProcess(self.listener, self._knocked.set)
         self.told.gather(await self.hosts.open(self.listener.getsockname()[0]))
         return [self.hosts.keep(), self.relay.run()]
+
+    def _rooms_changed(self) -> None:
+        self.room.set()
+        self._relay_to()
 
     def _packages(self) -> list[dict[str, Any]]:
         """What replicas may be told to serve."""

@@ -140,7 +140,7 @@ def test_replicas_on_two_nodes_are_one_endpoint(published: None) -> None:
     with connect() as session:
         endpoint = session.serve("wide@champion", replicas=3, devices=3)
         assert endpoint.version == "1"
-        (far,) = [run for run in session.runs() if run["kind"] == "replicas"]
+        (far,) = [run for run in session.runs() if run["kind"] == "replicas" and not run["ended"]]
         assert far["name"] == "wide on far"
         assert len(free(session)) == 1
         until(lambda: session.endpoints()[0]["metrics"].get("replicas") == 3, "their number")
@@ -172,6 +172,20 @@ def test_an_endpoint_goes_on_without_a_node_that_dies(published: None) -> None:
         # What was on its way there is lost.
         assert len(load.failed) <= 4
         assert [row["state"] for row in session.endpoints()] == ["running"]
+        session.stop_endpoint("wide")
+
+
+def test_a_node_that_leaves_loses_no_request(published: None) -> None:
+    with connect() as session:
+        endpoint = session.serve("wide@champion", replicas=2, devices=2, placement="spread")
+        (far,) = [run for run in session.runs() if run["kind"] == "replicas" and not run["ended"]]
+        with asked(endpoint, 4) as load:
+            until(lambda: len(answering()) == 2, "both have clients")
+            session.stop(far["id"])
+            until(lambda: len(replicas()) == 1, "its replica's end")
+            before = load.answers
+            until(lambda: load.answers > before + 300, "answers after it")
+        assert load.failed == []
         session.stop_endpoint("wide")
 
 
