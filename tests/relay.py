@@ -61,6 +61,10 @@ class Relay:
         self._thread.join(10)
         self._loop.close()
 
+    def cut(self) -> None:
+        """End every connection; new ones may come."""
+        self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks])
+
     async def _listen(self) -> str:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"

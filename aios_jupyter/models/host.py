@@ -99,6 +99,7 @@ class _Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = _Files(root)
         self._door = ("", "")
+        self._told_numbers: dict[str, bytes] = {}
         self._bye = False
         self._stopping = asyncio.Event()
 
@@ -150,6 +151,8 @@ class _Host:
                 task.cancel()
         finally:
             await self._end_all()
+            await self._tell_numbers(connection)
+            self._forget_numbers()
             connection.close()
             await connection.wait_closed()
 
@@ -163,16 +166,25 @@ class _Host:
 
     async def _beat(self, connection: Connection) -> None:
         """Say that we are here and what was done; leave an endpoint that is silent."""
-        seen: dict[str, bytes] = {}
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(msg.BEAT_SECONDS)
             if loop.time() - connection.heard > msg.SILENT_SECONDS:
                 connection.abort("nothing was heard of the endpoint")
-            if files := await asyncio.to_thread(changed, self._root / "numbers", seen):
-                connection.tell("numbers", msg.Numbers(files=files))
-            else:
+            if not await self._tell_numbers(connection):
                 connection.tell("beat")
+
+    async def _tell_numbers(self, connection: Connection) -> bool:
+        files = await asyncio.to_thread(changed, self._root / "numbers", self._told_numbers)
+        if files:
+            connection.tell("numbers", msg.Numbers(files=files))
+        return bool(files)
+
+    def _forget_numbers(self) -> None:
+        """Those of replicas that have ended: the next time we join as another machine."""
+        self._told_numbers.clear()
+        for path in (self._root / "numbers").glob("*.db"):
+            path.unlink()
 
     async def _let_leave(self) -> None:
         """Have the replicas finish what their clients ask, of whom no new ones are sent here."""

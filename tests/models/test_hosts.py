@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from clusters import until
+from relay import Relay
 
 from aios_jupyter import tls
 from aios_jupyter.errors import AiosError, ClusterError
@@ -186,6 +187,26 @@ def test_machines_tell_the_sum_and_a_relay_that_dies_is_started_again(
     # What those on the machine that is lost have done and told stays.
     endpoint.hosts[0].kill()
     until(lambda: _answer(endpoint) and endpoint.counted() > 30, "no request forgotten")
+
+
+def test_a_machine_that_joins_again_counts_nothing_twice(
+    gather: Callable[..., Gathered], line: Callable[..., Any]
+) -> None:
+    line("again", 2.0)
+    endpoint = gather("again")
+    cable = Relay(0, endpoint.address, calm=True)
+    try:
+        endpoint.address = cable.address
+        host = endpoint.join()
+        (replica,) = until(lambda: below(host, "replica"), "its replica")
+        assert [endpoint.ask() for _ in range(5)] == [2.0] * 5
+        until(lambda: endpoint.counted() == 5, "all five")
+        cable.cut()
+        until(lambda: below(host, "replica") not in ([], [replica]), "another")
+        assert until(lambda: _answer(endpoint), "an answer") == 2.0
+        until(lambda: endpoint.counted() == 6, "one more")
+    finally:
+        cable.close()
 
 
 def test_a_machine_without_the_certificate_does_not_join(
