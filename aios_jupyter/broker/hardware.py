@@ -57,19 +57,18 @@ class Hardware:
     def change(self, before: Node | None, after: Node | None) -> None:
         """A node is another than it was."""
         if before is not None:
-            self._by_name.pop(before.id, None)
+            self._count(self._by_name.pop(before.id), -1)
         if after is not None:
-            self._by_name[after.id] = _machine(after)
-        for node, sign in ((before, -1), (after, +1)):
-            if node is None:
-                continue
-            machine = _machine(node)
-            self._machines[machine] += sign
-            if not self._machines[machine]:
-                del self._machines[machine]
-            for (pool, _, _), number in machine.devices:
-                self._devices[pool] += sign * number
+            machine = self._by_name[after.id] = _machine(after)
+            self._count(machine, +1)
         self._answers.clear()
+
+    def _count(self, machine: _Machine, sign: int) -> None:
+        self._machines[machine] += sign
+        if not self._machines[machine]:
+            del self._machines[machine]
+        for (pool, _, _), number in machine.devices:
+            self._devices[pool] += sign * number
 
     def devices(self, pool: Pool) -> int:
         """How many devices of a pool there are."""

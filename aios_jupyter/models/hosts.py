@@ -7,7 +7,6 @@ that all else (how many there are, versions, what is shared out) does not know w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import struct
@@ -160,9 +159,8 @@ class Hosts:
         if self._server is not None:
             self._server.close()
         for host in list(self.joined.values()):
-            with contextlib.suppress(Exception):
-                host.connection.tell("bye")
-                host.connection.close()
+            host.connection.tell("bye")
+            host.connection.close()
 
     # --- what they say
 

@@ -125,7 +125,7 @@ def request_for(
         memory=0 if memory is None else parse_size(memory),
         model=model.strip(),
         share=share,
-        placement=_placement(placement),
+        placement=parse_placement(placement),
         node=node.strip(),
         cpus=_per_device(cpus_per_device),
         host_memory=0 if memory_per_device is None else parse_size(memory_per_device),
@@ -155,7 +155,8 @@ def wanted(
     return want, *parse_count(count)
 
 
-def _placement(text: str) -> Placement:
+def parse_placement(text: str) -> Placement:
+    """Where the devices of a lease are to be, by its name."""
     try:
         return Placement(text)
     except ValueError:

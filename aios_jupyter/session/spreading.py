@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cluster import embedded
-from ..errors import AiosError, AllocationError, UsageError
+from ..errors import AiosError, AllocationError
 from ..runs.handle import RunHandle
 from ..schema import ACCELERATORS, DeviceKind, Lease, Placement, RunKind, Scope
+from .asking import parse_placement
 from .models import ModelVerbs
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class SpreadVerbs(ModelVerbs):
         AllocationError
             They are not to be had.
         """
-        asked = _placement(placement)
+        asked = parse_placement(placement) if placement else None
         held = devices is None and not asked and self._lease_held(scale.first)
         most = scale.most if devices is None else max(devices, scale.most)
         wanted = [("", most)] if held else self._shares(scale, most, asked)
@@ -213,13 +214,3 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _placement(text: str) -> Placement | None:
-    if not text:
-        return None
-    try:
-        return Placement(text)
-    except ValueError:
-        names = ", ".join(placement.value for placement in Placement)
-        raise UsageError(f"'{text}' is not a placement; choose one of {names}.") from None
