@@ -178,10 +178,12 @@ def foresee(
     line = [request for request in state.queue(pool)[:first] if not state.held(request.id)]
     if not line:
         return {}
-    fleet = state.fleet
+    # Who is the first now; that another may be later, and of age, is not foreseen.
+    head, fleet = line[0].id, state.fleet
     held = [
-        Held(*_until(state, slots, _end(state, lease, now, share), _kept(lease, now)), slots)
+        Held(*_until(state, slots, _end(state, lease, now, share), kept), slots)
         for lease in state.leases.values()
+        for kept in (state.end_before(head, lease, now),)
         for slots in (((slot,) for slot in lease.slots) if state.bookings else (lease.slots,))
         if fleet.special() or fleet.pool_of_slot(lease.slots[0]) is pool
     ]
@@ -191,7 +193,10 @@ def foresee(
         if stock.has(slot):
             stock.take((slot,))
             held.append(Held(until, until, (slot,)))
-    waiting = [Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), r.time) for r in line]
+    waiting = [
+        Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), state.length_behind(head, r))
+        for r in line
+    ]
     return starts(now, pool, stock, held, waiting)
 
 
@@ -212,10 +217,6 @@ def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
     request = state.requests[lease.request].__replace__(time=limit)
     length = _length(state, request, now - lease.granted, share)
     return None if length is None else max(now, lease.granted + length)
-
-
-def _kept(lease: Lease, now: float) -> float | None:
-    return now if lease.state is LeaseState.ENDING else lease.expires
 
 
 def _length(state: State, request: Request, elapsed: float, share: float) -> float | None:
