@@ -42,8 +42,7 @@ class Longer(NamedTuple):
 
 def longer(history: dict[str, Lasted], lease: Lease, elapsed: float) -> Longer:
     """Those like a lease that lasted longer than it has, which is so until it reaches the least."""
-    found = _most_alike(history, lease)
-    lengths = [length for length in found.lengths if length > elapsed] if found else []
+    lengths = [length for length in lengths_like(history, lease) if length > elapsed]
     return Longer(len(lengths), sum(lengths), min(lengths, default=math.inf))
 
 
@@ -56,6 +55,12 @@ def outlasting(longer: Longer, predicted: float, elapsed: float) -> float:
     """
     guess = max(predicted, 2 * elapsed)
     return (ENOUGH * guess + longer.total) / (ENOUGH + longer.number)
+
+
+def lengths_like(history: dict[str, Lasted], what: Request | Lease) -> tuple[float, ...]:
+    """How long leases lasted by which such a one is predicted."""
+    found = _most_alike(history, what)
+    return found.lengths if found else ()
 
 
 def _most_alike(history: dict[str, Lasted], what: Request | Lease) -> Lasted | None:
