@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulated import HOUR, Cluster
+from simulated import HOUR, Cluster, run_on
 
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker.ends import Ends
@@ -115,19 +115,36 @@ def test_when_the_first_has_not_started_in_time_others_go_past_though_nothing_ha
     assert start + HOUR <= cluster.started[other] <= start + 2 * HOUR + 600.0
 
 
-def test_the_clock_wakes_the_broker_a_few_times_and_not_for_ever() -> None:
-    cluster = experienced(ana6=600.0, bob8=10.0, eva2=100 * HOUR)
-    lease = cluster.ask(6, user="ana")
-    cluster.ask(8, user="bob"), cluster.ask(2, user="eva")
-    woken = 0
-    while (due := cluster.state.next_deadline()) and due < cluster.now + 24 * HOUR:
+def wakes(cluster: Cluster, seconds: float) -> int:
+    """How often the clock wakes the broker in that time; never again for what it has done."""
+    woken, until = 0, cluster.now + seconds
+    while (due := cluster.state.next_deadline()) and due < until:
         assert due > cluster.now
         cluster.now = due
         cluster.do(ev.Tick())
         woken += 1
-    assert 0 < woken < 30
-    cluster.do(ev.Cancelled(request=lease, by="ana"))  # ends once its node has confirmed it
-    assert cluster.state.reservation(Pool.ACCELERATOR)
+    return woken
+
+
+def test_the_clock_wakes_the_broker_a_few_times_and_not_for_ever() -> None:
+    cluster = experienced(ana6=600.0, bob8=10.0, eva2=100 * HOUR)
+    held = cluster.ask(6, user="ana")
+    run_on(cluster, held)
+    cluster.ask(8, user="bob"), cluster.ask(2, user="eva")
+    assert 0 < wakes(cluster, 24 * HOUR) < 30
+    cluster.do(ev.Cancelled(request=held, by="ana"))
+    assert wakes(cluster, HOUR) < 3, "its processes are ending, and it says so when they have"
+
+
+def test_nothing_is_kept_of_leases_that_have_ended() -> None:
+    cluster = experienced(ana6=600.0, bob8=10.0)
+    for _ in range(3):
+        held, waiting = cluster.ask(6, user="ana"), cluster.ask(8, user="bob")
+        assert kept(cluster).request == waiting
+        cluster.release(held, after=700.0)
+        cluster.release(waiting, after=10.0)
+    assert not cluster.state._longer
+    assert not list(cluster.state._ends.expected(*Pool))
 
 
 def test_predictions_let_nobody_go_past_one_that_has_aged() -> None:
