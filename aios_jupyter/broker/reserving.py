@@ -80,7 +80,7 @@ class Reserving(Accounts):
     def length_behind(self, head: str, request: Request) -> float | None:
         """For how long a request wants its devices, as far as that counts for the first of a line.
 
-        Of all of its shape one that is predicted is the first, and so is the soonest to be over.
+        Where predictions count, the first of those with one shape is the one that is over soonest.
         """
         return request.predicted if request.time is None and self.guesses(head) else request.time
 
