@@ -12,6 +12,8 @@ prediction can learn. Compared are mean, 95th percentile and maximum of the wait
 completion time (from submission to end) with strict FIFO, where nobody overtakes anybody, and with
 a bound that no scheduler can beat.
 
+`--trace` replays another one, from a file of your own: `traces.py` says which kinds it reads.
+
 The bound is the larger of two relaxations: the cluster as one machine that is as fast as all of its
 GPUs and serves the shortest remaining work first, preempting for nothing; and no wait at all. By how
 much anything can gain depends on the jobs: 3.96 on the Philly slice, 4.17 on `synthetic`, 1.81 on
@@ -36,72 +38,33 @@ and `…+time` shows what backfill adds.
 from __future__ import annotations
 
 import argparse
-import csv
 import heapq
 import math
-import random
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from report import report
+from traces import SLICE, Habit, Job, Trace, gavel, philly, read, synthetic
 
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker import history
 from aios_jupyter.broker.state import State
 from aios_jupyter.schema import Device, DeviceKind, Lease, Node, Owner, Request, Want
 
-DATA = Path(__file__).parent / "data" / "philly-slice.csv"
-SLICE, LEARNED = 15_000, 3_000
-MIXED, MIX_GPUS, LOAD = 6_000, 64, 0.92
 SEEDS = range(1, 9)
 GPUS_PER_NODE = 8
+GPU_MEMORY = 16 * 10**9
 STRICT = "strict fifo"
 DEFAULT = "sjf"
 SUSPENDS = ("las", "gittins")
 POLICIES = ("fifo", "fifo+time", "sjf", "sjf+known", "sjf+time", "priority", "fair", *SUSPENDS)
 # What a job does again after each preemption (s): its last checkpoint was that long ago.
 RESUME = 60.0
-# No job of the synthetic mix takes longer (s).
-LONGEST = 2 * 86400.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job: when it is submitted, for how long it runs (s), on how many GPUs, and whose it is."""
-
-    submitted: float
-    length: float
-    gpus: int
-    user: str
-
-
-@dataclass(frozen=True)
-class Habit:
-    """What one user asks for: always so many GPUs, for a length around `exp(middle)`."""
-
-    middle: float
-    gpus: int
-
-    def length(self, deviation: float) -> float:
-        """The length so many standard deviations away from the usual one."""
-        return min(math.exp(self.middle + deviation), LONGEST)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Jobs to replay on so many GPUs, and older ones to learn from; what is to be known of users."""
-
-    name: str
-    gpus: int
-    jobs: tuple[Job, ...]
-    learned: tuple[Job, ...]
-    habits: dict[str, Habit] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,66 +77,6 @@ class Figures:
     completions: tuple[float, ...]
     wall: float
     preemptions: int = 0
-
-
-def philly(limit: int) -> Trace:
-    """The slice of the Philly trace."""
-    with DATA.open() as file:
-        jobs = [
-            Job(
-                datetime.fromisoformat(row["timestamp"]).timestamp(),
-                max(1.0, float(row["duration"])),
-                int(row["num_gpus"]),
-                row["cluster"],
-            )
-            for row in csv.DictReader(file)
-        ]
-    return Trace(
-        "philly", 512, tuple(jobs[-SLICE:][:limit]), tuple(jobs[-SLICE - LEARNED : -SLICE])
-    )
-
-
-def synthetic(limit: int, seed: int = 7) -> Trace:
-    """Random arrivals, lengths over five orders of magnitude, users with habits of their own."""
-    chance = random.Random(seed)
-    habits = {
-        f"user{i}": Habit(
-            chance.uniform(4.0, 9.5),
-            *chance.choices((1, 2, 4, 8, 16), (60, 15, 12, 10, 3)),
-        )
-        for i in range(40)
-    }
-    drawn = []
-    for _ in range(MIXED + LEARNED):
-        user = chance.choice(list(habits))
-        habit = habits[user]
-        drawn.append((habit.length(chance.normalvariate()), habit.gpus, user))
-    return replace(_arriving("synthetic", chance, drawn, limit), habits=habits)
-
-
-def gavel(limit: int) -> Trace:
-    """The mix of Gavel's simulations: log-uniform lengths of 32 minutes to 167 hours."""
-    chance = random.Random(7)
-    drawn = []
-    for _ in range(MIXED + LEARNED):
-        (size,) = chance.choices((1, 2, 4, 8), (70, 10, 15, 5))
-        minutes = 10 ** (
-            chance.uniform(1.5, 3.0) if chance.random() < 0.8 else chance.uniform(3, 4)
-        )
-        drawn.append((60 * minutes, size, f"user{chance.randrange(40)}"))
-    return _arriving("gavel", chance, drawn, limit)
-
-
-def _arriving(
-    name: str, chance: random.Random, drawn: list[tuple[float, int, str]], limit: int
-) -> Trace:
-    """Jobs (length, GPUs, user) that come at random times, at such a rate that the load is `LOAD`."""
-    rate = MIX_GPUS * LOAD / statistics.fmean(length * size for length, size, _ in drawn)
-    now, jobs = 0.0, []
-    for length, size, user in drawn:
-        now += chance.expovariate(rate)
-        jobs.append(Job(now, max(1.0, length), size, user))
-    return Trace(name, MIX_GPUS, tuple(jobs[LEARNED:][:limit]), tuple(jobs[:LEARNED]))
 
 
 class Knowing(State):
@@ -208,7 +111,7 @@ class Replay:
         self.left: dict[str, float] = {}
         self.since: dict[str, float] = {}
         self.preempted = 0
-        for node in range(trace.gpus // GPUS_PER_NODE):
+        for node in range(-(-trace.gpus // GPUS_PER_NODE)):
             self.do(ev.NodeJoined(node=_node(f"n{node}")))
         for user in sorted({job.user for job in (*trace.jobs, *trace.learned)}):
             self.do(ev.SessionOpened(owner=Owner(id=user, user=user)))
@@ -233,8 +136,10 @@ class Replay:
         self.left[id] = job.length
         time = job.length if self.times else None
         suspends = self.state.policy.suspends
-        request = _request(id, job.user, job.gpus, time=time, preemptible=suspends)
-        self.do(ev.Submitted(request=request))
+        wish: dict[str, Any] = {"time": time, "preemptible": suspends}
+        if job.part < 1:
+            wish |= {"memory": round(job.part * GPU_MEMORY), "share": True}
+        self.do(ev.Submitted(request=_request(id, job.user, job.gpus, **wish)))
 
     def finish(self) -> None:
         """The job whose end is next ends and gives its GPUs back."""
@@ -277,7 +182,7 @@ def _request(id: str, user: str, gpus: int, **wish: Any) -> Request:
 
 def _node(name: str) -> Node:
     devices = tuple(
-        Device(id=f"{name}-{i}", kind=DeviceKind.GPU, name="GPU", index=i, memory=16 * 10**9)
+        Device(id=f"{name}-{i}", kind=DeviceKind.GPU, name="GPU", index=i, memory=GPU_MEMORY)
         for i in range(GPUS_PER_NODE)
     )
     return Node(id=name, host=name, address=f"{name}:1", pid=1, devices=devices)
@@ -301,17 +206,17 @@ def replay(trace: Trace, policy: str) -> Figures:
 
 
 def strict_fifo(trace: Trace) -> Figures:
-    """First come, first served, and nobody overtakes anybody."""
-    free, now = trace.gpus, 0.0
-    running: list[tuple[float, int]] = []
+    """First come, first served, and nobody overtakes anybody; parts of GPUs are as if of one."""
+    free, now = float(trace.gpus), 0.0
+    running: list[tuple[float, float]] = []
     waits, completions = [], []
     for job in trace.jobs:
         now = max(now, job.submitted)
-        while running and (running[0][0] <= now or free < job.gpus):
+        while running and (running[0][0] <= now or free < job.size):
             end, gpus = heapq.heappop(running)
-            now, free = max(now, end), free + gpus
-        free -= job.gpus
-        heapq.heappush(running, (now + job.length, job.gpus))
+            now, free = max(now, end), round(free + gpus, 6)
+        free -= job.size
+        heapq.heappush(running, (now + job.length, job.size))
         waits.append(now - job.submitted)
         completions.append(now + job.length - job.submitted)
     return Figures(trace.name, STRICT, tuple(waits), tuple(completions), 0.0)
@@ -321,7 +226,7 @@ def lower_bound(trace: Trace) -> float:
     """No mean completion time is below this."""
     waiting: list[tuple[float, float]] = []
     now = total = 0.0
-    arrivals = [(job.submitted, job.length * job.gpus / trace.gpus) for job in trace.jobs]
+    arrivals = [(job.submitted, job.length * job.size / trace.gpus) for job in trace.jobs]
     for (submitted, work), until in zip(
         arrivals, [*(when for when, _ in arrivals[1:]), math.inf], strict=True
     ):
@@ -390,12 +295,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=SLICE, help="replay so many of each trace")
     parser.add_argument("--policies", nargs="+", default=POLICIES, metavar="NAME")
+    parser.add_argument("--trace", type=Path, metavar="CSV", help="replay this one instead")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="on so many, and not on what makes its load 0.92"
+    )
     chosen = parser.parse_args()
-    kinds = (
+    kinds: tuple[list[Trace], ...] = (
         [philly(chosen.jobs)],
         [synthetic(chosen.jobs, seed) for seed in SEEDS],
         [gavel(chosen.jobs)],
     )
+    if chosen.trace:
+        kinds = ([read(chosen.trace, chosen.jobs, chosen.gpus)],)
     todo = [
         (trace, policy)
         for kind in kinds
