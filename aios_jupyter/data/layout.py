@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import UsageError
 from ..schema import Struct
 from .ahead import ahead
-from .entries import ending
+from .entries import ending, packed_suffixes
 from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -30,10 +30,10 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "npz": frozenset({".npz"}),
     "npy": frozenset({".npy"}),
     "parquet": frozenset({".parquet", ".pq"}),
-    "csv": frozenset({".csv", ".csv.gz"}),
-    "jsonl": frozenset({".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"}),
+    "csv": frozenset({".csv", *packed_suffixes(".csv")}),
+    "jsonl": frozenset({".jsonl", ".ndjson", *packed_suffixes(".jsonl", ".ndjson", ".json")}),
     "sounds": frozenset({".wav"}),
-    "text": frozenset({".txt"}),
+    "text": frozenset({".txt", *packed_suffixes(".txt")}),
     "webdataset": frozenset({".tar"}),
 }
 _FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
@@ -98,9 +98,9 @@ def detect_format(url: str) -> str:
         if suffix in suffixes and form != "folder":
             return form
     raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl "
-        "(also .csv.gz and .jsonl.gz), .wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
-        "per class, and of Zarr."
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, .txt "
+        "(also .csv.gz, .csv.zst and so on), .wav and WebDataset .tar files, folders of such files or "
+        "of images, with a subfolder per class, and of Zarr."
     )
 
 
@@ -207,30 +207,43 @@ def content(url: str, form: str) -> Content:
     if not fs.isdir(path):
         digest, check = _hash_file(fs, path, "", url)
         return Content(digest[:12], check.size, (check,))
-    whole, files = hashlib.sha256(), []
+    digests, files = [], []
     for name in list_files(url, form):
         digest, check = _hash_file(fs, f"{path.rstrip('/')}/{name}", name, f"{url}/{name}")
-        whole.update(f"{name}\0{digest}\n".encode())
+        digests.append((name, digest))
         files.append(check)
-    return Content(whole.hexdigest()[:12], sum(f.size for f in files), tuple(files))
+    return Content(together(digests), sum(f.size for f in files), tuple(files))
 
 
 def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
-    """A file's hash and its blocks': the hash is that of its only block, or of all block hashes."""
+    """A file's hash and its blocks'."""
     try:
         # Before it is read: what is written meanwhile has another time.
         modified = 0 if is_remote(url) else Path(path).stat().st_mtime_ns
         with fs.open(path, "rb") as file:
-            found = list(block_hashes(file))
+            digest, size, blocks = hashed(file)
     except OSError as error:
         raise unreadable(url, error) from None
+    return digest, FileCheck(name=name, size=size, blocks=blocks, modified=modified)
+
+
+def hashed(file: Any) -> tuple[str, int, tuple[bytes, ...]]:
+    """A file's hash, its size and its blocks' hashes, as `FileCheck` has them.
+
+    The hash is that of its only block, or of all block hashes.
+    """
+    found = list(block_hashes(file))
     digests = [digest for _, digest in found]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
-    size = sum(length for length, _ in found)
-    check = FileCheck(
-        name=name, size=size, blocks=tuple(d[:16] for d in digests), modified=modified
-    )
-    return whole.hex(), check
+    return whole.hex(), sum(size for size, _ in found), tuple(d[:16] for d in digests)
+
+
+def together(digests: Iterable[tuple[str, str]]) -> str:
+    """The version of a folder, from names and hashes of its files in order."""
+    whole = hashlib.sha256()
+    for name, digest in digests:
+        whole.update(f"{name}\0{digest}\n".encode())
+    return whole.hexdigest()[:12]
 
 
 def block_hashes(file: Any) -> Iterator[tuple[int, bytes]]:

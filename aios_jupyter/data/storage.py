@@ -33,6 +33,7 @@ from ..errors import (
     UsageError,
 )
 from . import credentials
+from .entries import packing
 
 ATTEMPTS = 5
 FIRST_PAUSE = 0.2
@@ -179,6 +180,17 @@ def read_file(url: str, name: str) -> bytes:
     with reading(f"{url}/{name}"):
         # A local disk that fails once fails again.
         return bytes(retrying(lambda: fs.cat_file(whole), ATTEMPTS if is_remote(url) else 1))
+
+
+def read_unpacked(url: str, name: str) -> bytes:
+    """`read_file` of what may be compressed."""
+    blob = read_file(url, name)
+    if packing(name):
+        from . import packed
+
+        with reading(f"{url}/{name}"):
+            return packed.whole(blob, f"{url}/{name}")
+    return blob
 
 
 def joined(root: str, name: str) -> str:
