@@ -64,6 +64,10 @@ def source_of(entry: Entry) -> Source:
     ConflictError
         It is not what it was when it was added.
     """
+    if storage.is_remote(entry.url):
+        # Before it is fetched.
+        upkeep.check_unchanged(entry)
+        return _source_of(entry)
     source = _source_of(entry)
     # Last, since what is wrong with a row or its label says more.
     upkeep.check_unchanged(entry)

@@ -237,6 +237,9 @@ def written_aside(url: str) -> Iterator[IO[bytes]]:
         fs.makedirs(parent or "/", exist_ok=True)
         with fs.open(aside, "wb") as file:
             yield file
+        # HDFS moves nothing to where something is, and WebHDFS says no word of it.
+        if url.startswith(("hdfs://", "webhdfs://")) and fs.exists(path):
+            fs.rm(path)
         fs.mv(aside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -280,9 +283,10 @@ def unwritable(place: object, error: OSError) -> AiosError:
             f"{place} may not be written with these credentials; ask its owner for permission, or "
             "name others in the URL, as in s3://NAME@bucket."
         )
+    # Hadoop says where in its code, too.
+    reason = str(error.strerror or error).partition("\n")[0]
     return AiosError(
-        f"{place} cannot be written ({error.strerror or error}); check the space and permissions "
-        "there."
+        f"{place} cannot be written ({reason}); check the space and permissions there."
     )
 
 
