@@ -164,7 +164,9 @@ class RequestState(StrEnum):
     ENDED = "ended"
 
 
-class Request(Struct, frozen=True, kw_only=True):
+# Most of a request, a slot and a lease is as it is by default, and is left out on the wire and in the
+# journal: it is read back as the default of whoever reads, which therefore must not change.
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request for a gang of `count` devices. `id` is made by the client: a retry is the same.
 
     `time` is the lease's length, None for no limit; `scope` what it lasts for.
@@ -219,7 +221,7 @@ class Request(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Slot(Struct, frozen=True, kw_only=True):
+class Slot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A device within a lease, and how to reach its node's agent.
 
     `share` is how much of the device's memory the lease has, bytes; 0: the whole device. `cpus` and
@@ -269,7 +271,7 @@ class LeaseState(StrEnum):
     ENDING = "ending"
 
 
-class Lease(Struct, frozen=True, kw_only=True):
+class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Devices granted to a session. `fence` rises with every grant of the cluster.
 
     `used` turns true with the first run: only then can there be processes to wait for. `predicted`,

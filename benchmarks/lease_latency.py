@@ -5,10 +5,11 @@ Measured against a raw Dask RPC ping to the same scheduler in the same run, the 
 process; `broker_us_per_pair` is the processor time that the broker takes for one such pair, and
 `clients_us_per_pair` what the clients take: these say the same on a busy machine.
 
-Then beside other ways to get a GPU, five of each in turn: plain Dask, and where they are
-installed a Ray placement group and Slurm (`peers/`). `ray_over_ours` is their median over ours in
-the same turns, and so on for each. A Slurm command is measured to its end, as it starts when the
-device is there; ours and Ray's until then.
+Then beside other ways to get a GPU, twenty of each in turn, each turn after a pause in which what
+the one before had is put away: plain Dask, and where they are installed a Ray placement group and
+Slurm (`peers/`). `ray_over_ours` is their median over ours in the same turns, and so on for each. A
+Slurm command is measured to its end, as it starts when the device is there; ours and Ray's until
+then.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import time
 ROUNDS = 500
 CLIENTS = 50
 SECONDS = 4.0
-PEER_ROUNDS, IN_A_ROW = 20, 5
+PEER_ROUNDS, IN_A_ROW = 5, 20
+# After a turn: what was given back is still being put away, on the same processors.
+SETTLED = 0.25
 
 
 def main() -> None:
@@ -70,12 +73,14 @@ def beside(session, ray_python: str | None) -> tuple[dict[str, float], dict[str,
     with installed(ray_python) as peers:
         theirs: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(PEER_ROUNDS):
+            time.sleep(SETTLED)
             for _ in range(IN_A_ROW):
                 started = time.perf_counter()
                 lease = session.alloc(gpus=1)
                 ours.append(time.perf_counter() - started)
                 session.release(lease.id)
             for name, peer in peers.items():
+                time.sleep(SETTLED)
                 theirs[name] += [peer.take() for _ in range(IN_A_ROW)]
         versions = {name: peer.version for name, peer in peers.items()}
     base = statistics.median(ours)

@@ -79,7 +79,7 @@ def second_node(_nodes: Path) -> Path:
     if not joined.local():
         join_node(_nodes, simulate_gpus=2)
     with connect() as session:
-        until(lambda: len(free(session)) == 4, "both nodes are there, and free")
+        until(lambda: up(session) == 2 and len(free(session)) == 4, "both are there, and free")
     return _nodes
 
 
@@ -135,6 +135,11 @@ def free(session: Session, kind: str = "simulated") -> list[str]:
     """Free devices of a kind."""
     devices = session.status()["devices"].values()
     return [row["id"] for row in devices if row["kind"] == kind and row["holder"] is None]
+
+
+def up(session: Session) -> int:
+    """How many nodes are connected; devices of those that are not are free too."""
+    return sum(node["state"] == "up" for node in session.status()["nodes"].values())
 
 
 def environment() -> dict[str, str]:

@@ -86,6 +86,7 @@ class FakeSession:
         self.run_state = "succeeded"
         self.cancelled: list[str] = []
         self.looked: list[Any] = []
+        self.seen = SNAPSHOT
 
     def alloc(self, *, on_wait: Callable[[dict[str, Any]], None], **options: Any) -> Lease:
         self.calls.append(("alloc", options))
@@ -141,7 +142,7 @@ class FakeSession:
             held.id: {"id": held.id, "state": held.state.value, "expires": held.expires}
             for held in self.held
         }
-        return {**SNAPSHOT, "leases": leases}
+        return {**self.seen, "leases": leases}
 
     def logs(self, run: str, rank: int | None, follow: bool) -> Iterator[str]:
         self.calls.append(("logs", {"run": run, "rank": rank, "follow": follow}))

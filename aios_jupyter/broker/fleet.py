@@ -152,6 +152,8 @@ class Fleet:
         self._refresh(slot.device)
 
     def _load(self, slot: Slot, sign: int) -> None:
+        if not (slot.share or slot.cpus or slot.host_memory):
+            return
         plain = Each(share=slot.share > 0, cpus=slot.cpus, host_memory=slot.host_memory)
         if not plain.counts(pool_of_kind(slot.kind)):
             self._special += sign

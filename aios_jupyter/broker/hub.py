@@ -72,6 +72,8 @@ class Hub:
         Something that people see has changed.
     used
         When (monotonic) somebody last asked for something.
+    ending
+        The cluster is being stopped, and its agents have been told to end.
     """
 
     def __init__(self, directory: Path, settings: Settings, dask: str = "") -> None:
@@ -101,6 +103,7 @@ class Hub:
         self.batches: dict[str, dict[str, Any]] = {}
         self.changed = False
         self.used = time.monotonic()
+        self.ending = False
         self._refusals: dict[str, int] = {}
         self._secret = _secret(directory / "secret")
 
@@ -220,6 +223,11 @@ class Hub:
         for node in nodes:
             if node in self.agents:
                 self.agents[node].tell(topic, body, within=within)
+
+    def end_nodes(self) -> None:
+        """Tell all agents to end, those too that are only now coming back."""
+        self.ending = True
+        self.tell_nodes(self.agents, "shutdown", None)
 
     def _announce(
         self, request: Request, lease: Lease, told: tuple[str, Connection] | None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _LAST_TURNS = 5
+
+log = logging.getLogger("aios.loop")
 
 
 class Loop:
@@ -99,7 +102,21 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_report)
+    return loop
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what nobody was there to catch, but for what uvloop does after a given-up handshake.
+
+    It closes the socket and reads on what has arrived; the answer to that has nowhere to go.
+    """
+    error = context.get("exception")
+    if isinstance(error, RuntimeError) and str(error).endswith("the handler is closed"):
+        log.debug("a connection was given up in its handshake: %s", error)
+    else:
+        loop.default_exception_handler(context)
 
 
 async def _cancel_all() -> None:

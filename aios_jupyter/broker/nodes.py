@@ -82,6 +82,8 @@ class Nodes:
         for run, exit in missed:
             self._hub.handle(ev.RankExited(run=run, exit=exit, final=True))
         self._end_over(connection, hello.runs)
+        if self._hub.ending:
+            connection.tell("shutdown")
         return msg.NodeWelcome(
             grants=tuple(
                 self._hub.grant_for_agent(lease)

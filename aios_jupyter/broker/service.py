@@ -99,7 +99,7 @@ class Broker:
         `for_good`: agents on other machines are told to end too.
         """
         if for_good:
-            self.hub.tell_nodes(self.hub.agents, "shutdown", None)
+            self.hub.end_nodes()
             await asyncio.sleep(SHUTDOWN_DELAY)
         for task in self._tasks:
             task.cancel()
@@ -170,7 +170,7 @@ class Broker:
         self._end()
 
     def _end(self) -> None:
-        self.hub.tell_nodes(self.hub.agents, "shutdown", None)
+        self.hub.end_nodes()
         asyncio.get_running_loop().call_later(SHUTDOWN_DELAY, self._on_end)
 
     # --- clocks

@@ -33,9 +33,11 @@ class Shares:
 
     def change(self, user: str, pool: Pool, devices: int) -> None:
         """A user holds so many more devices from now on; `settle` comes before it."""
-        held = self.held.setdefault(user, dict.fromkeys(Pool, 0))
-        held[pool] += devices
-        if not any(held.values()):
+        held = self.held.setdefault(user, {})
+        held[pool] = held.get(pool, 0) + devices
+        if not held[pool]:
+            del held[pool]
+        if not held:
             del self.held[user]
 
     def settle(self, user: str, now: float) -> Used:

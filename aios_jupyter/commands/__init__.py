@@ -2,9 +2,9 @@
 
 base      groups that suggest spellings, types of parameters
 host      where a verb runs: the shell (here) or a notebook (`notebook/display.py`)
-views, charts     what a verb shows: tables, cards, bars
+views, charts, terminal     what a verb shows: tables, cards, bars; and again and again
 feed      what a run has said so far
-cluster, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
+cluster, top, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
 prepare, sql, kv, vault    and those of tables, shared values and encrypted data
 models, optimize, endpoints, monitor, export, gallery    and those of models
 
@@ -45,6 +45,7 @@ from .reservations import reservations, reserve
 from .runs import attach, logs, profile, run, runs, stacks, stop, train
 from .sql import sql
 from .storage import data
+from .top import top
 from .users import audit, user
 from .vault import decrypt, encrypt, identity, require
 from .waiting import cancel, explain_request, priority, queue
@@ -70,7 +71,7 @@ def aios(ctx: click.Context) -> None:
 
 
 for _verb in (
-    *(up, down, status, doctor),
+    *(up, down, status, top, doctor),
     *(alloc, release, extend, leases, queue, explain_request, priority, cancel),
     *(policy, quota, forecast),
     *(reserve, reservations),

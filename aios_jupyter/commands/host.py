@@ -139,6 +139,17 @@ class Host:
             click.echo(str(value))
         return value
 
+    def watch(
+        self,
+        session: Session,
+        overview: Callable[[dict[str, Any], float], list[Table]],
+        every: float,
+    ) -> None:
+        """Show what `overview` makes of the cluster's state, every so many seconds."""
+        from .terminal import watch
+
+        watch(lambda: overview(session.status(), time.time()), every)
+
     def lease(self, session: Session, lease: Lease, card: Card) -> Any:
         """Show a lease that is held now."""
         return self.show(card, lease)

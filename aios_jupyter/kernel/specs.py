@@ -63,7 +63,7 @@ def add(
     spec = {
         "argv": [
             *(sys.executable, "-m", "ipykernel_launcher"),
-            *("-f", "{connection_file}", "--ext=aios_jupyter"),
+            *("-f", "{connection_file}", "--ext=aios_jupyter.notebook"),
         ],
         "display_name": display_name or f"Python (AIOS, {asks_text(config)})",
         "language": "python",

@@ -242,6 +242,24 @@ class NotebookHost(Host):
             old.left()
         return self._mark(version)
 
+    def watch(
+        self,
+        session: Session,
+        overview: Callable[[dict[str, Any], float], list[Table]],
+        every: float,
+    ) -> None:
+        """Show the cluster in a card that stays true; a newer one takes an older one's place."""
+        if not rich(self.shell):
+            return super().watch(session, overview, every)
+        from .held import TopCard
+
+        keeper = self._kept()
+        for old in keeper.cards:
+            if isinstance(old, TopCard):
+                old.close()
+        keeper.add(TopCard(self._take_slot(), session, session.status(), overview))
+        return None
+
     def models_changed(self) -> None:
         """Have the cards of models show the aliases that they have now."""
         if not self.keeper:

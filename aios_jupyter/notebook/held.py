@@ -16,7 +16,7 @@ import msgspec
 from ..commands.endpoints import endpoint_card
 from ..commands.leases import lease_card
 from ..commands.models import model_card
-from ..commands.views import Card, number
+from ..commands.views import Card, Table, number
 from ..errors import AiosError
 from ..units import format_duration
 from . import html
@@ -33,7 +33,8 @@ ALIAS = "champion"
 # What a lease's card says besides its end.
 NOTICED = ("warned", "idle_since", "idle_ends")
 
-View = Mapping[str, Any]
+View = dict[str, Any]
+Overview = Callable[[View, float], list[Table]]
 
 
 class Held(Live):
@@ -263,6 +264,41 @@ def _served_text(row: Mapping[str, Any]) -> str:
     rate = row["metrics"].get("requests_per_second")
     asked = f", {number(rate)} requests/s" if rate is not None else ""
     return f"{row['name']} at {row['detail'].get('url', '?')}{asked}"
+
+
+class TopCard(Held):
+    """The cluster as it is now, until it is closed."""
+
+    def __init__(self, slot: Slot, session: Session, view: View, overview: Overview) -> None:
+        super().__init__(slot, session, lambda: None)
+        self._overview = overview
+        self._view = view
+        self.draw()
+        self.open([self._body, row_of(push_button("Close", "times", self.close))])
+
+    def text(self) -> str:
+        """Its tables as lines."""
+        return "\n\n".join(table.text() for table in self._tables())
+
+    def markup(self) -> str:
+        """Its tables as static HTML."""
+        return html.page(html.framed(*map(html.table, self._tables())))
+
+    def _tables(self) -> list[Table]:
+        return self._overview(self._view, time.time())
+
+    def see(self, view: View) -> None:
+        """Draw it anew."""
+        self._view = view
+        self.draw()
+
+    def draw(self) -> None:
+        """Show the tables as they are now."""
+        fill(self._body, html.part(*map(html.table, self._tables())))
+
+    def left(self) -> None:
+        """Leave what it saw last."""
+        self.close()
 
 
 class Keeper:

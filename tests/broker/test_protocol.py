@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from aios_jupyter import tls
 from aios_jupyter.broker import hello, messages
+from aios_jupyter.broker.loop import Loop
 from aios_jupyter.broker.messages import VERSION
 from aios_jupyter.broker.protocol import MAX_FRAME, Connection, connect, serve
 from aios_jupyter.errors import AccessError, ClusterError, NotFoundError, ProtocolError
@@ -230,3 +232,31 @@ def test_private_keys_are_private(material: Path) -> None:
         assert key.stat().st_mode & 0o077 == 0
     with pytest.raises((OSError, ssl.SSLError, ClusterError)):
         tls.Bundle.of(material / "nowhere", "user").client_context()
+
+
+def test_a_connection_may_be_given_up_at_any_moment_of_its_making(
+    material: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None of those that end in their handshake is reported as an error that nobody caught."""
+    context = tls.Bundle.of(material, "broker").server_context()
+    own = tls.Bundle.of(material, "user").client_context()
+
+    async def give_up(port: int) -> None:
+        for number in range(1000):
+            making = asyncio.ensure_future(connect(f"127.0.0.1:{port}", own))
+            await asyncio.wait({making}, timeout=0.001 * (number % 6))
+            making.cancel()
+            for made in await asyncio.gather(making, return_exceptions=True):
+                if isinstance(made, Connection):
+                    made.close()
+
+    theirs, ours = Loop(), Loop()
+    try:
+        make = partial(Connection, {}, server=True)
+        server, port = theirs.run(serve("127.0.0.1", 0, context, make))
+        ours.run(give_up(port))
+        theirs.loop.call_soon_threadsafe(server.close)
+    finally:
+        ours.stop()
+        theirs.stop()
+    assert not [record for record in caplog.records if record.exc_info]

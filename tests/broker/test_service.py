@@ -205,3 +205,23 @@ def test_the_submitter_is_told_of_its_grant_once(tmp_path: Path) -> None:
         await client.close()
 
     play(tmp_path, body)
+
+
+def test_a_node_that_comes_back_while_the_cluster_is_stopped_ends_too(tmp_path: Path) -> None:
+    """It was away when the others were told; the broker may not be there to ask again."""
+
+    async def body(world: World) -> None:
+        client = await world.client()
+        await client.call("shutdown")
+        told = asyncio.Event()
+        context = tls.Bundle.of(world.root / "tls", "node").client_context()
+        heard: dict[str, Any] = {"shutdown": (Any, lambda _, body: told.set())}
+        late = await connect(world.address, context, heard)
+        node = Node(id="late", host="late", address="127.0.0.1:2", pid=2, devices=())
+        await late.call("node.hello", msg.NodeHello(version=VERSION, node=node))
+        await until(told.is_set, "it is told to end")
+        late.close()
+        await late.wait_closed()
+        await client.close()
+
+    play(tmp_path, body)

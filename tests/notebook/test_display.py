@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_session import FakeHandle, FakeSession, make_lease
+from fake_session import SNAPSHOT, FakeHandle, FakeSession, make_lease
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
@@ -500,3 +500,37 @@ def test_a_table_draws_meters_and_says_when_it_is_empty() -> None:
     drawn = html.table(Table(columns, [{"use": "140%", "percent": 140.0}], empty="none"))
     assert "width:100.0%" in drawn
     assert "none" in html.table(Table(columns, [], empty="none"))
+
+
+def test_top_is_a_card_that_stays_true_and_gives_its_place_to_the_next(
+    rich: InteractiveShell, session: FakeSession
+) -> None:
+    with capture_output() as captured:
+        rich.run_cell("%aios top")
+        host = load(rich).host
+        (card,) = host.keeper.cards
+        assert "a.ipynb (r-1)" in card._body.value
+        (bundle,) = (output.data for output in captured.outputs)
+        assert set(bundle) == {"text/plain", "text/html", WIDGET}
+        free = {id: {**row, "holder": None} for id, row in SNAPSHOT["devices"].items()}
+        session.seen = {**SNAPSHOT, "devices": free}
+        host.keeper.look()
+        assert "a.ipynb" not in card._body.value
+        rich.run_cell("%aios top")
+        host.keeper.look()
+        (newer,) = host.keeper.cards
+        assert card.closed and newer is not card
+        newer.box.children[-1].children[0].click()
+        host.keeper.look()
+        assert not host.keeper.cards
+    last = captured.outputs[-1].data
+    assert set(last) == {"text/plain", "text/html"}
+    assert "3 simulated GPUs" in last["text/plain"]
+
+
+def test_top_in_a_plain_front_end_is_printed_once(
+    shell: InteractiveShell, session: FakeSession
+) -> None:
+    with capture_output() as captured:
+        shell.run_cell("%aios top")
+    assert captured.stdout.count("cluster default") == 1

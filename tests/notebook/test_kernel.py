@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from aios_jupyter import kernel
 
 TESTS = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -62,6 +65,19 @@ def test_a_saved_notebook_has_static_cards_alone() -> None:
         assert set(output.data) == {"text/plain", "text/html"}
     assert "[released]" in alloc[0].data["text/plain"]
     assert "epoch 1" in train[0].data["text/plain"]
+
+
+def test_a_notebook_for_all_kernels_says_nothing_when_it_loads_what_is_loaded() -> None:
+    spec = json.loads((Path(kernel.__file__).parent / "spec" / "kernel.json").read_text())
+    cells = [
+        nbformat.v4.new_code_cell(c) for c in ("%aios policy --help", "%load_ext aios_jupyter")
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    extension = [spec["argv"][-1]]
+    NotebookClient(notebook, kernel_name="python3", extra_arguments=extension).execute()
+    there, again = (cell.outputs for cell in notebook.cells)
+    assert there
+    assert again == []
 
 
 def test_a_failed_verb_ends_a_batch_run_with_its_sentence() -> None:

@@ -12,6 +12,7 @@ from clusters import environment, free, until
 
 from aios_jupyter.broker.messages import ById
 from aios_jupyter.errors import AllocationError, ConflictError, NotFoundError, UsageError
+from aios_jupyter.schema import Lease, LeaseState
 from aios_jupyter.session import Session, connect
 
 
@@ -163,7 +164,7 @@ def test_a_lease_from_a_shell_lives_as_long_as_the_shell(session: Session) -> No
     assert shell.stdout is not None
     lease = shell.stdout.readline().strip()
     time.sleep(2)
-    assert session._call("lease.get", ById(id=lease))["state"] == "active"
+    assert session._call("lease.get", ById(id=lease), Lease).state is LeaseState.ACTIVE
     shell.communicate("\n", timeout=60)
     until(lambda: len(free(session)) == 4, "the lease ended with the shell")
 

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from clusters import agent_of, free, holder, pid_of, until
+from clusters import agent_of, free, holder, pid_of, until, up
 
 from aios_jupyter.broker import messages as msg
 from aios_jupyter.broker.messages import VERSION
@@ -189,7 +189,7 @@ def test_the_cluster_ends_with_all_its_nodes(own_second_node: Path) -> None:
     until(lambda: not alive(broker), "the broker is gone")
     # The broker's death alone is no reason to leave.
     with connect() as session:
-        until(lambda: len(free(session)) == 4, "both nodes are back")
+        until(lambda: up(session) == 2, "both nodes are back")
     assert alive(pid)
     embedded.down()
     until(lambda: not alive(pid), "the node has ended with its cluster")
