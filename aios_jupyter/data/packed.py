@@ -5,7 +5,10 @@ A leaf module: it imports pyarrow, and is imported only where such a file is rea
 
 from __future__ import annotations
 
+import atexit
 import io
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -158,11 +161,36 @@ def _sampled(url: str) -> float:
     return len(packer("zstd")(sample)) / len(sample) if sample else 1.0
 
 
+# Files of Python's that threads of Arrow's have, which read ahead of what is asked for.
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+_LONGEST_WAIT = 5.0
+
+
+def _let_go() -> None:
+    """Wait until those threads are done: one that needs an interpreter which is gone aborts, or hangs."""
+    until = time.monotonic() + _LONGEST_WAIT
+    for file in list(_held):
+        file.close()
+        # The last one would be held here.
+        del file
+    busy = True
+    while (_held or busy) and time.monotonic() < until:
+        before = time.process_time()
+        time.sleep(0.01)
+        busy = time.process_time() - before > 0.001
+
+
 class Unpacking(arrow_fs.FSSpecHandler):
     """A file system of fsspec's for Arrow, which sees by itself what gzip has compressed alone."""
 
     def open_input_file(self, path: str) -> Any:
-        file = super().open_input_file(path)
+        if not self.fs.isfile(path):
+            raise FileNotFoundError(path)
+        atexit.unregister(_let_go)
+        atexit.register(_let_go)
+        file = self.fs.open(path, "rb")
+        _held.add(file)
+        opened = pa.PythonFile(file, mode="r")
         if packing(path) != "zstd":
-            return file
-        return pa.PythonFile(pa.CompressedInputStream(file, "zstd"), mode="r")
+            return opened
+        return pa.PythonFile(pa.CompressedInputStream(opened, "zstd"), mode="r")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from pyarrow import csv, dataset
 from pyarrow import fs as arrow_fs
 
 from ..errors import UsageError
 from .description import MOST_CLASSES, Description, Tally
+from .entries import packing
 from .layout import DATABASE, list_files
 from .packed import Unpacking
 from .storage import joined, locate, reading, unreadable
@@ -119,8 +121,11 @@ def _open(url: str, form: str) -> Any:
 
 
 def _dataset(files: str | list[str], form: str, fs: Any) -> Any:
-    unpacking = arrow_fs.PyFileSystem(Unpacking(fs))
-    return dataset.dataset(files, format=_READERS[form](), filesystem=unpacking)
+    names = [files] if isinstance(files, str) else files
+    # Local files Arrow reads by itself, unless it does not know what they are compressed with.
+    if not isinstance(fs, LocalFileSystem) or any(packing(name) == "zstd" for name in names):
+        fs = arrow_fs.PyFileSystem(Unpacking(fs))
+    return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
 
 
 def _batches(source: Any, url: str) -> Iterator[pa.RecordBatch]:

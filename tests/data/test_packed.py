@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +206,26 @@ def test_the_shell_says_what_has_become_of_a_copy(rows, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "copy, compressed with zstd: a sample shrinks by" in shown
     assert f"{target}.zst" in shown
+
+
+@pytest.mark.parametrize(
+    ("work", "status"),
+    [
+        # Arrow goes on reading behind who has seen enough, or has met damage.
+        ("next(tables._batches(tables._open(path, 'csv'), path))", 0),
+        ("tables.head(path, 'csv', 3)", 0),
+        ("tables.describe(path + '.csv.zst', 'csv')", 1),
+    ],
+)
+def test_a_process_that_has_not_read_all_of_a_file_ends_as_any(work, status, tmp_path):
+    path = tmp_path / "rows.csv.zst"
+    blob = packed.packer("zstd")(table(1_500_000).encode())
+    path.write_bytes(blob)
+    Path(f"{path}.csv.zst").write_bytes(blob[: len(blob) // 2])
+    code = f"from aios_jupyter.data import tables; path = {str(path)!r}; {work}"
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == status, ended.stderr
+        assert status == 0 or "Truncated compressed stream" in ended.stderr
