@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import mmap
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from . import shard_images, tar
+from .ahead import ahead
 from .description import MOST_CLASSES, Description, Field
 from .layout import IMAGE_SUFFIXES, named_files
 from .shard_images import Images
@@ -68,25 +71,30 @@ def index(url: str) -> Index:
         As `samples`; also where a sample has no image, or some have no label.
     """
     root, names = named_files(url, "webdataset")
-    found: list[Images] = []
-    first = ""
-    for name in names:
-        place = f"{root}/{name}"
-        with reading(place), _placed(place) as (data, members):
-            if members is None:
-                raise UsageError(
-                    f"{place} is compressed, so that its images cannot be read one by one; shards "
-                    "are plain tar files."
-                )
-            images = shard_images.find(members, data, _LABELS, _word)
-            images = images or _one_by_one(members, data, place, url)
-            found.append(images)
-            if not first and (images.word < 0).any():
-                first = _key(members, place, int((images.word < 0).argmax()))
     places = tuple(f"{root}/{name}" for name in names)
+    with ThreadPoolExecutor(os.cpu_count(), "aios-index") as pool:
+        with contextlib.closing(
+            ahead(pool, lambda place: _images_in(place, url), places, 2)
+        ) as made:
+            found, firsts = zip(*(future.result() for future in made), strict=True)
     shard = np.repeat(np.arange(len(found)), [len(images.start) for images in found])
     start, size = (np.concatenate(column) for column in zip(*(i[:2] for i in found), strict=True))
+    first = next((key for key in firsts if key), "")
     return Index(places, shard, start, size, _labels(found, first))
+
+
+def _images_in(place: str, url: str) -> tuple[Images, str]:
+    """The images of a shard, and which is the first sample without a label."""
+    with reading(place), _placed(place) as (data, members):
+        if members is None:
+            raise UsageError(
+                f"{place} is compressed, so that its images cannot be read one by one; shards are "
+                "plain tar files."
+            )
+        images = shard_images.find(members, data, _LABELS, _word)
+        images = images or _one_by_one(members, data, place, url)
+        lacking = images.word < 0
+        return images, _key(members, place, int(lacking.argmax())) if lacking.any() else ""
 
 
 def _one_by_one(members: tar.Members, data: Any, place: str, url: str) -> Images:

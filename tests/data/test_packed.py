@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from s3_server import s3_server
 
 from aios_jupyter.commands import main
 from aios_jupyter.data import credentials, packed, sql, storage, transfer
-from aios_jupyter.errors import ConflictError, UsageError
+from aios_jupyter.errors import AiosError, ConflictError, UsageError
 
 ROWS = 5000
 
@@ -153,6 +154,19 @@ def test_a_compressed_copy_that_was_interrupted_goes_on_where_it_stopped(
     assert read[4:6] == [20_000, 30_000]
     assert gzip.decompress(Path(entry.url).read_bytes()) == Path(rows.url).read_bytes()
     assert [path.name for path in target.parent.iterdir()] == ["rows.csv.gz"]
+
+
+def test_a_full_disk_leaves_nothing_of_a_compressed_copy(rows, catalog, tmp_path, monkeypatch):
+    real = transfer._ranges
+
+    def full(*arguments):
+        real(*arguments)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer, "_ranges", full)
+    with pytest.raises(AiosError, match=r"rows\.csv\.zst cannot be written \(No space left"):
+        catalog.copy("rows", tmp_path / "full" / "rows.csv", compress="zstd")
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_what_changed_since_it_was_added_is_not_copied_compressed(rows, catalog, tmp_path):
