@@ -7,7 +7,7 @@ from typing import Any
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker.policy import Pool
 from aios_jupyter.broker.state import State
-from aios_jupyter.schema import Device, DeviceKind, Node, Owner, Request, Want
+from aios_jupyter.schema import Device, DeviceKind, Node, Owner, Request, Run, RunKind, Want
 
 HOUR = 3600.0
 
@@ -95,3 +95,20 @@ def teams(policy: str = "fifo", **limits: Any) -> Cluster:
     give(cluster, "a", 4, "ana", **limits)
     give(cluster, "b", 3, "bob", **limits)
     return cluster
+
+
+def run_on(cluster: Cluster, request: str) -> Run:
+    """A run on all devices of the request's lease, which are GPUs: it has processes from now on."""
+    lease = cluster.state.leases[cluster.state.requests[request].lease]
+    run = Run(
+        id=f"x{lease.fence}",
+        lease=lease.id,
+        session=lease.session,
+        user=lease.user,
+        kind=RunKind.TRAIN,
+        name="t",
+        world_size=len(lease.slots),
+        nodes=("g",),
+    )
+    cluster.do(ev.RunCreated(run=run))
+    return run

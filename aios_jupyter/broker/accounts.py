@@ -33,6 +33,10 @@ class Accounts(Ledger):
         """By what factor leases like this one have lasted longer than was predicted."""
         return history.errors_of(self._history, request)
 
+    def lengths(self, request: Request) -> tuple[float, ...]:
+        """How long leases like this one have lasted."""
+        return history.lengths_like(self._history, request)
+
     def weights(self) -> dict[str, float]:
         """Users whose part under `fair` is another than 1."""
         used = self._turns.users.used.items()

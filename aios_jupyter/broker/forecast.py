@@ -20,7 +20,8 @@ from .stock import Stock
 class Held(NamedTuple):
     """Devices that are given back at `end` (None: nobody knows when).
 
-    `kept` is that end as the planner takes it, which goes by times given alone.
+    `kept` is that end as the planner takes it, which goes by times given and, under a policy that
+    predicts, by what is likely.
     """
 
     end: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..schema import Lease, Request
 from .events import Lasted
@@ -24,17 +25,53 @@ def kinds_of(what: Request | Lease) -> tuple[str, ...]:
 
 def predict(history: dict[str, Lasted], request: Request) -> float | None:
     """How long a lease for this request would last; None: unknown."""
+    found = _most_alike(history, request)
+    if found is None:
+        return None
+    # Records of an earlier version have it not.
+    return _usual(found.lengths) if found.usual is None else found.usual
+
+
+class Longer(NamedTuple):
+    """Of leases that lasted longer than so long: how many there are, their sum and the least."""
+
+    number: int
+    total: float
+    least: float
+
+
+def longer(history: dict[str, Lasted], lease: Lease, elapsed: float) -> Longer:
+    """Those like a lease that lasted longer than it has, which is so until it reaches the least."""
+    lengths = [length for length in lengths_like(history, lease) if length > elapsed]
+    return Longer(len(lengths), sum(lengths), min(lengths, default=math.inf))
+
+
+def outlasting(longer: Longer, predicted: float, elapsed: float) -> float:
+    """How long a lease that has lasted so long will have lasted in the end.
+
+    It is the mean of those that lasted longer, and not the usual length, as most of the waiting
+    behind leases is behind long ones. With it counts, as if `ENOUGH` had lasted so, what is predicted
+    or twice what it has lasted: all there is where none has lasted longer. So its end only rises.
+    """
+    guess = max(predicted, 2 * elapsed)
+    return (ENOUGH * guess + longer.total) / (ENOUGH + longer.number)
+
+
+def lengths_like(history: dict[str, Lasted], what: Request | Lease) -> tuple[float, ...]:
+    """How long leases lasted by which such a one is predicted."""
+    found = _most_alike(history, what)
+    return found.lengths if found else ()
+
+
+def _most_alike(history: dict[str, Lasted], what: Request | Lease) -> Lasted | None:
     found = None
-    for kind in kinds_of(request):
+    for kind in kinds_of(what):
         record = history.get(kind)
         if record:
             found = record
             if len(record.lengths) >= ENOUGH:
                 break
-    if found is None:
-        return None
-    # Records of an earlier version have it not.
-    return _usual(found.lengths) if found.usual is None else found.usual
+    return found
 
 
 def errors_of(history: dict[str, Lasted], request: Request) -> tuple[float, ...]:

@@ -50,6 +50,7 @@ class Leasing(Allotting):
                 "node": (self._node_deadline, self._write_off),
                 "forget": (self._forget_deadline, self._forget),
                 "age": (self._age_deadline, self._aged),
+                "look": (self._looks.get, self._look),
             }
         )
 

@@ -24,9 +24,11 @@ FORESEEN = 50
 STALE = 10.0
 # So many seconds those who wait may be shown a place that has changed since: all of them ask.
 PLACES_KEPT = 0.2
+# Fewer lengths or errors say nothing of how they are spread.
+FEW = 3
 # By what factor leases last shorter and longer than predicted, where no errors are known yet.
-FEW_ERRORS = 3
-UNSURE = {0.1: 0.25, 0.5: 1.0, 0.9: 4.0}
+LIKELY = 0.5
+UNSURE = {0.1: 0.25, LIKELY: 1.0, 0.9: 4.0}
 
 
 class Outlook:
@@ -171,17 +173,19 @@ def _told(request: str, span: tuple[float, float, float | None]) -> ev.ForecastT
 
 
 def foresee(
-    state: State, pool: Pool, now: float, first: int, share: float = 0.5
+    state: State, pool: Pool, now: float, first: int, share: float = LIKELY
 ) -> dict[str, float]:
     """When the first so many of a line start, if leases last as `share` of those before did."""
     # Nobody can tell when a quota will allow more.
     line = [request for request in state.queue(pool)[:first] if not state.held(request.id)]
     if not line:
         return {}
-    fleet = state.fleet
+    # Who is the first now; that another may be later, and of age, is not foreseen.
+    head, fleet = line[0].id, state.fleet
     held = [
-        Held(*_until(state, slots, _end(state, lease, now, share), _kept(lease, now)), slots)
+        Held(*_until(state, slots, _end(state, lease, now, share), kept), slots)
         for lease in state.leases.values()
+        for kept in (state.end_before(head, lease, now),)
         for slots in (((slot,) for slot in lease.slots) if state.bookings else (lease.slots,))
         if fleet.special() or fleet.pool_of_slot(lease.slots[0]) is pool
     ]
@@ -191,7 +195,10 @@ def foresee(
         if stock.has(slot):
             stock.take((slot,))
             held.append(Held(until, until, (slot,)))
-    waiting = [Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), r.time) for r in line]
+    waiting = [
+        Waiting(r.id, demand_of(r), _length(state, r, 0.0, share), state.length_behind(head, r))
+        for r in line
+    ]
     return starts(now, pool, stock, held, waiting)
 
 
@@ -214,18 +221,24 @@ def _end(state: State, lease: Lease, now: float, share: float) -> float | None:
     return None if length is None else max(now, lease.granted + length)
 
 
-def _kept(lease: Lease, now: float) -> float | None:
-    return now if lease.state is LeaseState.ENDING else lease.expires
-
-
 def _length(state: State, request: Request, elapsed: float, share: float) -> float | None:
-    """How long a lease lasts: as predicted, but never longer than it may; None: nobody knows."""
+    """How long a lease lasts, but never longer than it may; None: nobody knows.
+
+    It is as predicted, which is doubled for one that has lasted longer; its range is then that of
+    those like it that did. By their median too, forecasts would be late as often as early, but
+    farther off: most who wait for such a lease start soon.
+    """
     if not request.predicted:
         return request.time
+    over = share != LIKELY and elapsed > request.predicted
+    longer = tuple(length for length in state.lengths(request) if length > elapsed) if over else ()
     errors = state.errors(request)
-    length = request.predicted * (
-        history.quantile(errors, share) if len(errors) >= FEW_ERRORS else UNSURE[share]
-    )
+    if len(longer) >= FEW:
+        length = history.quantile(longer, share)
+    elif len(errors) >= FEW:
+        length = request.predicted * history.quantile(errors, share)
+    else:
+        length = request.predicted * UNSURE[share]
     length = max(length, 1.0)
     while length <= elapsed:
         length *= 2

@@ -2,63 +2,34 @@
 
 The first request of a line that does not fit gets a reservation: the time at which the ends of
 leases leave it enough devices. Whoever is behind it starts before only where that delays it by
-nothing: over by that time, or on devices that it can spare. A lease without an end gives no such
-time, and where there is none only devices that the first cannot use are granted past it.
+nothing: over by that time, or on devices that it can spare. Where no end is known there is no such
+time, and only devices that the first cannot use are granted past it.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..errors import AccessError
-from ..schema import DEFAULT_QUEUE, Lease, LeaseState, Placement, Request, RequestState, Slot
+from ..schema import DEFAULT_QUEUE, Lease, Request, RequestState, Slot
 from . import events as ev
-from .accounts import Accounts
-from .calendar import Calendar
-from .deadlines import Deadlines
 from .demand import Demand, demand_of
 from .events import replace
 from .fleet import Fleet
 from .policy import POLICIES, Policy, Pool, policy_named
-from .sortedlist import SortedList
+from .reserving import Reservation, Reserving
 from .stock import Stock
 from .waiting import Queue, Shape
 
 # Name under which the policy is kept in the journal.
 POLICY = "policy"
 SIGNATURE = "signature"
-# At how many times it is tried whether reservations leave the first of a line enough.
-AROUND = 50
 
 
-class Reservation(NamedTuple):
-    """What is kept for the first request of a line.
-
-    Attributes
-    ----------
-    request
-        Its id.
-    when
-        The time at which it can start, seconds since the epoch; -inf when no end is known.
-    spare
-        How many devices that would suit it are left over then.
-    then
-        What can be granted then, where to count devices is not enough.
-    """
-
-    request: str
-    when: float
-    spare: int
-    then: Stock | None = None
-
-
-class Planning(Accounts):
-    """The accounts with the order of its requests.
+class Planning(Reserving):
+    """The reservations with the order of its requests.
 
     Parameters
     ----------
@@ -68,21 +39,11 @@ class Planning(Accounts):
 
     def __init__(self, policy: str) -> None:
         super().__init__()
-        self._deadlines: Deadlines
         self._settings: dict[str, ev.Choice] = {}
-        self._calendar = Calendar()
-        self._tables |= {
-            "booking": self._calendar.bookings,
-            "setting": self._settings,
-        }
+        self._tables |= {"setting": self._settings}
         self._queue = self._queue_by(policy_named(policy))
-        # Active and ending leases by their expected end, and where each one is in that.
-        self._ends: dict[Pool, SortedList[tuple[float, str]]] = {p: SortedList() for p in Pool}
-        self._end_of: dict[str, tuple[Pool, float]] = {}
-        self._ends_version = 0
         # The last attempt of each line that found no place; the same again would not either.
         self._in_vain: dict[Pool, tuple[Any, ...]] = {}
-        self._reserved: dict[Pool, tuple[tuple[Any, ...], Reservation]] = {}
 
     # --- read side
 
@@ -177,14 +138,6 @@ class Planning(Accounts):
         self._set_aside(stock, kept)
         return stock
 
-    def _set_aside(self, stock: Stock, devices: Iterable[str]) -> None:
-        """In a branch: nothing of these devices is to be had."""
-        for device in devices:
-            slot = self.fleet.slot(device) if device in self.fleet else None
-            # The core of a CPU slot that is held is with its lease, and not to be taken again.
-            if slot and (not slot.cpus or stock.has(slot)):
-                stock.take((slot,))
-
     def _kept_from(self, request: Request) -> dict[str, str]:
         """Devices that a request cannot have now for a reservation, which is named."""
         if not self._calendar:
@@ -212,7 +165,7 @@ class Planning(Accounts):
         self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
     ) -> bool:
         reservation = self._reservation(pool, head)
-        length = self._queue.shape(request).length
+        length = self.length_behind(head.id, self.requests[request])
         if length is not None and self._now + length <= reservation.when:
             return True
         demand = self._queue.shape(head.id).demand
@@ -223,78 +176,6 @@ class Planning(Accounts):
         then = reservation.then.branch()
         then.take(slots)
         return then.fits(pool, demand)
-
-    def _reservation(self, pool: Pool, head: Request) -> Reservation:
-        """What is kept for the first request of a line, which does not fit now."""
-        demand = self._queue.shape(head.id).demand
-        countable = self._countable(pool, demand)
-        state = (head.id, self.fleet.version, self._ends_version, countable)
-        known = self._reserved.get(pool)
-        if known and known[0] == state and known[1].when > self._now:
-            return known[1]
-        if self._calendar:
-            reservation = self._reserve_around(pool, head, demand)
-            self._reserved[pool] = (state, reservation)
-            return reservation
-        reserve = self._reserve_by_count if countable else self._reserve_by_trial
-        reservation = reserve(pool, head.id, demand)
-        self._reserved[pool] = (state, reservation)
-        return reservation
-
-    def _countable(self, pool: Pool, demand: Demand) -> bool:
-        """Whether all that is asked for and held are whole devices, so that to count is enough."""
-        special = self.fleet.special() or self._queue.special(pool)
-        return not special and demand.placement is not Placement.NODE
-
-    def _reserve_by_count(self, pool: Pool, head: str, demand: Demand) -> Reservation:
-        missing = demand.least - self.fleet.free(pool, demand.each)
-        when = -math.inf
-        for end, id in self._ends[pool]:
-            if missing <= 0 and end > when:
-                break
-            missing -= self.fleet.suiting(self.leases[id].slots, demand.each)
-            if missing <= 0:
-                when = max(end, self._now)
-        return Reservation(head, when, max(0, -missing))
-
-    def _reserve_by_trial(self, pool: Pool, head: str, demand: Demand) -> Reservation:
-        """The same by giving back one lease after the other, where some are of parts of devices."""
-        then = self.fleet.branch()
-        when = -math.inf
-        for end, id in heapq.merge(*self._ends.values()):
-            if when > -math.inf and end > when:
-                break
-            then.give(self.leases[id].slots)
-            if when == -math.inf and then.fits(pool, demand):
-                when = max(end, self._now)
-        return Reservation(head, when, 0, then)
-
-    def _reserve_around(self, pool: Pool, head: Request, demand: Demand) -> Reservation:
-        """The same where devices are promised to others from some time on.
-
-        After `AROUND` times at which they would do but for that, it is as if none were known.
-        """
-        length = math.inf if head.time is None else head.time
-        then, tries = self.fleet.branch(), 0
-        for when, leases in self._openings():
-            for lease in leases:
-                then.give(self.leases[lease].slots)
-            if not then.fits(pool, demand):
-                continue
-            beside = then.branch()
-            self._set_aside(beside, self._calendar.within(when, when + length))
-            if beside.fits(pool, demand):
-                return Reservation(head.id, when, 0, beside)
-            if (tries := tries + 1) == AROUND:
-                break
-        return Reservation(head.id, -math.inf, 0)
-
-    def _openings(self) -> Iterator[tuple[float, list[str]]]:
-        """When devices come free, by leases that end then or reservations that do (`[]`)."""
-        leases = ((max(end, self._now), id) for end, id in heapq.merge(*self._ends.values()))
-        bookings = ((end, "") for end in self._calendar.ends() if end > self._now)
-        for when, group in groupby(heapq.merge(leases, bookings), key=itemgetter(0)):
-            yield when, [id for _, id in group if id]
 
     # --- the ends of leases
 
@@ -316,21 +197,6 @@ class Planning(Accounts):
             self._charge(lease, -1)
         else:
             super()._drop(kind, id)
-
-    def _note_end(self, lease: Lease) -> None:
-        self._forget_end(lease.id)
-        end = self._now if lease.state is LeaseState.ENDING else lease.expires
-        if end is not None:
-            pool = self.fleet.pool_of_slot(lease.slots[0])
-            self._ends[pool].add((end, lease.id))
-            self._end_of[lease.id] = (pool, end)
-        self._ends_version += 1
-
-    def _forget_end(self, lease: str) -> None:
-        known = self._end_of.pop(lease, None)
-        if known:
-            pool, end = known
-            self._ends[pool].remove((end, lease))
 
     # --- what admins choose
 
@@ -401,6 +267,11 @@ class Planning(Accounts):
 
     def _aged(self, request: str) -> None:
         self._queue.promote(request)
+
+    def _look(self, pool: str) -> None:
+        """What was kept for the first of a line was kept too early: nothing has been in vain."""
+        del self._looks[pool]
+        self._in_vain.pop(Pool(pool), None)
 
     # --- from the journal
 

@@ -50,6 +50,9 @@ class Policy:
     preempts, suspends
         Who goes first may take devices from preemptible leases of those who go later; by the
         service that each has had, so that work which lasts is suspended for work that is new.
+    predicts
+        Where no time is given, predictions say who may go past the first that waits, as long as
+        that has not aged.
     aging
         Seconds after which a request is served before all younger ones, in order of arrival;
         None where the order itself bounds every wait.
@@ -61,6 +64,7 @@ class Policy:
     by_user: bool = False
     preempts: bool = False
     suspends: bool = False
+    predicts: bool = False
     aging: float | None = None
 
 
@@ -95,6 +99,7 @@ POLICIES = {
             "sjf",
             "smallest first: devices times the time given, or predicted from earlier leases",
             _area,
+            predicts=True,
             aging=AGING,
         ),
         Policy(

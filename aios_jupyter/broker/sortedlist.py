@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -39,6 +39,14 @@ class SortedList(Generic[T]):
     def first(self) -> T | None:
         """The least item."""
         return self._chunks[0][0] if self._chunks else None
+
+    def after(self, item: T) -> T | None:
+        """The least of those above an item, which may be gone by now."""
+        at = bisect_right(self._lasts, item)
+        if at == len(self._chunks):
+            return None
+        chunk = self._chunks[at]
+        return chunk[bisect_right(chunk, item)]
 
     def add(self, item: T) -> None:
         """Put an item in its place."""

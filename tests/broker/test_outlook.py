@@ -103,6 +103,24 @@ def test_a_prediction_gives_a_time_with_a_range() -> None:
     )
 
 
+def test_of_a_lease_that_outlasts_its_prediction_the_range_is_that_of_those_that_did() -> None:
+    cluster = Cluster("sjf")
+    for length in (400.0, 100.0, 500.0, 100.0, 100.0, 600.0, 100.0):
+        cluster.release(cluster.ask(8), after=length)
+    cluster.ask(8)
+    start, waiting = cluster.now, cluster.ask(8)
+    cluster.wait(1.0)
+    told = explain(cluster, waiting)
+    assert told["earliest"] < told["eta"] < start + 100.0
+    cluster.wait(210.0)
+    told = explain(cluster, waiting)
+    assert start + 360.0 < told["earliest"] <= told["eta"] < start + 420.0, "400 s are near"
+    assert told["latest"] == start + 580.0
+    cluster.wait(500.0)
+    told = explain(cluster, waiting)
+    assert cluster.now < told["earliest"] <= told["eta"] < told["latest"], "longer than any did"
+
+
 def test_a_node_that_is_down_and_a_process_outside_are_named() -> None:
     cluster = Cluster("fifo")
     cluster.ask(1)

@@ -8,34 +8,18 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulated import HOUR, Cluster, give, teams
+from simulated import HOUR, Cluster, give, run_on, teams
 
 from aios_jupyter.broker import attained
 from aios_jupyter.broker import events as ev
 from aios_jupyter.broker.victims import Victim, enough, fewest
-from aios_jupyter.schema import LeaseState, RequestState, Run, RunKind, RunState, Scope
+from aios_jupyter.schema import LeaseState, RequestState, RunState, Scope
 
 Frees = st.lists(st.integers(0, 8), max_size=8)
 
 
 def lease_of(cluster: Cluster, request: str) -> str:
     return cluster.state.requests[request].lease
-
-
-def run_on(cluster: Cluster, request: str) -> Run:
-    lease = cluster.state.leases[lease_of(cluster, request)]
-    run = Run(
-        id=f"x{lease.fence}",
-        lease=lease.id,
-        session=lease.session,
-        user=lease.user,
-        kind=RunKind.TRAIN,
-        name="t",
-        world_size=len(lease.slots),
-        nodes=("g",),
-    )
-    cluster.do(ev.RunCreated(run=run))
-    return run
 
 
 # --- priority

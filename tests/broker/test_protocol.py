@@ -250,12 +250,16 @@ def test_a_connection_may_be_given_up_at_any_moment_of_its_making(
                 if isinstance(made, Connection):
                     made.close()
 
+    async def close(server: asyncio.Server) -> None:
+        server.close()
+        await server.wait_closed()
+
     theirs, ours = Loop(), Loop()
     try:
         make = partial(Connection, {}, server=True)
         server, port = theirs.run(serve("127.0.0.1", 0, context, make))
         ours.run(give_up(port))
-        theirs.loop.call_soon_threadsafe(server.close)
+        theirs.run(close(server))
     finally:
         ours.stop()
         theirs.stop()
