@@ -298,8 +298,11 @@ class Broker(RuleBasedStateMachine):
             if head is None or (beside and (head.cpus or head.host_memory)):
                 continue  # lines share the nodes' cores and memory, and reserve each for itself
             if self.before(head, request) and self.state.leases.get(lease.id) == lease:
-                without = self.earliest(head, line, without=lease.id)
-                assert self.earliest(head, line) <= without, "overtaken and delayed"
+                # What it was let past for; it may be expected to last longer once it has begun.
+                length = self.state.length_behind(head.id, request)
+                ends = {lease.id: math.inf if length is None else self.now + length}
+                without = self.earliest(head, line, {lease.id: self.now})
+                assert self.earliest(head, line, ends) <= without, "overtaken and delayed"
                 suits = [
                     slot
                     for slot in lease.slots
@@ -389,13 +392,16 @@ class Broker(RuleBasedStateMachine):
             and will_do(node, self.spec(node, device), request)
         )
 
-    def earliest(self, request: Request, line: Pool, without: str = "") -> float:
-        """When a request can start by the ends of leases and reservations, by trying every one."""
-        ends = {}
-        for lease in self.state.leases.values():
-            end = math.inf if lease.expires is None else lease.expires
-            over = lease.id == without or lease.state is LeaseState.ENDING
-            ends[lease.id] = self.now if over else end
+    def earliest(self, request: Request, line: Pool, ends: dict[str, float]) -> float:
+        """When a request can start by the ends of leases and reservations, by trying every one.
+
+        Ends that are not among `ends` are as far known as counts for a request that is the first.
+        """
+        known = {
+            lease.id: self.state.end_before(request.id, lease, self.now)
+            for lease in self.state.leases.values()
+        }
+        ends = {id: math.inf if end is None else end for id, end in known.items()} | ends
         times = {self.now, *ends.values(), *(b.end for b in self.state.bookings.values())}
         for when in sorted(time for time in times if self.now <= time < math.inf):
             held = [lease for lease in self.state.leases.values() if ends[lease.id] > when]
