@@ -7,6 +7,8 @@ shards: it finds the images, decodes them and keeps them. `later_epochs` are shu
 as tensors. `raw_cold` and `first_epoch_cold` drop the shards from the page cache before. `first_epoch_over_decoding`
 is what that is of decoding alone on these cores, which no loader goes past.
 
+`photos_first_epoch_over_decoding` is the same of JPEG files of 224 x 224.
+
 `bucket` is an epoch from the same shards in a bucket, whose copy is in this machine's cache, over an
 epoch from the local ones: `bucket_shards` reads and decodes them anew, `bucket_epoch` does not.
 """
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 IMAGES = 100_000
 IN_A_SHARD = 10_000
+PHOTOS = 4_000
 BATCH = 256
 ROUNDS = 5
 
@@ -41,6 +44,7 @@ def main() -> None:
         shards = Path(directory) / "served" / "lab" / "shards"
         blobs = write(shards)
         figures = local(shards, blobs) | bucket(Path(directory) / "served")
+        figures |= photos(Path(directory) / "photos")
     report("loader", figures, ["torch", "opencv-python-headless"])
 
 
@@ -56,34 +60,21 @@ def write(shards: Path) -> list[bytes]:
     blobs = []
     for shard in range(IMAGES // IN_A_SHARD):
         moved = np.roll(x, (shard // 3 - 1, shard % 3 - 1), (1, 2))
-        with tarfile.open(shards / f"{shard:03}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
-            for row in range(IN_A_SHARD):
-                blob = encode_image(moved[row])
-                blobs += [blob] if shard == 0 else []
-                for ending, data in (("png", blob), ("cls", str(y[row]).encode())):
-                    member = tarfile.TarInfo(f"{shard:03}/{row:06}.{ending}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
+        files = [encode_image(image) for image in moved]
+        blobs = blobs or files
+        pack(shards / f"{shard:03}.tar", files, "png", y)
     os.sync()
     return blobs
 
 
 def local(shards: Path, blobs: list[bytes]) -> dict[str, float]:
     from aios_jupyter.data import Catalog, feed
-    from aios_jupyter.data.formats import decode_image
     from aios_jupyter.data.shards import samples
 
     Catalog().add("small", shards)
     raw = rate(lambda: read_all(shards))
     found = {"raw_mb_per_second": raw * size_of(shards) / IMAGES / 1e6}
-    batches = [blobs[start : start + BATCH] for start in range(0, len(blobs), BATCH)]
-
-    def decode(batch: list[bytes]) -> None:
-        for blob in batch:
-            decode_image(blob, "")
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoding = rate(lambda: use(pool.map(decode, batches)), len(blobs))
+    decoding = decoded(blobs)
     found["samples"] = rate(lambda: use(samples(str(shards)))) / raw
     first = rate(lambda: use(feed.loader("small", BATCH)), before=forget)
     later = rate(lambda: use(feed.loader("small", BATCH)))
@@ -99,6 +90,51 @@ def local(shards: Path, blobs: list[bytes]) -> dict[str, float]:
         "later_epochs_over_raw_cold": later / raw_cold,
     }
     return found
+
+
+def pack(path: Path, blobs: list[bytes], ending: str, labels: Any) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for row, blob in enumerate(blobs):
+            for end, data in ((ending, blob), ("cls", str(labels[row]).encode())):
+                member = tarfile.TarInfo(f"{path.stem}/{row:06}.{end}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def decoded(blobs: list[bytes]) -> float:
+    """Images a second that are decoded on all cores."""
+    from aios_jupyter.data.formats import decode_image
+
+    batches = [blobs[start : start + BATCH] for start in range(0, len(blobs), BATCH)]
+
+    def decode(batch: list[bytes]) -> None:
+        for blob in batch:
+            decode_image(blob, "")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return rate(lambda: use(pool.map(decode, batches)), len(blobs))
+
+
+def photos(shards: Path) -> dict[str, float]:
+    """Parts of scikit-learn's two photographs."""
+    import numpy as np
+    from sklearn.datasets import load_sample_images
+
+    from aios_jupyter.data import Catalog, feed
+    from aios_jupyter.data.formats import encode_image
+
+    shards.mkdir()
+    whole = load_sample_images().images
+    random = np.random.default_rng(0)
+    corners = zip(random.integers(0, 203, PHOTOS), random.integers(0, 416, PHOTOS), strict=True)
+    blobs = [
+        encode_image(whole[n % 2][row : row + 224, column : column + 224], ".jpg")
+        for n, (row, column) in enumerate(corners)
+    ]
+    pack(shards / "000.tar", blobs, "jpg", range(PHOTOS))
+    Catalog().add("photos", shards)
+    first = rate(lambda: use(feed.loader("photos", BATCH)), PHOTOS, before=forget)
+    return {"photos_first_epoch_over_decoding": first / decoded(blobs)}
 
 
 def bucket(served: Path) -> dict[str, float]:

@@ -49,16 +49,27 @@ KEY_COLUMNS = (Column("name", "name"), Column("options", "options"))
     metavar="SIZE",
     help="At most so much a second, like 10MB.",
 )
+@click.option(
+    "--compress",
+    is_flag=False,
+    flag_value="auto",
+    default="",
+    metavar="[gzip|zstd|auto]",
+    help="CSV, JSON lines and text, which are read so; auto: where a sample shrinks.",
+)
 @click.pass_obj
-def data_cp(host: Host, dataset: str, target: str, bandwidth: int | None) -> Any:
+def data_cp(host: Host, dataset: str, target: str, bandwidth: int | None, compress: str) -> Any:
     """Copy DATASET to TARGET, and verify it.
 
-    TARGET is a new name, or a path or URL; the same again goes on where it was interrupted.
+    TARGET is a new name, or a path or URL; the same again goes on where it was interrupted. What is
+    compressed on its way is called so (.csv.zst), and is read as it is.
     """
     from ..data.catalog import Catalog
 
     with host.progress(f"copying {dataset}") as advance:
-        entry = Catalog().copy(dataset, target, bandwidth=bandwidth, on_progress=advance)
+        entry = Catalog().copy(
+            dataset, target, compress=compress, bandwidth=bandwidth, on_progress=advance
+        )
     return host.show(dataset_card(entry), entry)
 
 

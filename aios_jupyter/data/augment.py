@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConflictError
+from ..errors import ConflictError, UsageError
 from . import arrays, chunks, formats, layout, near, storage, texts
 from .augment_job import MANIFEST, Job, Source, decoded, is_folder, plan_job, resolved
 from .catalog import Catalog, Entry
+from .entries import unpacked_name
 from .pipeline import Pipeline, check_images
 from .policy import Policy
 from .preview import preview, to_png
@@ -228,6 +229,11 @@ def _make_lines(job: Job, _: Client | None, progress: chunks.Progress) -> _Made:
 def _make_folder(job: Job, client: Client | None, progress: chunks.Progress) -> _Made:
     form = job.source.format
     names = layout.list_files(job.source.url, form)
+    if len({unpacked_name(name) for name in names}) < len(names):
+        raise UsageError(
+            f"{job.source.url} has a file twice, compressed and not; remove one of them, since what is "
+            "made of both has the same name."
+        )
     mark = "-aug"
     while any(mark in name for name in names):
         mark += "aug"

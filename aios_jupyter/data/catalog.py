@@ -227,6 +227,7 @@ class Catalog(Records):
         ref: str | Path | Entry,
         target: str | Path,
         *,
+        compress: str = "",
         bandwidth: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Entry:
@@ -237,6 +238,10 @@ class Catalog(Records):
         target
             A name: the data is kept in the state directory as a dataset of this name. Or a path or
             URL: the catalogue knows it as another copy, from which `data verify` mends.
+        compress
+            `gzip` or `zstd` for tables of text and texts, which are read so; `auto` where a sample says
+            that it pays. A path of a single file gets the ending that says so, and such a copy is none to
+            mend from.
         bandwidth
             At most so many bytes a second.
         on_progress
@@ -251,27 +256,39 @@ class Catalog(Records):
 
         entry = self.get(ref)
         named = not looks_like_path(str(target))
+        codec, how = "", "copy"
         if named:
             check_name(str(target))
             self.check_room(entry.size)
             place = str(storage.data_dir(str(target)) / f"{entry.version}{ending(entry.url)}")
         else:
             place = storage.absolute(str(target))
+        if compress:
+            from . import packed
+
+            codec, how = packed.choose(entry, place, compress)
+            place = packed.placed(entry, place, codec)
         with storage.writing():
             content = transfer.copy(
                 entry.url,
                 entry.format,
                 place,
                 expect=entry.version,
+                codec=codec,
+                known={check.name: check for check in self.checks(entry)} if codec else None,
                 bandwidth=bandwidth,
                 on_progress=on_progress,
             )
-            copied = msgspec.structs.replace(entry, url=place)
+            same = {"url": place, "version": content.version, "size": content.size}
+            copied = msgspec.structs.replace(entry, **same)
+            mine = {"made_from": (entry.ref,), "how": how, "owner": ""}
             if named:
-                mine = msgspec.structs.replace(
-                    copied, name=str(target), made_from=(entry.ref,), how="copy", owner=""
-                )
-                return self.put(mine, content.files)
+                mine["name"] = str(target)
+                return self.put(msgspec.structs.replace(copied, **mine), content.files)
+        if compress:
+            copied = msgspec.structs.replace(copied, name="", **mine)
+        if codec:
+            return copied
         with self._open() as database:
             database.execute("INSERT OR IGNORE INTO copies VALUES (?, ?)", (entry.version, place))
         return copied

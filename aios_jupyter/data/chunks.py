@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import AiosError, ClusterError
 from . import arrays, cache, media, near, storage
+from .entries import unpacked_name
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ def augment_files(task: FolderTask) -> int:
     source = cache.nearest(task.source, task.version)
     with one_opencv_thread():
         for number, name in enumerate(task.names, task.first):
-            place = Path(task.target) / PurePosixPath(name)
-            blob = storage.read_file(source, name)
+            # What is made of compressed files is not compressed.
+            place = Path(task.target) / PurePosixPath(unpacked_name(name))
+            blob = storage.read_unpacked(source, name)
             thing = medium.read(blob, f"{name} in {task.source}")
             files = {}
             if task.keep_original:

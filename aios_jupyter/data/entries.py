@@ -12,9 +12,18 @@ from .description import Field
 # The format of what `vault` has encrypted.
 ENCRYPTED = "age"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# How a file that is compressed ends, and with what it is.
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+
+
+def packed_suffixes(*suffixes: str) -> tuple[str, ...]:
+    """How files that end so are called when they are compressed."""
+    return tuple(suffix + end for suffix in suffixes for end in PACKINGS)
+
+
 _SUFFIXES = (
     *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
-    *(".csv.gz", ".jsonl.gz", ".ndjson.gz"),
+    *packed_suffixes(".csv", ".jsonl", ".ndjson", ".json", ".txt"),
     *(".wav", ".txt", ".tar", ".zarr"),
 )
 
@@ -85,9 +94,24 @@ def check_name(name: str, what: str = "a dataset's name") -> None:
 
 
 def ending(url: str) -> str:
-    """How a file's name says what is in it: its suffix, with that before `.gz` where it ends so."""
+    """How a file's name says what is in it: its suffix, with that before `.gz` or `.zst` if it ends so."""
     suffixes = PurePosixPath(url.rstrip("/")).suffixes
-    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+    return "".join(suffixes[-2:] if packing(url) else suffixes[-1:])
+
+
+def packing(name: str) -> str:
+    """What a file is compressed with, by its name; "" where it is not."""
+    return PACKINGS.get(PurePosixPath(name).suffix, "")
+
+
+def packed_name(name: str, codec: str) -> str:
+    """What a file is called when it has been compressed."""
+    return name + next(end for end, known in PACKINGS.items() if known == codec)
+
+
+def unpacked_name(name: str) -> str:
+    """What a file would be called if it were not compressed."""
+    return name[: -len(PurePosixPath(name).suffix)] if packing(name) else name
 
 
 def looks_like_path(text: str) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -19,8 +19,16 @@ from typing import Any
 from ..errors import UsageError
 from ..schema import Struct
 from .ahead import ahead
-from .entries import ending
-from .storage import data_dir, is_remote, locate, reading, replace_directory, unreadable
+from .entries import ending, packed_suffixes
+from .storage import (
+    data_dir,
+    is_remote,
+    locate,
+    reading,
+    replace_directory,
+    retrying,
+    unreadable,
+)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -30,10 +38,10 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "npz": frozenset({".npz"}),
     "npy": frozenset({".npy"}),
     "parquet": frozenset({".parquet", ".pq"}),
-    "csv": frozenset({".csv", ".csv.gz"}),
-    "jsonl": frozenset({".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"}),
+    "csv": frozenset({".csv", *packed_suffixes(".csv")}),
+    "jsonl": frozenset({".jsonl", ".ndjson", *packed_suffixes(".jsonl", ".ndjson", ".json")}),
     "sounds": frozenset({".wav"}),
-    "text": frozenset({".txt"}),
+    "text": frozenset({".txt", *packed_suffixes(".txt")}),
     "webdataset": frozenset({".tar"}),
 }
 _FOLDERS = ("folder", "sounds", "text", "webdataset", "parquet", "csv", "jsonl")
@@ -43,6 +51,8 @@ _ZARR_MARKS = frozenset({"zarr.json", ".zarray", ".zgroup"})
 # The format of a table of a database, which has no files.
 DATABASE = "database"
 _DATABASES = frozenset({"postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle"})
+# What fsspec's file systems call an ETag, or the time of the last change: the first that there is.
+_MARKS = ("ETag", "etag", "mtime", "LastModified", "modificationTime", "modification_time")
 BLOCK = 8 * 2**20
 HASHERS = min(4, os.cpu_count() or 1)
 
@@ -51,13 +61,20 @@ class FileCheck(Struct, frozen=True):
     """One file of a dataset (`""`: the dataset is a single file), its size and its blocks' hashes.
 
     A block is `BLOCK` bytes; its hash the first 16 bytes of its SHA-256. `modified` is the time of a
-    local file in nanoseconds; 0 of another, and of one that was added before these were kept.
+    local file in nanoseconds, `mark` what the storage of another calls its content: an ETag, or a time.
+    They are 0 and "" where there is none, and of what was added before these were kept.
     """
 
     name: str
     size: int
     blocks: tuple[bytes, ...]
     modified: int = 0
+    mark: str = ""
+
+    @property
+    def stamp(self) -> int | str:
+        """What tells that the file is another without a look into it; 0 or "" where nothing does."""
+        return self.mark or self.modified
 
 
 @dataclass(frozen=True)
@@ -98,9 +115,9 @@ def detect_format(url: str) -> str:
         if suffix in suffixes and form != "folder":
             return form
     raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl "
-        "(also .csv.gz and .jsonl.gz), .wav, .txt and WebDataset .tar files, folders of such files or of images, with a subfolder "
-        "per class, and of Zarr."
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, .txt "
+        "(also .csv.gz, .csv.zst and so on), .wav and WebDataset .tar files, folders of such files or "
+        "of images, with a subfolder per class, and of Zarr."
     )
 
 
@@ -204,33 +221,51 @@ def content(url: str, form: str) -> Content:
         digest, size = attached.fingerprint(url)
         return Content(digest[:12], size, ())
     fs, path = locate(url)
+    # Before they are read: what is written meanwhile has another mark.
+    marks = remote_stamps(url) if is_remote(url) else {}
     if not fs.isdir(path):
-        digest, check = _hash_file(fs, path, "", url)
+        digest, check = _hash_file(fs, path, "", url, marks)
         return Content(digest[:12], check.size, (check,))
-    whole, files = hashlib.sha256(), []
+    digests, files = [], []
     for name in list_files(url, form):
-        digest, check = _hash_file(fs, f"{path.rstrip('/')}/{name}", name, f"{url}/{name}")
-        whole.update(f"{name}\0{digest}\n".encode())
+        place = f"{path.rstrip('/')}/{name}"
+        digest, check = _hash_file(fs, place, name, f"{url}/{name}", marks)
+        digests.append((name, digest))
         files.append(check)
-    return Content(whole.hexdigest()[:12], sum(f.size for f in files), tuple(files))
+    return Content(together(digests), sum(f.size for f in files), tuple(files))
 
 
-def _hash_file(fs: Any, path: str, name: str, url: str) -> tuple[str, FileCheck]:
-    """A file's hash and its blocks': the hash is that of its only block, or of all block hashes."""
+def _hash_file(
+    fs: Any, path: str, name: str, url: str, marks: Mapping[str, tuple[int, str]]
+) -> tuple[str, FileCheck]:
+    """A file's hash and its blocks'."""
     try:
-        # Before it is read: what is written meanwhile has another time.
         modified = 0 if is_remote(url) else Path(path).stat().st_mtime_ns
         with fs.open(path, "rb") as file:
-            found = list(block_hashes(file))
+            digest, size, blocks = hashed(file)
     except OSError as error:
         raise unreadable(url, error) from None
+    mark = marks.get(name, (0, ""))[1]
+    return digest, FileCheck(name=name, size=size, blocks=blocks, modified=modified, mark=mark)
+
+
+def hashed(file: Any) -> tuple[str, int, tuple[bytes, ...]]:
+    """A file's hash, its size and its blocks' hashes, as `FileCheck` has them.
+
+    The hash is that of its only block, or of all block hashes.
+    """
+    found = list(block_hashes(file))
     digests = [digest for _, digest in found]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
-    size = sum(length for length, _ in found)
-    check = FileCheck(
-        name=name, size=size, blocks=tuple(d[:16] for d in digests), modified=modified
-    )
-    return whole.hex(), check
+    return whole.hex(), sum(size for size, _ in found), tuple(d[:16] for d in digests)
+
+
+def together(digests: Iterable[tuple[str, str]]) -> str:
+    """The version of a folder, from names and hashes of its files in order."""
+    whole = hashlib.sha256()
+    for name, digest in digests:
+        whole.update(f"{name}\0{digest}\n".encode())
+    return whole.hexdigest()[:12]
 
 
 def block_hashes(file: Any) -> Iterator[tuple[int, bytes]]:
@@ -296,6 +331,37 @@ def stamps(url: str, form: str, known: Container[str]) -> dict[str, tuple[int, i
                         facts = entry.stat()
                         found[name] = facts.st_size, facts.st_mtime_ns
     return found
+
+
+def remote_stamps(url: str) -> dict[str, tuple[int, str]]:
+    """Size and mark of each file that lies at a URL, as its storage says now: one request for many.
+
+    {} where there is nothing.
+    """
+    fs, path = locate(url)
+    with reading(url):
+        # A file system remembers what it has listed, and others write there too.
+        fs.invalidate_cache(path)
+        try:
+            about = retrying(lambda: fs.info(path))
+            if about["type"] != "directory":
+                return {"": (int(about["size"]), mark_of(about))}
+            found = retrying(lambda: fs.find(path, detail=True))
+        except FileNotFoundError:
+            return {}
+    root = path.rstrip("/") + "/"
+    return {
+        name.removeprefix(root): (int(about["size"]), mark_of(about))
+        for name, about in found.items()
+    }
+
+
+def mark_of(about: Mapping[str, Any]) -> str:
+    """What a storage says of a file that is another when the file is; "" where it says nothing."""
+    for key in _MARKS:
+        if about.get(key):
+            return str(about[key]).strip('"')
+    return ""
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import cache, formats, layout, near, storage, upkeep
+from . import cache, credentials, formats, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
@@ -170,7 +170,9 @@ def pattern(entry: Entry) -> str:
     """What DuckDB reads: the file, or a list of those of a folder, quoted."""
     fs, path = storage.locate(entry.url)
     names = layout.list_files(entry.url, entry.format) if fs.isdir(path) else [""]
-    places = (storage.joined(entry.url, name).replace("'", "''") for name in names)
+    # The file system that DuckDB is given has the credentials that the URL names.
+    root = credentials.resolve(entry.url)[0] if storage.is_remote(entry.url) else entry.url
+    places = (storage.joined(root, name).replace("'", "''") for name in names)
     return "[" + ", ".join(f"'{place}'" for place in places) + "]"
 
 

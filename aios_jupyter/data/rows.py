@@ -30,6 +30,8 @@ Rows = NDArray[np.int64]
 # Rows that are decoded at once while images are unpacked, and how many such blocks ahead.
 _BLOCK = 256
 _AHEAD = 4
+# Images that begin so near to each other in a shard are read together.
+_TOGETHER = 16 * 2**10
 # So many shards of a dataset are kept open.
 _OPEN = 256
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -62,6 +64,10 @@ def source_of(entry: Entry) -> Source:
     ConflictError
         It is not what it was when it was added.
     """
+    if storage.is_remote(entry.url):
+        # Before it is fetched.
+        upkeep.check_unchanged(entry)
+        return _source_of(entry)
     source = _source_of(entry)
     # Last, since what is wrong with a row or its label says more.
     upkeep.check_unchanged(entry)
@@ -230,8 +236,8 @@ class _Encoded(Source):
 
     y: Array | None
 
-    def blob(self, row: int) -> bytes:
-        """The file of an image."""
+    def blobs(self, rows: Rows) -> list[bytes]:
+        """The files of some images."""
         raise NotImplementedError
 
     def what(self, row: int) -> str:
@@ -245,7 +251,8 @@ class _Encoded(Source):
     def take(self, rows: Rows) -> tuple[Array | list[Array], Array | None]:
         from .formats import decode_image
 
-        images = [decode_image(self.blob(row), self.what(row)) for row in rows.tolist()]
+        found = zip(rows.tolist(), self.blobs(rows), strict=True)
+        images = [decode_image(blob, self.what(row)) for row, blob in found]
         alike = len({image.shape for image in images}) == 1
         return np.stack(images) if alike else images, None if self.y is None else self.y[rows]
 
@@ -260,8 +267,8 @@ class _Folder(_Encoded):
         self.y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
         self.rows = len(self._names)
 
-    def blob(self, row: int) -> bytes:
-        return storage.read_file(self._url, self._names[row])
+    def blobs(self, rows: Rows) -> list[bytes]:
+        return [storage.read_file(self._url, self._names[row]) for row in rows.tolist()]
 
     def what(self, row: int) -> str:
         return f"{self._names[row]} in {self._url}"
@@ -292,18 +299,32 @@ class _Shards(_Encoded):
         self._open = {p: os.open(p, _READ) for p in self._index.shards[:_OPEN]}
         weakref.finalize(self, _close, tuple(self._open.values()))
 
-    def blob(self, row: int) -> bytes:
-        index = self._index
-        place = index.shards[index.shard[row]]
-        start, size = int(index.start[row]), int(index.size[row])
+    def blobs(self, rows: Rows) -> list[bytes]:
+        index, found = self._index, list[bytes]()
+        shard, start, size = index.shard[rows], index.start[rows], index.size[rows]
+        stop = start + size
+        between = start[1:] - stop[:-1]
+        near = (shard[1:] == shard[:-1]) & (between >= 0) & (between + size[1:] < _TOGETHER)
+        firsts = np.flatnonzero(np.concatenate(([True], ~near)))
+        lasts = np.append(firsts[1:], len(rows)) - 1
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            begin = int(start[first])
+            block = self._read(index.shards[shard[first]], begin, int(stop[last]) - begin)
+            spans = zip(
+                start[first : last + 1].tolist(), stop[first : last + 1].tolist(), strict=True
+            )
+            found += [block[at - begin : to - begin] for at, to in spans]
+        return found
+
+    def _read(self, place: str, start: int, size: int) -> bytes:
         file = self._open.get(place)
         if file is not None:
-            blob = os.pread(file, size, start)
-        else:
-            file = os.open(place, _READ)
-            blob = os.pread(file, size, start)
+            return os.pread(file, size, start)
+        file = os.open(place, _READ)
+        try:
+            return os.pread(file, size, start)
+        finally:
             os.close(file)
-        return blob
 
     def what(self, row: int) -> str:
         index = self._index

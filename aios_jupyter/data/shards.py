@@ -6,9 +6,12 @@ A leaf module: it imports numpy. Nothing is ever unpacked to disk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
+import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -17,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import tar
+from . import shard_images, tar
+from .ahead import ahead
 from .description import MOST_CLASSES, Description, Field
 from .layout import IMAGE_SUFFIXES, named_files
+from .shard_images import Images
 from .storage import is_remote, locate, reading
 
 Sample = dict[str, bytes]
@@ -39,10 +44,10 @@ def samples(url: str) -> Iterator[tuple[str, Sample]]:
     for name in names:
         place = f"{root}/{name}"
         with reading(place), _placed(place) as (data, members):
-            if data is None:
+            if members is None:
                 yield from _streamed(place)
                 continue
-            for key, sample in _grouped(members, place):
+            for key, sample in _grouped(_where(members, place), place):
                 yield key, {end: data[at : at + size] for end, (at, size) in sample.items()}
 
 
@@ -66,43 +71,70 @@ def index(url: str) -> Index:
         As `samples`; also where a sample has no image, or some have no label.
     """
     root, names = named_files(url, "webdataset")
-    found: list[tuple[int, int, int]] = []
-    labels: list[str | None] = []
-    first = ""
-    for number, name in enumerate(names):
-        place = f"{root}/{name}"
-        with reading(place), _placed(place) as (data, members):
-            if data is None:
-                raise UsageError(
-                    f"{place} is compressed, so that its images cannot be read one by one; shards "
-                    "are plain tar files."
-                )
-            for key, sample in _grouped(members, place):
-                found.append((number, *sample[_image_of(key, sample, url)]))
-                labels.append(_label_at(data, sample))
-                if not first and labels[-1] is None:
-                    first = f"{key} in {place}"
-    shard, start, size = np.array(found, np.int64).reshape(-1, 3).T
     places = tuple(f"{root}/{name}" for name in names)
-    return Index(places, shard, start, size, _all_labels(labels, first))
+    with ThreadPoolExecutor(os.cpu_count(), "aios-index") as pool:
+        with contextlib.closing(
+            ahead(pool, lambda place: _images_in(place, url), places, 2)
+        ) as made:
+            found, firsts = zip(*(future.result() for future in made), strict=True)
+    shard = np.repeat(np.arange(len(found)), [len(images.start) for images in found])
+    start, size = (np.concatenate(column) for column in zip(*(i[:2] for i in found), strict=True))
+    first = next((key for key in firsts if key), "")
+    return Index(places, shard, start, size, _labels(found, first))
+
+
+def _images_in(place: str, url: str) -> tuple[Images, str]:
+    """The images of a shard, and which is the first sample without a label."""
+    with reading(place), _placed(place) as (data, members):
+        if members is None:
+            raise UsageError(
+                f"{place} is compressed, so that its images cannot be read one by one; shards are "
+                "plain tar files."
+            )
+        images = shard_images.find(members, data, _LABELS, _word)
+        images = images or _one_by_one(members, data, place, url)
+        lacking = images.word < 0
+        return images, _key(members, place, int(lacking.argmax())) if lacking.any() else ""
+
+
+def _one_by_one(members: tar.Members, data: Any, place: str, url: str) -> Images:
+    """The images of a shard, sample by sample."""
+    at: list[tuple[int, int]] = []
+    words = dict[str, int]()
+    word: list[int] = []
+    for key, sample in _grouped(_where(members, place), place):
+        at.append(sample[_image_of(key, sample, url)])
+        label = _label_at(data, sample)
+        word.append(-1 if label is None else words.setdefault(label, len(words)))
+    start, size = np.array(at, np.int64).reshape(-1, 2).T
+    return Images(start, size, list(words), np.array(word, np.int64))
+
+
+def _key(members: tar.Members, place: str, number: int) -> str:
+    """What a sample of a shard is called."""
+    keys = (key for key, _ in _grouped(_where(members, place), place))
+    return f"{next(itertools.islice(keys, number, None))} in {place}"
 
 
 @contextlib.contextmanager
-def _placed(place: str) -> Iterator[tuple[Any, list[tuple[str, tuple[int, int]]]]]:
-    """A shard mapped, and where its files are in it; None for one that is remote or compressed."""
-    members = None
+def _placed(place: str) -> Iterator[tuple[Any, tar.Members | None]]:
+    """A shard mapped, and its members; None for one that is remote or compressed."""
     with contextlib.ExitStack() as stack:
-        data = None
+        data = members = None
         if not is_remote(place):
             file = stack.enter_context(Path(place).open("rb"))
             # An empty file cannot be mapped.
             if Path(place).stat().st_size:
                 data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 members = tar.members(data)
-        if members is None:
-            yield None, []
-            return
-        yield data, [_checked(m.name, m.is_file, (m.start, m.size), place) for m in members]
+        yield data, members
+
+
+def _where(members: tar.Members, place: str) -> list[tuple[str, tuple[int, int]]]:
+    """The name of each member, and where its bytes are."""
+    for name, _, _, is_file in members:
+        _check(name, is_file, place)
+    return [(name, (start, size)) for name, start, size, _ in members]
 
 
 def _streamed(place: str) -> Iterator[tuple[str, Sample]]:
@@ -117,20 +149,17 @@ def _opened(file: IO[bytes], place: str) -> Iterator[tuple[str, bytes]]:
         for member in archive:
             if member.isdir():
                 continue
-            name, _ = _checked(member.name, member.isfile(), (0, 0), place)
+            _check(member.name, member.isfile(), place)
             opened = archive.extractfile(member)
             assert opened is not None
-            yield name, opened.read()
+            yield member.name, opened.read()
 
 
-def _checked(
-    name: str, is_file: bool, where: tuple[int, int], place: str
-) -> tuple[str, tuple[int, int]]:
+def _check(name: str, is_file: bool, place: str) -> None:
     if not is_file:
         raise UsageError(f"{name} in {place} is a link or a device; a shard has plain files alone.")
     if name.startswith("/") or (".." in name and ".." in name.split("/")):
         raise UsageError(f"{name} in {place} leads out of the shard; do not trust it.")
-    return name, where
 
 
 def _grouped(
@@ -202,14 +231,36 @@ def _image_of(key: str, sample: dict[str, Any], url: str) -> str:
 
 def _all_labels(labels: list[str | None], first: str) -> NDArray[Any] | None:
     """Labels as numbers, or else as words; `first` is the first sample without one."""
-    if all(label is None for label in labels):
+    words = [label for label in labels if label is not None]
+    if not words:
         return None
-    if None in labels:
+    _refuse_missing(len(labels) - len(words), len(labels), first)
+    return _as_labels(words)
+
+
+def _labels(found: Sequence[Images], first: str) -> NDArray[Any] | None:
+    """`_all_labels` of all shards."""
+    word = np.concatenate([images.word for images in found])
+    words = [text for images in found for text in images.words]
+    if not words:
+        return None
+    _refuse_missing(int((word < 0).sum()), len(word), first)
+    before = np.cumsum([0, *(len(images.words) for images in found[:-1])])
+    labels: NDArray[Any] = _as_labels(words)[
+        word + np.repeat(before, [len(images.word) for images in found])
+    ]
+    return labels
+
+
+def _refuse_missing(missing: int, rows: int, first: str) -> None:
+    if missing:
         raise UsageError(
-            f"{labels.count(None):,} of {len(labels):,} samples have no label, the first of them "
-            f"{first}; remove them, or give each a file that ends in .cls."
+            f"{missing:,} of {rows:,} samples have no label, the first of them {first}; remove them, "
+            "or give each a file that ends in .cls."
         )
-    words = [str(label) for label in labels]
+
+
+def _as_labels(words: Sequence[str]) -> NDArray[Any]:
     numbers = all(word.lstrip("-").isdigit() for word in words)
     return np.array(words, np.int64 if numbers else str)
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import NotFoundError, UsageError
-from . import attached, layout, storage, upkeep
+from . import attached, cache, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, check_name, readable
 from .pieces import TEXT_FORMATS, keep, pattern
 
@@ -196,6 +197,9 @@ class _Lookup:
         entry = readable(self._tables.catalog.get(name))
         upkeep.check_unchanged(entry, self._tables.catalog)
         self.used.append(entry)
+        # What has been verified on its way here is read first; it may be older than what is there now.
+        place = cache.nearest(entry.url, near.remote_version(entry))
+        entry = msgspec.structs.replace(entry, url=place)
         reader = _READERS.get(entry.format)
         if reader is None:
             self._register(_arrow(entry), schema, name)

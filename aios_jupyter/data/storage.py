@@ -33,6 +33,7 @@ from ..errors import (
     UsageError,
 )
 from . import credentials
+from .entries import packing
 
 ATTEMPTS = 5
 FIRST_PAUSE = 0.2
@@ -181,6 +182,17 @@ def read_file(url: str, name: str) -> bytes:
         return bytes(retrying(lambda: fs.cat_file(whole), ATTEMPTS if is_remote(url) else 1))
 
 
+def read_unpacked(url: str, name: str) -> bytes:
+    """`read_file` of what may be compressed."""
+    blob = read_file(url, name)
+    if packing(name):
+        from . import packed
+
+        with reading(f"{url}/{name}"):
+            return packed.whole(blob, f"{url}/{name}")
+    return blob
+
+
 def joined(root: str, name: str) -> str:
     """The path or URL of a file of a folder; "" names the dataset that is a single file."""
     return f"{root.rstrip('/')}/{name}" if name else root
@@ -225,6 +237,9 @@ def written_aside(url: str) -> Iterator[IO[bytes]]:
         fs.makedirs(parent or "/", exist_ok=True)
         with fs.open(aside, "wb") as file:
             yield file
+        # HDFS moves nothing to where something is, and WebHDFS says no word of it.
+        if url.startswith(("hdfs://", "webhdfs://")) and fs.exists(path):
+            fs.rm(path)
         fs.mv(aside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -268,9 +283,10 @@ def unwritable(place: object, error: OSError) -> AiosError:
             f"{place} may not be written with these credentials; ask its owner for permission, or "
             "name others in the URL, as in s3://NAME@bucket."
         )
+    # Hadoop says where in its code, too.
+    reason = str(error.strerror or error).partition("\n")[0]
     return AiosError(
-        f"{place} cannot be written ({error.strerror or error}); check the space and permissions "
-        "there."
+        f"{place} cannot be written ({reason}); check the space and permissions there."
     )
 
 

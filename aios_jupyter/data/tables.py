@@ -1,7 +1,5 @@
 """Tables: CSV, JSON lines and Parquet, one file or a folder of parts; and those of databases.
 
-Arrow sees by a name that ends in `.gz` that a file is compressed.
-
 A leaf module: it imports pyarrow, and is imported only where tables are read.
 """
 
@@ -13,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from pyarrow import csv, dataset
+from pyarrow import fs as arrow_fs
 
 from ..errors import UsageError
 from .description import MOST_CLASSES, Description, Tally
+from .entries import packing
 from .layout import DATABASE, list_files
+from .packed import Unpacking
 from .storage import joined, locate, reading, unreadable
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def part_of(url: str, form: str, row: int) -> tuple[str, int]:
     with reading(url):
         for name in list_files(url, form):
             part = f"{path.rstrip('/')}/{name}"
-            rows = dataset.dataset(part, format=_READERS[form](), filesystem=fs).count_rows()
+            rows = _dataset(part, form, fs).count_rows()
             if row < rows:
                 return name, row
             row -= rows
@@ -110,12 +112,20 @@ def _open(url: str, form: str) -> Any:
         names = list_files(url, form)
         files = [f"{path.rstrip('/')}/{name}" for name in names]
     try:
-        return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
+        return _dataset(files, form, fs)
     except (pa.ArrowInvalid, OSError) as error:
         if not _of_content(error):
             raise
         # It looks at the first file alone.
         raise unreadable(url if files is path else joined(url, names[0]), _plain(error)) from None
+
+
+def _dataset(files: str | list[str], form: str, fs: Any) -> Any:
+    names = [files] if isinstance(files, str) else files
+    # Local files Arrow reads by itself, unless it does not know what they are compressed with.
+    if not isinstance(fs, LocalFileSystem) or any(packing(name) == "zstd" for name in names):
+        fs = arrow_fs.PyFileSystem(Unpacking(fs))
+    return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
 
 
 def _batches(source: Any, url: str) -> Iterator[pa.RecordBatch]:

@@ -5,16 +5,18 @@ A leaf module: it imports numpy.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
 from .description import Description, Tally
+from .entries import packing
 from .layout import file_classes, named_files
-from .storage import locate, read_file, reading
+from .storage import locate, read_unpacked, reading
 
 _AT_ONCE = 10_000
 
@@ -40,12 +42,28 @@ def describe(url: str) -> Description:
 
 def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """All texts, and the number of each one's class."""
-    x = np.array(list(rows(url)), object)
+    x = np.array(_that_fit(url), object)
     classes = _classes(url)
     if not classes:
         return x, None
     _, names = named_files(url, "text")
     return x, np.array([classes.index(name.split("/")[0]) for name in names])
+
+
+def _that_fit(url: str) -> list[str]:
+    """All texts, if the memory takes them: what is compressed may be small and they are not."""
+    import psutil
+
+    free, size, found = psutil.virtual_memory().available // 2, 0, []
+    for text in rows(url):
+        found.append(text)
+        size += sys.getsizeof(text)
+        if size > free:
+            raise UsageError(
+                f"{url} has texts of more than {free / 2**30:.1f} GiB, half of the memory that is free; "
+                "use a machine with more, or a part of them."
+            )
+    return found
 
 
 def _classes(url: str) -> list[str]:
@@ -59,11 +77,19 @@ def rows(url: str) -> Iterator[str]:
     if fs.isdir(path):
         root, names = named_files(url, "text")
         for name in names:
-            yield decode(read_file(root, name), f"{name} in {url}")
+            yield decode(read_unpacked(root, name), f"{name} in {url}")
         return
     with reading(url), fs.open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file, url), 1):
             yield decode(line, f"line {number} of {url}").rstrip("\r\n")
+
+
+def _lines(file: IO[bytes], url: str) -> Iterator[bytes]:
+    if not packing(url):
+        return iter(file)
+    from . import packed
+
+    return packed.lines(file, url)
 
 
 def decode(blob: bytes, what: str) -> str:

@@ -5,8 +5,10 @@ A leaf module: it imports fsspec, through `storage`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import IO, Any
 
 from ..errors import ConflictError, UsageError
 from . import layout, storage
+from .entries import packed_name, packing
 
 Progress = Callable[[int, int], None]
 # What a file system tells of a file.
@@ -50,6 +53,8 @@ def copy(
     target: str,
     *,
     expect: str = "",
+    codec: str = "",
+    known: Mapping[str, layout.FileCheck] | None = None,
     bandwidth: float | None = None,
     on_progress: Progress | None = None,
 ) -> layout.Content:
@@ -67,6 +72,11 @@ def copy(
         A path or URL; a folder for a dataset that is one.
     expect
         The version that the copy must have; "" for any.
+    codec
+        `gzip` or `zstd` compresses the files that are not, each of whose names gets the ending that says
+        so. What they unpack to is then what is verified, and `target` of a single file ends so.
+    known
+        The hashes of the files, by which a compressed copy to another storage knows what it has sent.
     bandwidth
         At most so many bytes a second.
     on_progress
@@ -89,10 +99,11 @@ def copy(
         folder = fs.isdir(path)
         names = layout.list_files(source, form) if folder else [""]
         files = {name: fs.info(storage.joined(path, name)) for name in names}
-    _check_target(target, folder, set(files), form)
-    aside = _folder_aside(source, target, files) if folder else None
+    called = {name: _called(name, codec) for name in names}
+    _check_target(target, folder, set(called.values()), form)
+    aside = _folder_aside(f"{codec}{source}", target, files) if folder else None
     place = target if aside is None else str(aside)
-    throttle, done = Throttle(bandwidth), 0
+    throttle, done, known = Throttle(bandwidth), 0, known or {}
     total = sum(int(info["size"]) for info in files.values())
     for name, info in files.items():
 
@@ -101,25 +112,31 @@ def copy(
                 on_progress(before + count, total)
 
         try:
-            whole = aside is not None and _is_whole(aside / name, info)
-            if whole:
+            to = called[name]
+            packs = codec if packs_file(storage.joined(source, name), codec) else ""
+            if aside is not None and _is_whole(aside / to, info, packs):
                 advance(int(info["size"]))
             else:
                 one = storage.joined(source, name)
-                _copy_file(one, info, storage.joined(place, name), throttle, advance)
+                to = storage.joined(place, to)
+                if packs and _has_sent(to, known.get(name)):
+                    advance(int(info["size"]))
+                else:
+                    _copy_file(one, info, to, throttle, advance, packs)
         except OSError as error:
             if aside is not None and error.errno in _FULL:
                 shutil.rmtree(aside)
-            raise storage.unwritable(storage.joined(target, name), error) from None
+            raise storage.unwritable(storage.joined(target, called[name]), error) from None
         done += int(info["size"])
     found = layout.content(place, form)
-    if expect and found.version != expect:
+    version = found.version if not codec else _unpacked_version(source, place, called)
+    if expect and version != expect:
         if aside is not None:
             shutil.rmtree(aside)
         else:
-            _remove(target, files)
+            _remove(target, called.values())
         raise ConflictError(
-            f"{source} is not what it was when it was added (it is version {found.version}, not "
+            f"{source} is not what it was when it was added (it is version {version}, not "
             f"{expect}); add it again, and copy that."
         )
     if aside is not None:
@@ -128,6 +145,48 @@ def copy(
         except OSError as error:
             raise storage.unwritable(target, error) from None
     return found
+
+
+def packs_file(url: str, codec: str) -> bool:
+    """Whether a file is compressed on its way: what is compressed already is not."""
+    return bool(codec) and not packing(url)
+
+
+def _called(name: str, codec: str) -> str:
+    """What a file of the source is called at the target; "" stays the dataset that is a single file."""
+    return packed_name(name, codec) if name and packs_file(name, codec) else name
+
+
+def _has_sent(target: str, check: layout.FileCheck | None) -> bool:
+    """Whether an earlier attempt has left a compressed file at another storage."""
+    if check is None or not storage.is_remote(target):
+        return False
+    from . import packed
+
+    fs, path = storage.locate(target)
+    with storage.reaching(target):
+        if not fs.exists(path):
+            return False
+    try:
+        with storage.reading(target), fs.open(path, "rb") as file:
+            return layout.hashed(packed.opened(file, path))[1:] == (check.size, check.blocks)
+    except UsageError:
+        # It is something else, which is written over.
+        return False
+
+
+def _unpacked_version(source: str, place: str, called: Mapping[str, str]) -> str:
+    """The version of what the files of a compressed copy were before."""
+    from . import packed
+
+    fs, root = storage.locate(place)
+    digests = []
+    for name, to in called.items():
+        path = storage.joined(root, to)
+        same = packing(storage.joined(source, name)) == packing(path)
+        with storage.reading(storage.joined(place, to)), fs.open(path, "rb") as file:
+            digests.append((name, layout.hashed(file if same else packed.opened(file, path))[0]))
+    return digests[0][1][:12] if "" in called else layout.together(digests)
 
 
 def _folder_aside(source: str, target: str, files: Mapping[str, Info]) -> Path | None:
@@ -140,9 +199,9 @@ def _folder_aside(source: str, target: str, files: Mapping[str, Info]) -> Path |
     return Path(target).with_name(f".{Path(target).name}.{digest.hexdigest()[:12]}.partial")
 
 
-def _is_whole(place: Path, info: Info) -> bool:
+def _is_whole(place: Path, info: Info, codec: str) -> bool:
     """Whether an earlier attempt has moved a file there."""
-    return place.is_file() and place.stat().st_size == int(info["size"])
+    return place.is_file() and (bool(codec) or place.stat().st_size == int(info["size"]))
 
 
 def _check_target(target: str, folder: bool, names: set[str], form: str) -> None:
@@ -163,7 +222,12 @@ def _check_target(target: str, folder: bool, names: set[str], form: str) -> None
 
 
 def _copy_file(
-    source: str, info: Info, target: str, throttle: Throttle, advance: Callable[[int], None]
+    source: str,
+    info: Info,
+    target: str,
+    throttle: Throttle,
+    advance: Callable[[int], None],
+    codec: str,
 ) -> None:
     fs, path = storage.locate(source)
     size = int(info["size"])
@@ -171,33 +235,87 @@ def _copy_file(
         there, place = storage.locate(target)
         with storage.reaching(target):
             if (
-                there.exists(place)
+                not codec
+                and there.exists(place)
                 and int(there.info(place)["size"]) == size
                 and _same(fs, path, there, place)
             ):
                 advance(size)
                 return
         with storage.written_aside(target) as file:
-            _ranges(fs, path, source, file, 0, size, throttle, advance)
+            _ranges(fs, path, source, _Sink(file, codec), 0, size, throttle, advance)
         return
     final = Path(target)
     # What the storage knows of this content: a time, an ETag. It tells a changed file.
-    mark = hashlib.sha256(f"{source}\0{_mark(info)}".encode()).hexdigest()[:12]
+    mark = hashlib.sha256(f"{source}\0{_mark(info)}{codec}".encode()).hexdigest()[:12]
     aside = final.with_name(f".{final.name}.{mark}.partial")
+    ends = final.with_name(f".{final.name}.{mark}.ends.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        start = min(aside.stat().st_size, size) if aside.exists() else 0
-        with aside.open("r+b" if start else "wb") as file:
-            file.truncate(start)
-            file.seek(start)
+        start, there_is = _so_far(aside, ends if codec else None, size)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(aside.open("r+b" if start else "wb"))
+            file.truncate(there_is)
+            file.seek(there_is)
             advance(start)
-            _ranges(fs, path, source, file, start, size, throttle, advance)
+            log = stack.enter_context(ends.open("ab" if start else "wb")) if codec else None
+            _ranges(fs, path, source, _Sink(file, codec, log), start, size, throttle, advance)
         aside.replace(final)
+        ends.unlink(missing_ok=True)
     except OSError as error:
         # What has come so far stays for the next attempt, unless there is no room for it.
         if error.errno in _FULL:
             aside.unlink(missing_ok=True)
+            ends.unlink(missing_ok=True)
         raise
+
+
+def _so_far(aside: Path, ends: Path | None, size: int) -> tuple[int, int]:
+    """How many bytes of the source an earlier attempt has done, and how many of the copy that makes.
+
+    Parameters
+    ----------
+    ends
+        Of a compressed copy: where each of its parts ends, each of which is a range of the source.
+    """
+    there_is = aside.stat().st_size if aside.exists() else 0
+    if ends is None:
+        return (done := min(there_is, size)), done
+    blob = ends.read_bytes() if ends.exists() else b""
+    known = [end for (end,) in _END.iter_unpack(blob[: len(blob) // _END.size * _END.size])]
+    whole = [end for end in known if end <= there_is]
+    # The last one may be that of the rest of the file.
+    whole = whole[: size // RANGE]
+    if ends.exists():
+        with ends.open("r+b") as log:
+            log.truncate(len(whole) * _END.size)
+    return len(whole) * RANGE, whole[-1] if whole else 0
+
+
+_END = struct.Struct("<Q")
+
+
+class _Sink:
+    """Where ranges are written, each compressed by itself, so that a copy goes on after any of them."""
+
+    def __init__(self, file: IO[bytes], codec: str, ends: IO[bytes] | None = None) -> None:
+        self._file, self._ends = file, ends
+        self._pack = None
+        if codec:
+            from . import packed
+
+            self._pack = packed.packer(codec)
+
+    def write(self, data: bytes) -> int:
+        """Write a range; gives the bytes that it takes."""
+        blob = data if self._pack is None else self._pack(data)
+        self._file.write(blob)
+        if self._ends is not None:
+            # Only what is there is said to be.
+            self._file.flush()
+            self._ends.write(_END.pack(self._file.tell()))
+            self._ends.flush()
+        return len(blob)
 
 
 _FULL = (28, 122)  # ENOSPC and EDQUOT: no space, or not for this user
@@ -220,20 +338,22 @@ def _ranges(
     fs: Any,
     path: str,
     url: str,
-    file: IO[bytes],
+    sink: _Sink,
     start: int,
     size: int,
     throttle: Throttle,
     advance: Callable[[int], None],
 ) -> None:
+    if size == 0:
+        sink.write(b"")
     while start < size:
         end = min(start + RANGE, size)
         with storage.reading(url):
             data = storage.retrying(lambda a=start, b=end: _range(fs, path, a, b))  # type: ignore[misc]
-        file.write(data)
+        written = sink.write(data)
         start = end
         advance(start)
-        throttle.passed(len(data))
+        throttle.passed(len(data) if storage.is_remote(url) else written)
 
 
 def _range(fs: Any, path: str, start: int, end: int) -> bytes:

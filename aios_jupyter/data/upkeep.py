@@ -5,9 +5,10 @@ A leaf module: it imports fsspec, through `storage`.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import msgspec
 
 from ..config import settings
 from ..errors import AiosError, ConflictError
-from . import layout, storage
+from . import cache, layout, storage
 from .catalog import Catalog
 from .entries import Entry
 from .layout import BLOCK, FileCheck
@@ -202,10 +203,11 @@ def verify_all(
 
 
 def check_unchanged(entry: Entry, catalog: Catalog | None = None) -> None:
-    """Refuse a local dataset whose files are not those that were added: it would be no such version.
+    """Refuse a dataset whose files are not those that were added: it would be no such version.
 
-    Files of the size and time that they had are not read. Of others the bytes decide, and their new
-    time is kept then. What is remote is not looked at; its copies in the cache are verified.
+    Files of the size and time (or, elsewhere, of the mark) that they had are not read. Of others the
+    bytes decide, and their new time is kept then. Of what is remote the storage is asked once, for all
+    files; not where a copy in this machine's cache is read, which has been verified.
 
     Raises
     ------
@@ -213,10 +215,13 @@ def check_unchanged(entry: Entry, catalog: Catalog | None = None) -> None:
         A file is another, new or gone.
     """
     catalog = catalog or Catalog()
-    if not entry.name or storage.is_remote(entry.url) or not catalog.has(entry):
+    remote = storage.is_remote(entry.url)
+    if not entry.name or entry.format == layout.DATABASE or not catalog.has(entry):
+        return
+    if remote and cache.has(entry.version):
         return
     known = {check.name: check for check in catalog.checks(entry)}
-    there = layout.stamps(entry.url, entry.format, known)
+    there = _there(entry, known)
     # What is missing as a whole is told by who reads it.
     if not known or not there:
         return
@@ -225,22 +230,36 @@ def check_unchanged(entry: Entry, catalog: Catalog | None = None) -> None:
         raise _changed(entry, new, "is new")
     same = True
     for name, check in known.items():
-        size, modified = there.get(name) or _stamp(entry, name)
-        if size == check.size and check.modified in {0, modified}:
+        size, stamp = there.get(name) or _stamp(entry, name)
+        if size == check.size and (not check.stamp or stamp == check.stamp):
             continue
         if _bad_blocks(entry.url, check):
             raise _changed(entry, name, "has changed")
-        known[name] = msgspec.structs.replace(check, modified=modified)
+        kept = {"mark": stamp} if remote else {"modified": stamp}
+        known[name] = msgspec.structs.replace(check, **kept)
         same = False
     if not same:
         catalog.mark(entry, known.values())
 
 
+def _there(entry: Entry, known: Container[str]) -> Mapping[str, tuple[int, int | str]]:
+    """Size and stamp of each file that is there now and belongs to a dataset."""
+    if not storage.is_remote(entry.url):
+        return layout.stamps(entry.url, entry.format, known)
+    found = layout.remote_stamps(entry.url)
+    return {name: stamp for name, stamp in found.items() if _belongs(entry, name, known)}
+
+
+def _belongs(entry: Entry, name: str, known: Container[str]) -> bool:
+    form = entry.format
+    return name in known or (layout.takes(form, name) and (form != "folder" or "/" in name))
+
+
 def _stamp(entry: Entry, name: str) -> tuple[int, int]:
-    try:
-        return layout.stamp(Path(entry.url) / name)
-    except FileNotFoundError:
-        raise _changed(entry, name, "is gone") from None
+    with contextlib.suppress(FileNotFoundError):
+        if not storage.is_remote(entry.url):
+            return layout.stamp(Path(entry.url) / name)
+    raise _changed(entry, name, "is gone")
 
 
 def _changed(entry: Entry, name: str, how: str) -> ConflictError:

@@ -135,11 +135,15 @@ class AssetVerbs(RunVerbs):
         target: str | Path,
         bandwidth: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        *,
+        compress: str = "",
     ) -> Dataset:
         """Copy a dataset to a name, path or URL and verify it; `Catalog.copy` has the details."""
         from ..data.catalog import Catalog
 
-        return Catalog().copy(ref, target, bandwidth=bandwidth, on_progress=on_progress)
+        return Catalog().copy(
+            ref, target, compress=compress, bandwidth=bandwidth, on_progress=on_progress
+        )
 
     def data_show(self, name: str) -> Dataset:
         """A dataset by name, `name@version`, path or URL."""

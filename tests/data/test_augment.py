@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import time
 from collections.abc import Iterator
@@ -349,6 +350,22 @@ def test_bad_input_is_one_sentence(change, error, words, catalog):
         augment(**arguments)
     assert words in str(caught.value)
     assert not catalog.versions("out")
+
+
+def test_compressed_texts_of_a_folder_are_augmented_to_plain_ones(catalog, tmp_path):
+    folder = tmp_path / "mail" / "ham"
+    folder.mkdir(parents=True)
+    (folder / "1.txt.gz").write_bytes(gzip.compress(b"dear all of you"))
+    (folder / "2.txt").write_text("dear you")
+    entry = augment(tmp_path / "mail", "more", "swap(0.5)", copies=1)
+    made = tree(entry.url)
+    texts = {f"ham/{n}{mark}.txt" for n in (1, 2) for mark in ("", "-aug1")}
+    assert {name for name in made if name.startswith("ham")} == texts
+    assert made["ham/1.txt"] == b"dear all of you"
+    assert sorted(made["ham/1-aug1.txt"].split()) == [b"all", b"dear", b"of", b"you"]
+    (folder / "2.txt.gz").write_bytes(gzip.compress(b"dear you"))
+    with pytest.raises(UsageError, match="has a file twice, compressed and not"):
+        augment(tmp_path / "mail", "more", "swap(0.5)", copies=1)
 
 
 def test_a_folder_of_sounds_is_augmented_and_its_copies_have_its_length(client, catalog, tmp_path):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import prepare, shards, sounds, sql
+from aios_jupyter.data import packed, prepare, shards, sounds, sql
 from aios_jupyter.data.feed import loader
 from aios_jupyter.data.formats import decode_image, encode_image
 from aios_jupyter.errors import NotFoundError, UsageError
@@ -116,12 +116,26 @@ def compressed(form: str, rows: int) -> bytes:
     return gzip.compress(("\n".join(lines) + "\n").encode())
 
 
-@pytest.mark.parametrize("name", ["t.csv.gz", "t.CSV.gz", "t.jsonl.gz", "t.ndjson.gz"])
+def zstd(data: bytes) -> bytes:
+    """In several frames, as a writer that goes on makes it."""
+    codec = pa.Codec("zstd")
+    return b"".join(codec.compress(part, asbytes=True) for part in (data[:999], data[999:]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("t.csv.gz", "t.CSV.gz", "t.jsonl.gz", "t.ndjson.gz", "t.json.gz"),
+        *("t.csv.zst", "t.jsonl.zst", "t.json.zst"),
+    ],
+)
 def test_a_compressed_table_is_a_table_in_every_verb(name, catalog, tmp_path):
     form = "csv" if "csv" in name.lower() else "jsonl"
     path = tmp_path / "parts" / name
     path.parent.mkdir()
     path.write_bytes(compressed(form, 900))
+    if name.endswith(".zst"):
+        path.write_bytes(zstd(gzip.decompress(path.read_bytes())))
     # What lies beside it is not compressed, and of another name.
     second = path.with_name(f"u.{form}")
     second.write_bytes(gzip.decompress(compressed(form, 100)))
@@ -141,19 +155,59 @@ def test_a_compressed_table_is_a_table_in_every_verb(name, catalog, tmp_path):
     assert copy.url.endswith(name[1:]) and len(catalog.frame("copied")) == 900
 
 
-def test_a_compressed_table_that_unpacks_to_too_much_is_refused(catalog, tmp_path, monkeypatch):
-    path = tmp_path / "line.csv.gz"
-    path.write_bytes(gzip.compress(b"a,label\n") + gzip.compress(b"0" * 2**26))
+@pytest.mark.parametrize(("pack", "end"), [(gzip.compress, "gz"), (zstd, "zst")])
+def test_a_compressed_table_that_unpacks_to_too_much_is_refused(
+    pack, end, catalog, tmp_path, monkeypatch
+):
+    path = tmp_path / f"line.csv.{end}"
+    path.write_bytes(pack(b"a,label\n") + pack(b"0" * 2**26))
     assert path.stat().st_size < 2**17
-    with pytest.raises(UsageError, match=r"line\.csv\.gz .* \(it has a row longer than a MiB\)"):
+    with pytest.raises(UsageError, match=r"line\.csv\.\w+ .* \(it has a row longer than a MiB\)"):
         catalog.add("line", path)
-    path = tmp_path / "rows.csv.gz"
-    path.write_bytes(gzip.compress(b"a,label\n" + b"1,2\n" * 2**20))
+    path = tmp_path / f"rows.csv.{end}"
+    path.write_bytes(pack(b"a,label\n" + b"1,2\n" * 2**20))
     catalog.add("rows", path)
     free = psutil.virtual_memory()._replace(available=2**24)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    with pytest.raises(UsageError, match=r"rows\.csv\.gz unpacks to more than 0\.0 GiB"):
+    with pytest.raises(UsageError, match=r"rows\.csv\.\w+ unpacks to more than 0\.0 GiB"):
         catalog.frame("rows")
+
+
+@pytest.mark.parametrize(("pack", "end"), [(gzip.compress, "gz"), (zstd, "zst")])
+def test_compressed_texts_are_texts(pack, end, catalog, tmp_path, monkeypatch):
+    lines = [f"ä {n}" for n in range(500)]
+    path = tmp_path / f"lines.txt.{end}"
+    path.write_bytes(pack("\n".join(lines).encode()))
+    entry = catalog.add("lines", path)
+    assert (entry.format, entry.rows) == ("text", 500)
+    assert catalog.load("lines")[0].tolist() == lines
+    assert next(loader("lines", 2, shuffle=False).arrays())[0] == lines[:2]
+    for name in ("ham/1", "spam/1"):
+        document = tmp_path / "mail" / f"{name}.txt.{end}"
+        document.parent.mkdir(parents=True)
+        document.write_bytes(pack(b"dear\n" * 1000))
+    assert catalog.add("mail", tmp_path / "mail").classes == ("ham", "spam")
+    assert catalog.load("mail")[0].tolist() == ["dear\n" * 1000] * 2
+    document.write_bytes(cut(document.read_bytes()))
+    with pytest.raises(UsageError, match=rf"spam/1\.txt\.{end} is damaged"):
+        catalog.add("mail", tmp_path / "mail")
+    path.write_bytes(cut(path.read_bytes()))
+    with pytest.raises(UsageError, match=rf"lines\.txt\.{end} is damaged"):
+        catalog.add("lines", path)
+    # A bomb: one line without an end, and documents or lines that the memory does not take.
+    monkeypatch.setattr(packed, "LONGEST_LINE", 2**16)
+    path.write_bytes(pack(b"0" * 2**17))
+    with pytest.raises(UsageError, match=r"a line of more than 0 MiB; if it is no decompression"):
+        catalog.add("lines", path)
+    path.write_bytes(pack(b"0\n" * 2**17))
+    catalog.add("lines", path)
+    document.write_bytes(pack(b"dear" * 2**20))
+    free = psutil.virtual_memory()._replace(available=2**22)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(UsageError, match=rf"spam/1\.txt\.{end} unpacks to more than 0\.0 GiB"):
+        catalog.add("mail", tmp_path / "mail")
+    with pytest.raises(UsageError, match=r"has texts of more than 0\.0 GiB"):
+        catalog.load("lines")
 
 
 def test_the_damaged_file_of_a_folder_is_named(catalog, tmp_path):

@@ -1,4 +1,4 @@
-"""Local data that has changed since it was added is not used as what it was."""
+"""Data that has changed since it was added is not used as what it was, wherever it lies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from s3_server import s3_server
 
-from aios_jupyter.data import Catalog, layout, prepare, sql, upkeep
+from aios_jupyter.data import Catalog, cache, credentials, layout, prepare, sql, upkeep
 from aios_jupyter.data.augment import augment
 from aios_jupyter.data.feed import loader
 from aios_jupyter.data.formats import encode_image
@@ -59,7 +60,7 @@ def hashed(monkeypatch) -> list[str]:
     real = layout.block_hashes
 
     def block_hashes(file):
-        found.append(file.name)
+        found.append(getattr(file, "name", str(file)))
         return real(file)
 
     monkeypatch.setattr(layout, "block_hashes", block_hashes)
@@ -170,3 +171,154 @@ def test_another_copy_and_what_is_in_no_catalogue_are_used_as_they_are(catalog, 
     assert other.name == "data"
     write(tmp_path, "npz", 1)
     assert catalog.load(other)[0].shape == catalog.load(str(path))[0].shape
+
+
+# --- what is remote
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("s3") / "served"
+    (root / "lab").mkdir(parents=True)
+    with s3_server(root) as server:
+        yield server
+
+
+@pytest.fixture
+def far(server, tmp_path, request):
+    """A folder of a bucket, and what puts a file of this machine there, as somebody else would."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    credentials.put("lab", server.options)
+    place = f"s3://lab@lab/{tmp_path.name}"
+    other = s3fs.S3FileSystem(**server.options, skip_instance_cache=True)
+
+    def put(path: Path) -> str:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                name = file.relative_to(tmp_path)
+                other.pipe_file(f"lab/{tmp_path.name}/{name}", file.read_bytes())
+        return f"{place}/{path.relative_to(tmp_path)}"
+
+    put.system = other
+    return put
+
+
+@pytest.mark.parametrize(("form", "use"), [(form, use) for form in OF for use in OF[form]])
+def test_remote_data_with_other_bytes_alone_is_refused_wherever_it_is_used(
+    form, use, catalog, tmp_path, far
+):
+    url = far(write(tmp_path, form, 0))
+    old = catalog.add("data", url)
+    before = sizes(tmp_path)
+    far(write(tmp_path, form, 1))
+    assert sizes(tmp_path) == before
+    with pytest.raises(
+        ConflictError, match=rf"^{url}.* has changed since {old.ref} was added; "
+    ) as e:
+        USES[use]()
+    assert f"aios data add data {url}" in str(e.value)
+    new = catalog.add("data", url)
+    assert new.version != old.version
+    USES[use]()
+
+
+@pytest.mark.parametrize("use", OF["csv"])
+def test_a_copy_in_the_cache_stays_the_version_that_it_is(use, catalog, tmp_path, far):
+    url = far(write(tmp_path, "csv", 0))
+    entry = catalog.add("data", url)
+    before = catalog.frame("data")
+    assert cache.has(entry.version)
+    far(write(tmp_path, "csv", 1))
+    USES[use]()
+    asked = sql.frame("SELECT * FROM data", sql.Tables())
+    assert asked["a"].tolist() == before["a"].tolist()
+
+
+def test_a_remote_file_that_is_new_or_gone_is_named(catalog, tmp_path, far):
+    path = write(tmp_path, "folder", 0)
+    (path / "README.md").write_text("what is here")
+    url = far(path)
+    entry = catalog.add("data", url)
+    far.system.pipe_file(f"lab/{tmp_path.name}/data/lies beside the classes.png", b"")
+    upkeep.check_unchanged(entry)
+    far.system.pipe_file(f"lab/{tmp_path.name}/data/1/9.bmp", b"")
+    with pytest.raises(ConflictError, match=rf"^{url}/1/9\.bmp is new since data@"):
+        catalog.load("data")
+    far.system.rm(f"lab/{tmp_path.name}/data/1/9.bmp")
+    far.system.rm(f"lab/{tmp_path.name}/data/0/2.bmp")
+    with pytest.raises(ConflictError, match=rf"^{url}/0/2\.bmp is gone since data@"):
+        catalog.load("data")
+
+
+def test_the_storage_is_asked_once_for_all_files_and_none_is_read(
+    catalog, tmp_path, far, hashed, monkeypatch
+):
+    entries = []
+    for count in (4, 40):
+        folder = tmp_path / f"of{count}"
+        blob = encode_image(np.zeros((2, 2), np.uint8), ".bmp")
+        for number in range(count):
+            path = folder / str(number % 2) / f"{number}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(blob)
+        entries.append(catalog.add(f"of{count}", far(folder)))
+    asked: list[str] = []
+    s3 = type(far.system)
+    real = s3._call_s3
+
+    async def call(self, method, *arguments, **options):
+        asked.append(method)
+        return await real(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3, "_call_s3", call)
+    hashed.clear()
+    found = []
+    for entry in entries:
+        asked.clear()
+        upkeep.check_unchanged(entry)
+        found.append(len(asked))
+    assert found[0] == found[1] <= 4
+    assert hashed == []
+    # A copy in the cache needs no word from the storage.
+    cache.local(entries[1])
+    asked.clear()
+    upkeep.check_unchanged(entries[1])
+    assert asked == []
+
+
+def test_the_same_remote_bytes_with_another_mark_are_read_once_and_taken(catalog, tmp_path, far):
+    entry = catalog.add("data", far(write(tmp_path, "csv", 0)))
+    (check,) = catalog.checks(entry)
+    assert check.mark
+    # As after a copy in other parts, or by a system that tells of times alone.
+    catalog.mark(entry, [msgspec.structs.replace(check, mark="another")])
+    upkeep.check_unchanged(entry)
+    assert catalog.checks(entry) == (check,)
+
+
+def test_remote_data_that_was_added_without_marks_is_told_by_its_sizes(catalog, tmp_path, far):
+    path = write(tmp_path, "csv", 0)
+    entry = catalog.add("data", far(path))
+    (check,) = catalog.checks(entry)
+    catalog.mark(entry, [msgspec.structs.replace(check, mark="")])
+    far(write(tmp_path, "csv", 1))
+    upkeep.check_unchanged(entry)
+    path.write_text(path.read_text() + "1,1\n")
+    far(path)
+    with pytest.raises(ConflictError, match=r"data\.csv has changed since"):
+        upkeep.check_unchanged(entry)
+
+
+@pytest.mark.parametrize(
+    ("about", "mark"),
+    [
+        ({"ETag": '"abc"', "LastModified": 5}, "abc"),
+        ({"ETag": "", "LastModified": 5}, "5"),
+        ({"modificationTime": 12}, "12"),
+        ({"size": 3}, ""),
+    ],
+)
+def test_what_a_storage_says_of_a_file_is_its_mark(about, mark):
+    assert layout.mark_of(about) == mark

@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,9 @@ from pyarrow import parquet
 from systems.conftest import ASKED_FOR, system
 
 from aios_jupyter.cluster import embedded
-from aios_jupyter.data import Catalog, blocks, near, pieces, storage
+from aios_jupyter.data import Catalog, blocks, near, pieces, sql, storage
 from aios_jupyter.data.augment import augment
-from aios_jupyter.errors import AccessError, NotFoundError
+from aios_jupyter.errors import AccessError, ConflictError, NotFoundError
 from aios_jupyter.session import Session, connect, join_node, leave_node
 
 __all__ = ["no_cluster"]
@@ -72,6 +73,25 @@ def test_a_table_is_read_in_ranges_and_what_is_missing_is_named(place, catalog, 
     assert fs.cat_file(path, start=2, end=7) == b"label"
     with pytest.raises(NotFoundError, match="nothing at"):
         catalog.get(f"{place}/none.csv")
+
+
+def test_what_has_changed_since_it_was_added_is_not_used(place, catalog, tmp_path):
+    (tmp_path / "t.csv").write_text("a,label\n1,x\n2,y\n")
+    catalog.copy(str(tmp_path / "t.csv"), f"{place}/t.csv")
+    catalog.add("t", f"{place}/t.csv")
+    (check,) = catalog.checks(catalog.get("t"))
+    assert check.mark
+    asked = "SELECT sum(a) AS a FROM t"
+    assert sql.frame(asked, sql.Tables())["a"].tolist() == [3]
+    time.sleep(0.01)  # a NameNode keeps times in thousandths of a second
+    with storage.written_aside(f"{place}/t.csv") as file:
+        file.write(b"a,label\n3,x\n2,y\n")
+    fs, path = storage.locate(place)
+    assert [Path(name).name for name in fs.ls(path, detail=False)] == ["t.csv"]
+    with pytest.raises(ConflictError, match=r"/t\.csv has changed since t@.* was added"):
+        sql.frame(asked, sql.Tables())
+    catalog.add("t", f"{place}/t.csv")
+    assert sql.frame(asked, sql.Tables())["a"].tolist() == [5]
 
 
 def test_a_second_user_is_refused(port, catalog, npz):
