@@ -74,7 +74,7 @@ PURE_STANDARD = {"bisect", "collections", "contextlib", "dataclasses", "enum", "
                  "math", "operator", "typing", "__future__"}  # fmt: skip
 
 HEAVY = {"cv2", "dask", "distributed", "duckdb", "ipywidgets", "keras", "matplotlib", "mlflow", "numpy", "onnx",
-         "onnxruntime", "pandas", "papermill", "pyarrow", "pyrage", "redis", "scipy", "sklearn", "sqlalchemy",
+         "onnxruntime", "pandas", "pandera", "papermill", "pyarrow", "pyrage", "redis", "scipy", "sklearn", "sqlalchemy",
          "tensorflow", "tf_keras", "torch", "zarr"}  # fmt: skip
 # What a kernel, a shell or the Jupyter server loads before anybody asked for anything.
 LIGHT = ("__init__", "commands", "session", "notebook", "kernel", "server", "devices", "train",
@@ -261,7 +261,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {normal(Requirement(line).name) for line in project["dependencies"]}
     declared |= {
         normal(Requirement(line).name)
-        for name in ("torch", "redis", "zarr", "all")
+        for name in ("torch", "redis", "schemas", "zarr", "all")
         for line in extras[name]
     }
     providers = packages_distributions()

@@ -5,7 +5,7 @@ host      where a verb runs: the shell (here) or a notebook (`notebook/display.p
 views, charts, terminal     what a verb shows: tables, cards, bars; and again and again
 feed      what a run has said so far
 cluster, top, nodes, leases, reservations, forecasts, runs, batch, data, kernels, users    the verbs
-prepare, sql, kv, vault    and those of tables, shared values and encrypted data
+prepare, validate, sql, kv, vault    and those of tables, shared values and encrypted data
 models, optimize, endpoints, monitor, export, gallery    and those of models
 
 Only click is imported here; a verb imports what it needs when it runs.
@@ -47,6 +47,7 @@ from .sql import sql
 from .storage import data
 from .top import top
 from .users import audit, user
+from .validate import data_validate
 from .vault import decrypt, encrypt, identity, require
 from .waiting import cancel, explain_request, priority, queue
 
@@ -83,7 +84,7 @@ for _verb in (
 ):
     aios.add_command(_verb)
 for _verb in (
-    *(data_clean, data_features, data_split, data_steps),
+    *(data_clean, data_features, data_split, data_steps, data_validate),
     *(encrypt, decrypt, identity, require),
 ):
     data.add_command(_verb)
