@@ -88,3 +88,21 @@ def test_a_notebook_and_a_shell_share_keys(shell: InteractiveShell, capsys) -> N
     assert aios("kv", "rm", "best") == 0
     assert aios("kv", "rm", "best") == 1
     assert "no key 'best'" in capsys.readouterr().err
+
+
+def test_a_table_is_held_against_a_schema_of_the_notebook(
+    shell: InteractiveShell, state: Path, capsys
+) -> None:
+    import pandera.pandas as pa
+
+    (state / "people.csv").write_text("age\n18\n300\n")
+    Catalog().add("people", str(state / "people.csv"))
+    shell.user_ns["adults"] = pa.DataFrameSchema({"age": pa.Column(int, pa.Check.lt(120))})
+    said = fails(shell, "%aios data validate people --schema adults")
+    assert said.startswith("1 of 2 rows of people@") and "does not pass 1 check of adults" in said
+    assert "less_than(120)" in capsys.readouterr().out
+    shell.user_ns["adults"] = pa.DataFrameSchema({"age": pa.Column(int)})
+    result = shell.run_cell("%aios data validate people --schema adults")
+    assert result.result.passed
+    shell.user_ns["adults"] = 3
+    assert "is no schema" in fails(shell, "%aios data validate people --schema adults")
