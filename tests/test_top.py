@@ -110,7 +110,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env=environment(),
+            env=environment() | {"COLUMNS": "70"},  # of another terminal
         )
         self.said = ""
 

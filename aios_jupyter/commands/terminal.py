@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,8 @@ def watch(look: Callable[[], Sequence[Table]], every: float) -> None:
         return
     with _other_screen(), contextlib.suppress(KeyboardInterrupt):
         while True:
-            size = shutil.get_terminal_size()
+            # Not `shutil`'s: a variable that a shell has exported knows of no new size.
+            size = os.get_terminal_size(sys.stdout.fileno())
             lines = screen(look(), time.time(), size.columns, size.lines)
             text = f"{_REST_OF_LINE}\n".join(lines)
             sys.stdout.write(f"{_CORNER}{text}{_REST_OF_LINE}{_REST}")
