@@ -784,3 +784,18 @@ def test_a_failure_says_how_to_see_its_variables(
     session.handle = FakeHandle([], error)
     assert shell("train", str(script)) == 1
     assert "The variables at the failure: aios stacks r-1\n" in capsys.readouterr().err
+
+
+def test_what_others_have_named_does_nothing_to_a_terminal() -> None:
+    evil = "a\x1b]0;owned\x07\x1b[2J\u202eb\x9bc"
+    table = Table((Column("name", "name"),), [{"name": evil}], empty="none", title=evil)
+    card = Card(evil, fields=(("label", evil),), badge=evil, note=f"{evil}\nsecond line")
+    for text in (table.text(), card.text()):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+        assert "owned" in text
+    assert card.text().endswith("second line")
+    assert (
+        Table((Column("name", "name"),), [{"name": "größe 👩‍🔬 数"}], empty="")
+        .text()
+        .endswith("数")
+    )

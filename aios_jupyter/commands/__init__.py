@@ -49,6 +49,7 @@ from .top import top
 from .users import audit, user
 from .validate import data_validate
 from .vault import decrypt, encrypt, identity, require
+from .views import printable
 from .waiting import cancel, explain_request, priority, queue
 
 __all__ = ["Host", "aios", "explain", "invoke", "main"]
@@ -145,4 +146,4 @@ def _echo_error(error: AiosError) -> None:
         click.echo(traceback.rstrip(), err=True)
         if run := getattr(error, "run", ""):
             click.echo(f"The variables at the failure: aios stacks {run}", err=True)
-    click.echo(f"aios: {error}", err=True)
+    click.echo(printable(f"aios: {error}"), err=True)

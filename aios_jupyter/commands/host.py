@@ -20,7 +20,7 @@ import click
 from ..errors import AiosError, ConflictError, NotFoundError, RunError, UsageError
 from .charts import Panel
 from .feed import Feed
-from .views import Card, Table
+from .views import Card, Table, printable
 
 if TYPE_CHECKING:
     from ..models.registry import ModelVersion
@@ -276,7 +276,7 @@ class Host:
 
     def say(self, text: str) -> None:
         """One line about what goes on, apart from a verb's own output."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def notice(self, text: str) -> None:
         """One line about a lease of this session; called from another thread."""

@@ -5,12 +5,15 @@ Pure: no IO. `notebook/html.py` gives the same objects their HTML form.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 # From where on the digits of a number stand in groups, and where its exponent says more.
 GROUPED, LARGEST = 9999.5, 1e7
+# Control characters but for the end of a line, and those that turn the direction of what follows.
+_OBEYED = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Table:
                 for text, width, column in zip(line, widths, self.columns, strict=True)
             ]
             lines.append("  ".join(padded).rstrip())
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def cell(row: Mapping[str, Any], column: Column) -> str:
@@ -98,7 +101,12 @@ class Card:
         lines += [f"  {label.ljust(width)}  {value}" for label, value in self.fields if value]
         if self.note:
             lines.append(f"  {self.note}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: names are given by others, who may be anybody."""
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
