@@ -5,8 +5,8 @@ A leaf module: it imports numpy and OpenCV, and is imported only where images ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,8 @@ from .plan import Floats, Plan, Step
 from .policy import Policy, parse
 
 Image = NDArray[np.uint8]
+# Changes an image's colors by a matrix, or a table, into another.
+Paint = Callable[[Image, NDArray[Any], Image], object]
 
 BORDER = cv2.BORDER_REFLECT_101
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -35,6 +37,31 @@ _HERE = np.array([0.0, 0.0, 1.0])
 # A blur of less would change nothing.
 _LEAST_SIGMA = 0.05
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+
+
+class _Warp(NamedTuple):
+    """How sources get into their targets.
+
+    Attributes
+    ----------
+    function
+        `cv2.warpAffine`, or what takes the same.
+    matrices, size
+        Of each image, and of every target, width first.
+    ready
+        Makes image `i` and its matrix ready for it; None where they are.
+    """
+
+    function: Callable[..., object]
+    matrices: Floats
+    size: tuple[int, int]
+    ready: Callable[[int, Image, Floats], tuple[Image, Floats]] | None = None
+
+    def prepared(self, planes: Image) -> Iterable[tuple[Image, Floats]]:
+        """Each source with its matrix, as the function takes them."""
+        if self.ready is None:
+            return zip(planes, self.matrices, strict=True)
+        return map(self.ready, range(len(planes)), planes, self.matrices)
 
 
 class Pipeline:
@@ -111,12 +138,18 @@ class Pipeline:
         planes = images.reshape(images.shape[:3]) if gray else images
         targets = out.reshape(count, *shape[:2]) if gray else out
         drawn = self.plan(indices, copy)
-        warp = self._warper(drawn, planes, shape)
-        paint = painter(drawn.color, gray)
-        for i, (source, target) in enumerate(zip(planes, targets, strict=True)):
-            warp(i, source, target)
+        warp = self._warper(drawn, planes, targets)
+        paint, colors = painter(drawn.color, gray)
+        if colors is None:
+            colors = warp.matrices  # there is nothing to paint with
+        # OpenCV is called from here: a function of ours for each small image would be felt.
+        function, size = warp.function, warp.size
+        for (source, matrix), color, target in zip(
+            warp.prepared(planes), colors, targets, strict=True
+        ):
+            function(source, matrix, size, target, _WARP, BORDER)
             if paint is not None:
-                paint(i, target)
+                paint(target, color, target)
         for i, target in enumerate(targets if drawn.after else ()):
             self._finish(target, drawn.after, i, int(indices[i]), copy)
         return out
@@ -135,17 +168,15 @@ class Pipeline:
         out = self.output_shape((height, width))
         return plan.warps(drawn.geometry, count, height, width, (out[0], out[1]))
 
-    def _warper(
-        self, drawn: Plan, planes: Image, shape: Sequence[int]
-    ) -> Callable[[int, Image, Image], object]:
-        """What warps image `i`, a source, into a target."""
+    def _warper(self, drawn: Plan, planes: Image, targets: Image) -> _Warp:
         count, height, width = planes.shape[:3]
-        if not drawn.geometry and tuple(shape[:2]) == (height, width):
-            return lambda i, source, target: np.copyto(target, source)
+        shape = targets.shape[1:3]
+        size = (shape[1], shape[0])
+        if not drawn.geometry and shape == (height, width):
+            return _Warp(_copy, np.empty((count, 0)), size)
         warps = self.warps(drawn, count, height, width)
         affine = not warps[:, 2, :2].any()
         times = halvings(plan.shrinks(warps, height, width))
-        size = (shape[1], shape[0])
         function = cv2.warpAffine if affine else cv2.warpPerspective
         matrices = np.ascontiguousarray(warps[:, :2]) if affine else warps
         # A warp reads across the rows of its source: from memory that costs twice what it costs
@@ -153,19 +184,16 @@ class Pipeline:
         staged = count > 1 and _LEAST_STAGED < planes[0].nbytes < _MOST_STAGED
         stage = np.empty_like(planes[0]) if staged else None
 
-        def warp(i: int, source: Image, target: Image) -> None:
-            function(source, matrices[i], size, target, _WARP, BORDER)
-
-        def warp_large(i: int, source: Image, target: Image) -> None:
-            matrix = matrices[i]
+        def ready(i: int, source: Image, matrix: Floats) -> tuple[Image, Floats]:
             if times is not None and times[i].any():
-                source, matrix = _halve(source, matrix, *times[i].tolist())
-            elif stage is not None:
+                return _halve(source, matrix, *times[i].tolist())
+            if stage is not None:
                 np.copyto(stage, source)
-                source = stage
-            function(source, matrix, size, target, _WARP, BORDER)
+                return stage, matrix
+            return source, matrix
 
-        return warp if times is None and stage is None else warp_large
+        large = times is not None or stage is not None
+        return _Warp(function, matrices, size, ready if large else None)
 
     def _finish(self, image: Image, steps: Sequence[Step], i: int, index: int, copy: int) -> None:
         random: np.random.Generator | None = None
@@ -186,6 +214,10 @@ class Pipeline:
                 _AFTER[step.name](image, value)
 
 
+def _copy(source: Image, _matrix: Floats, _size: object, target: Image, *_flags: int) -> None:
+    np.copyto(target, source)
+
+
 def check_images(images: NDArray[Any]) -> None:
     """Raise `UsageError` for what `Pipeline` does not take."""
     if images.dtype != np.uint8:
@@ -204,25 +236,15 @@ def check_images(images: NDArray[Any]) -> None:
         )
 
 
-def painter(steps: Sequence[Step], gray: bool) -> Callable[[int, Image], None] | None:
-    """What changes the colors of image `i` in place, or None."""
+def painter(steps: Sequence[Step], gray: bool) -> tuple[Paint | None, NDArray[Any] | None]:
+    """What changes the colors of an image, and by what those of each; None where nothing does."""
     if gray:
         steps = [step for step in steps if step.name not in {"saturation", "hue"}]
     if not steps:
-        return None
+        return None, None
     if gray:
-        tables = plan.tables(steps)
-
-        def look_up(i: int, image: Image) -> None:
-            cv2.LUT(image, tables[i], image)
-
-        return look_up
-    matrices = plan.matrices(steps).astype(np.float32)
-
-    def transform(i: int, image: Image) -> None:
-        cv2.transform(image, matrices[i], image)
-
-    return transform
+        return cv2.LUT, plan.tables(steps)
+    return cv2.transform, plan.matrices(steps).astype(np.float32)
 
 
 def halvings(shrinks: Floats) -> NDArray[np.int64] | None:
