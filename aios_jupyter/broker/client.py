@@ -34,6 +34,8 @@ REPEATABLE = frozenset(
         *("reserve", "claim", "stand"),
     }
 )
+# Seconds in which a handshake that was given up has ended.
+GIVEN_UP = 0.05
 Locate = Callable[[], Awaitable[tuple[str, Bundle]]]
 
 
@@ -142,7 +144,7 @@ class AsyncClient:
         """End the session; with `goodbye` its leases end now, not after the grace."""
         if self.closed.is_set():
             return
-        connection = self._connection
+        connection, making = self._connection, not self._ready.is_set()
         if goodbye and connection and not connection.closed.is_set():
             with contextlib.suppress(ClusterError):
                 await connection.call("bye", timeout=5)
@@ -152,6 +154,9 @@ class AsyncClient:
         if connection:
             connection.close()
             await connection.wait_closed()
+        if making:
+            # uvloop ends a handshake that is given up when it likes, and the loop may be closed next.
+            await asyncio.sleep(GIVEN_UP)
 
     # --- asking
 
