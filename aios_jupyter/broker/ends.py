@@ -37,9 +37,9 @@ class Ends:
         """A lease ends by that time."""
         self._note(lease, self._given[pool], end)
 
-    def guess(self, lease: str, pool: Pool) -> None:
-        """A lease has no time, but there were others like it."""
-        self._note(lease, self._probable[pool], self._likely(lease))
+    def guess(self, lease: str, pool: Pool, now: float) -> None:
+        """A lease has no time, but there were others like it; when it ends is worked out once asked."""
+        self._note(lease, self._probable[pool], now)
 
     def forget(self, lease: str) -> None:
         """A lease has ended, or nobody knows when it will."""

@@ -194,7 +194,7 @@ class Reserving(Accounts):
         if end is not None:
             self._ends.note(lease.id, pool, end)
         elif lease.predicted:
-            self._ends.guess(lease.id, pool)
+            self._ends.guess(lease.id, pool, self._now)
         self._ends_version += 1
 
     def _forget_end(self, lease: str) -> None:

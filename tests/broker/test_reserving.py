@@ -248,7 +248,7 @@ def test_ends_that_rise_are_always_in_order(
 
     ends, pool, there = Ends(likely), Pool.ACCELERATOR, set(range(len(leases)))
     for number in there:
-        ends.guess(str(number), pool)
+        ends.guess(str(number), pool, 0.0)
     for number, end in enumerate(given_):
         ends.note(f"g{number}", pool, end)
     known = sorted((end, f"g{number}") for number, end in enumerate(given_))
