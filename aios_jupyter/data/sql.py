@@ -24,6 +24,7 @@ from pyarrow import parquet
 from ..errors import NotFoundError, UsageError
 from . import attached, cache, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, check_name, readable
+from .engine import Engine, engine
 from .pieces import TEXT_FORMATS, keep, pattern
 
 # The schema in which a dataset is found also where a variable has its name.
@@ -63,7 +64,7 @@ def frame(query: str, tables: Tables) -> Any:
     NotFoundError
         There is no table of that name.
     """
-    with _answered(query, tables) as (answer, _), _told(query):
+    with _answered(query, tables, lazily=False) as (answer, _), _told(query):
         return answer.df()
 
 
@@ -76,7 +77,7 @@ def store(query: str, name: str, tables: Tables) -> Entry:
         As `frame`; also where the answer has no rows, or two columns of one name.
     """
     check_name(name)
-    with _answered(query, tables) as (answer, used), storage.scratch(name) as aside:
+    with _answered(query, tables, lazily=True) as (answer, used), storage.scratch(name) as aside:
         with _told(query):
             rows = _write(answer, aside)
         if not rows:
@@ -100,66 +101,58 @@ def _write(answer: Any, aside: Path) -> int:
 
 
 @contextlib.contextmanager
-def _answered(query: str, tables: Tables) -> Iterator[tuple[Any, list[Entry]]]:
-    """What computes the answer when it is asked for rows, and the datasets that are used."""
+def _answered(query: str, tables: Tables, *, lazily: bool) -> Iterator[tuple[Any, list[Entry]]]:
+    """What gives the answer's rows, and the datasets that are used; lazily, they are never all held."""
     # No dataset's name begins with a dot.
-    spill = storage.data_dir() / ".spill"
-    connection = duckdb.connect(
-        config={
-            "errors_as_json": "true",
-            # Python's own would take any variable of the functions here for a table.
-            "python_enable_replacements": "false",
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "temp_directory": str(spill),
-        }
-    )
-    try:
-        lookup = _Lookup(connection, tables, query)
+    with engine(storage.data_dir() / ".spill") as duck:
+        lookup = _Lookup(duck, tables, query)
         with _told(query):
-            statements = connection.extract_statements(query)
+            statements = duck.connection.extract_statements(query)
         if not statements:
             raise UsageError("The query is empty; write one like: SELECT count(*) FROM mnist")
+        duck.changed = any(one.type != duckdb.StatementType.SELECT for one in statements)
         answer = None
         for statement in statements:
-            answer = lookup.answer(statement)
+            answer = lookup.answer(statement, lazily)
         kinds = statements[-1].expected_result_type
         if answer is None or duckdb.ExpectedResultType.QUERY_RESULT not in kinds:
             raise UsageError("The query has no answer; end it with a SELECT.")
         yield answer, lookup.used
-    finally:
-        connection.close()
 
 
 class _Lookup:
     """Executes statements, giving DuckDB each table when it is missed."""
 
-    def __init__(self, connection: Any, tables: Tables, query: str) -> None:
+    def __init__(self, duck: Engine, tables: Tables, query: str) -> None:
         self.used: list[Entry] = []
-        self._connection = connection
+        self._duck = duck
+        self._connection = duck.connection
         self._tables = tables
         self._query = query
         self._given: set[tuple[str, str]] = set()
         for schema in (DATASETS, *tables.databases):
             if not schema.isidentifier():
                 raise UsageError(f"'{schema}' is no name for a database; use letters and digits.")
-            connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
+            self._connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
 
-    def answer(self, statement: Any) -> Any:
-        """The relation that a statement describes, once all its tables are there."""
+    def answer(self, statement: Any, lazily: bool) -> Any:
+        """The relation that a statement describes, or its result, once all its tables are there."""
+        # Of other statements only a relation tells whether they have an answer.
+        lazily = lazily or statement.type != duckdb.StatementType.SELECT
         values = {name: self._value(name) for name in statement.named_parameters} or None
         while True:
             try:
-                return self._bound(statement, values)
+                return self._bound(statement, values, lazily)
             except duckdb.CatalogException as error:
                 if not self._supply(error):
                     raise _sentence(error, self._query, self._known()) from None
             except duckdb.Error as error:
                 raise _sentence(error, self._query) from None
 
-    def _bound(self, statement: Any, values: dict[str, Any] | None) -> Any:
+    def _bound(self, statement: Any, values: dict[str, Any] | None, lazily: bool) -> Any:
         try:
-            return self._connection.sql(statement, params=values)
+            if lazily:
+                return self._connection.sql(statement, params=values)
         except duckdb.Error as error:
             if "exception_message" in str(error):
                 raise
@@ -192,9 +185,10 @@ class _Lookup:
         return False
 
     def _supply_dataset(self, schema: str, name: str) -> bool:
-        if not self._tables.catalog.versions(name.partition("@")[0]):
+        versions = self._tables.catalog.versions(name.partition("@")[0])
+        if not versions:
             return False
-        entry = readable(self._tables.catalog.get(name))
+        entry = readable(self._tables.catalog.get(name) if "@" in name else versions[-1])
         upkeep.check_unchanged(entry, self._tables.catalog)
         self.used.append(entry)
         # What has been verified on its way here is read first; it may be older than what is there now.
@@ -207,6 +201,7 @@ class _Lookup:
         if storage.is_remote(entry.url):
             fs, _ = storage.locate(entry.url)
             self._connection.register_filesystem(fs)
+            self._duck.changed = True
         with _told(self._query):
             self._connection.execute(
                 f"CREATE VIEW {_target(schema, name)} AS SELECT * FROM {reader}({pattern(entry)})"  # noqa: S608
