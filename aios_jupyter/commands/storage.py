@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from .base import DURATION, SIZE, VerbGroup, as_json, echo_json
 from .data import data, dataset_card
 from .host import Host
 from .views import Card, Column, Table
+
+if TYPE_CHECKING:
+    from ..data.upkeep import Finding
 
 __all__ = ["data"]
 
@@ -247,20 +250,25 @@ def data_gc(host: Host, dry_run: bool, json_: bool) -> Any:
 
 @data.command("verify")
 @click.argument("datasets", nargs=-1, metavar="[DATASET]...")
-@click.option("--no-mend", is_flag=True, help="Only look.")
+@click.option(
+    "--mend/--no-mend",
+    default=None,
+    help="Bring back also what was written since it was added, or only look.",
+)
 @click.pass_obj
-def data_verify(host: Host, datasets: tuple[str, ...], no_mend: bool) -> Any:
+def data_verify(host: Host, datasets: tuple[str, ...], mend: bool | None) -> Any:
     """Read datasets and compare them with their hashes.
 
-    What is damaged is mended from another copy where there is one ('data cp' makes them). All
-    datasets, where none is named.
+    What is damaged is mended from another copy where there is one ('data cp' makes them). A file that
+    somebody has written since stays as it is, unless you say --mend. All datasets, where none is
+    named.
     """
     from ..data.catalog import Catalog
     from ..data.upkeep import verify_all
 
     catalog = Catalog()
     with host.progress("verifying") as advance:
-        count, found = verify_all(catalog, datasets, mend=not no_mend, on_progress=advance)
+        count, found = verify_all(catalog, datasets, mend=mend, on_progress=advance)
     rows = [
         {
             "dataset": f.entry.ref,
@@ -274,9 +282,22 @@ def data_verify(host: Host, datasets: tuple[str, ...], no_mend: bool) -> Any:
     shown = host.show(Table(FINDING_COLUMNS, rows, empty), found)
     left = [f for f in found if not f.mended]
     if left:
-        first = left[0]
-        raise AiosError(
-            f"{first.file or first.entry.url} of {first.entry.ref} is {first.what}, and there is no "
-            "whole copy to mend it from; get it again."
-        )
+        raise AiosError(_what_to_do(left[0], mend))
     return shown
+
+
+def _what_to_do(finding: Finding, mend: bool | None) -> str:
+    """The sentence for a file that is still not what it was."""
+    entry, file = finding.entry, finding.file or finding.entry.url
+    if finding.written and not mend:
+        return (
+            f"{file} of {entry.ref} was written since it was added; 'aios data add {entry.name} "
+            f"{entry.url}' makes a new version of what is there now, and 'aios data verify "
+            f"{entry.ref} --mend' brings back what was, from another copy."
+        )
+    tail = (
+        "it was only looked at; mend it without --no-mend."
+        if mend is False
+        else "there is no whole copy to mend it from; get it again."
+    )
+    return f"{file} of {entry.ref} is {finding.what}, and {tail}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -237,7 +237,8 @@ class Catalog(Records):
         ----------
         target
             A name: the data is kept in the state directory as a dataset of this name. Or a path or
-            URL: the catalogue knows it as another copy, from which `data verify` mends.
+            URL: the catalogue knows it as another copy, from which `data verify` mends. With a `/` at
+            its end it is a folder, in which a single file is called as the dataset is.
         compress
             `gzip` or `zstd` for tables of text and texts, which are read so; `auto` where a sample says
             that it pays. A path of a single file gets the ending that says so, and such a copy is none to
@@ -252,9 +253,11 @@ class Catalog(Records):
         ConflictError, AiosError
             `transfer.copy` says when.
         """
-        from . import storage, transfer
+        from . import storage, transfer, upkeep
 
         entry = self.get(ref)
+        # Before anything is written: what is at the target stays where the source is another.
+        upkeep.check_unchanged(entry, self)
         named = not looks_like_path(str(target))
         codec, how = "", "copy"
         if named:
@@ -263,6 +266,8 @@ class Catalog(Records):
             place = str(storage.data_dir(str(target)) / f"{entry.version}{ending(entry.url)}")
         else:
             place = storage.absolute(str(target))
+            if str(target).endswith("/") and not storage.is_folder(entry.url):
+                place = storage.joined(place, _file_name(entry))
         if compress:
             from . import packed
 
@@ -400,6 +405,13 @@ def readable(entry: Entry) -> Entry:
     if channel is not None:
         channel.data(entry.ref, entry.url)
     return entry
+
+
+def _file_name(entry: Entry) -> str:
+    """What a dataset of one file is called in a folder."""
+    if entry.name:
+        return f"{entry.name}{ending(entry.url)}"
+    return PurePosixPath(entry.url).name
 
 
 def _tags(tags: Iterable[str]) -> tuple[str, ...]:

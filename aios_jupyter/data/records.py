@@ -96,7 +96,7 @@ class Records:
                     f"then 'aios data encrypt', or allow it with 'aios data require {entry.name} "
                     "--remove'."
                 )
-            if _is_own(entry.url):
+            if is_own(entry.url):
                 self.check_room(entry.size, entry.owner, spare=entry.url)
         except ConflictError:
             self._discard(entry)
@@ -231,7 +231,7 @@ class Records:
         """Bytes of the catalogue's own data, by owner; what several entries share counts once."""
         found: dict[str, tuple[str, int]] = {}
         for entry in self._rows():
-            if entry.url != spare and _is_own(entry.url):
+            if entry.url != spare and is_own(entry.url):
                 found.setdefault(entry.url, (entry.owner, entry.size))
         used: dict[str, int] = {}
         for owner, size in found.values():
@@ -240,7 +240,7 @@ class Records:
 
     def _discard(self, entry: Entry) -> None:
         """Remove data of the catalogue's own, unless an entry refers to it."""
-        if not _is_own(entry.url) or any(known.url == entry.url for known in self._rows()):
+        if not is_own(entry.url) or any(known.url == entry.url for known in self._rows()):
             return
         place = Path(entry.url)
         if place.is_dir():
@@ -276,7 +276,7 @@ class Records:
             database.close()
 
 
-def _is_own(url: str) -> bool:
+def is_own(url: str) -> bool:
     """Whether data lies where this catalogue keeps what it makes."""
     return url.startswith(f"{settings().state_dir / 'data'}/")
 

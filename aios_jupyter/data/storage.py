@@ -204,6 +204,13 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
+def is_folder(url: str) -> bool:
+    """Whether a folder is there, or what storage without folders takes for one."""
+    fs, path = locate(url)
+    with reading(url):
+        return bool(fs.isdir(path))
+
+
 @contextlib.contextmanager
 def reading(url: str) -> Iterator[None]:
     """Turns what a damaged or missing file raises into one sentence that names it."""

@@ -20,6 +20,7 @@ from . import cache, layout, storage
 from .catalog import Catalog
 from .entries import Entry
 from .layout import BLOCK, FileCheck
+from .records import is_own
 
 DAY = 86400.0
 # An interrupted write may still be going on.
@@ -53,12 +54,16 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one file of a dataset, and whether it was mended."""
+    """What is wrong with one file of a dataset, and whether it was mended.
+
+    `written`: somebody has written the file since it was added, who may have meant to.
+    """
 
     entry: Entry
     file: str
     what: str
     mended: bool = False
+    written: bool = False
 
 
 # --- how much
@@ -155,13 +160,14 @@ def collect(catalog: Catalog, now: float | None = None) -> list[Garbage]:
 # --- whether it is whole
 
 
-def verify(catalog: Catalog, entry: Entry, *, mend: bool = True) -> list[Finding]:
+def verify(catalog: Catalog, entry: Entry, *, mend: bool | None = None) -> list[Finding]:
     """Read a dataset and hold it against its hashes; what is damaged is mended from another copy.
 
     Parameters
     ----------
     mend
-        False: only look.
+        False: only look. True: bring back also files that have been written since they were added,
+        which is not for this to decide: it may be somebody's new version of them.
 
     Raises
     ------
@@ -178,18 +184,36 @@ def verify(catalog: Catalog, entry: Entry, *, mend: bool = True) -> list[Finding
         if not bad:
             continue
         what = bad if isinstance(bad, str) else _name_blocks(bad, check)
-        mended = mend and any(
+        if written := _is_written(entry, check):
+            what = f"written since it was added ({what})"
+        mended = (not written if mend is None else mend) and any(
             _mend(entry.url, other, check, bad) for other in catalog.copies(entry)
         )
-        found.append(Finding(entry, check.name, what, mended))
+        found.append(Finding(entry, check.name, what, mended, written))
     return found
+
+
+def _is_written(entry: Entry, check: FileCheck) -> bool:
+    """Whether a file has another time or mark than it had: a disk that fails changes neither.
+
+    What is gone is not, nor what lies where only the catalogue writes.
+    """
+    if is_own(entry.url):
+        return False
+    place = storage.joined(entry.url, check.name)
+    now: tuple[int, int | str] | None
+    if storage.is_remote(place):
+        now = layout.remote_stamps(place).get("")
+    else:
+        now = layout.stamps(place, entry.format, ()).get("")
+    return now is not None and now[1] != check.stamp
 
 
 def verify_all(
     catalog: Catalog,
     refs: Iterable[str] = (),
     *,
-    mend: bool = True,
+    mend: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, list[Finding]]:
     """`verify` for datasets by name, all where none is named; how many, and what was found."""

@@ -221,12 +221,12 @@ class AssetVerbs(RunVerbs):
     def data_verify(
         self,
         *refs: str,
-        mend: bool = True,
+        mend: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Finding]:
         """Hold datasets (all, where none is named) against their hashes; what is not as it was.
 
-        What is damaged is mended from another copy where there is one.
+        What is damaged is mended from another copy where there is one; `upkeep.verify` has `mend`.
         """
         from ..data.catalog import Catalog
         from ..data.upkeep import verify_all

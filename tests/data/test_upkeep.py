@@ -31,8 +31,10 @@ def npz(tmp_path, digits) -> Path:
 
 
 def damage(path, at: int) -> bytes:
-    blob = path.read_bytes()
+    """As a disk does it: the file has the time that it had."""
+    blob, facts = path.read_bytes(), path.stat()
     path.write_bytes(blob[:at] + bytes([blob[at] ^ 0xFF]) + blob[at + 1 :])
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     return blob
 
 
@@ -79,11 +81,36 @@ def test_missing_and_cut_files_of_a_folder_are_brought_back(catalog, photos, tmp
     catalog.copy("photos", tmp_path / "safe")
     (photos / "cat" / "a.png").unlink()
     (photos / "dog" / "a.png").write_bytes(b"cut")
-    found = upkeep.verify(catalog, entry)
+    found = upkeep.verify(catalog, entry, mend=True)
     assert [(f.file, f.mended) for f in found] == [("cat/a.png", True), ("dog/a.png", True)]
     assert found[0].what == "missing"
-    assert found[1].what.startswith("3 bytes long in place of")
+    assert found[1].what.startswith("written since it was added (3 bytes long in place of")
     assert upkeep.verify(catalog, entry) == []
+
+
+def test_what_somebody_has_written_since_is_not_undone(catalog, npz, tmp_path, capsys):
+    entry = catalog.add("digits", npz)
+    catalog.copy("digits", f"{tmp_path}/copies/")
+    whole = (tmp_path / "copies" / "digits.npz").read_bytes()
+    assert whole == npz.read_bytes()
+    npz.write_bytes(b"an edit")
+    assert shell("data", "verify", "digits") == 1
+    assert npz.read_bytes() == b"an edit"
+    shown = capsys.readouterr()
+    assert "written since it was added" in shown.out
+    assert f"'aios data verify {entry.ref} --mend' brings back what was" in shown.err
+    assert shell("data", "verify", "digits", "--mend") == 0
+    assert npz.read_bytes() == whole
+
+
+def test_a_copy_of_what_has_changed_leaves_its_target_alone(catalog, npz, tmp_path):
+    catalog.add("digits", npz)
+    target = tmp_path / "precious.npz"
+    target.write_bytes(b"precious")
+    npz.write_bytes(npz.read_bytes() + b"more")
+    with pytest.raises(ConflictError, match="has changed since"):
+        catalog.copy("digits", target)
+    assert target.read_bytes() == b"precious"
 
 
 def test_the_verb_fails_where_something_is_left_damaged(catalog, npz, tmp_path, capsys):

@@ -54,7 +54,7 @@ def test_a_dataset_is_copied_read_augmented_and_mended(lab, catalog, npz, tmp_pa
     assert catalog.load(made)[0].shape == (600, 16, 16, 3)
     blob = npz.read_bytes()
     npz.write_bytes(blob[:9_000_000] + b"damage" + blob[9_000_006:])
-    (found,) = upkeep.verify(catalog, local)
+    (found,) = upkeep.verify(catalog, local, mend=True)
     assert found.mended and npz.read_bytes() == blob
 
 
