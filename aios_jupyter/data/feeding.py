@@ -57,15 +57,28 @@ class TorchDataset:
         self.base = base
         import torch
 
-        # Shared, since persistent workers keep the copy of this object that they began with.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Shared, since each worker has a copy of this object: for one epoch, or from the first.
+        self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
+        self._seen = torch.zeros(len(base), dtype=torch.int32).share_memory_()
 
     def __len__(self) -> int:
         return len(self.base)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins: each gives other images, the same one the same."""
+        """Say which epoch begins: each gives other images, the same one the same.
+
+        Without it an image is another each time that it is asked for.
+        """
         self._epoch.fill_(epoch)
+
+    def _epoch_of(self, indices: Sequence[int]) -> int:
+        """The epoch as it was said, or one that none of these images has been given in."""
+        if (said := int(self._epoch)) >= 0:
+            return said
+        picked = [int(index) for index in indices]
+        epoch = int(self._seen[picked].max())
+        self._seen[picked] = epoch + 1
+        return epoch
 
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])[0]
@@ -87,7 +100,7 @@ class TorchDataset:
     def _augmented(
         self, arrays: Sequence[Array], labels: Any, indices: Sequence[int]
     ) -> tuple[Sequence[Array], Any]:
-        transform, epoch = self.transform, int(self._epoch)
+        transform, epoch = self.transform, self._epoch_of(indices)
         mixes = transform.pipeline.policy.mixes
         if len({array.shape for array in arrays}) == 1:
             given = np.asarray(labels) if mixes and labels is not None else None

@@ -239,7 +239,7 @@ class Augment(_Stream):
         """A dataset for torch's `DataLoader` from one of pairs (image, label, …), or of images.
 
         What an image becomes depends on seed, index and epoch alone, whatever the number of
-        workers; `set_epoch` starts another epoch.
+        workers. Each pass is another epoch; `set_epoch` says which, for one that goes on.
         """
         return feeding.TorchDataset(self, base)
 

@@ -56,8 +56,24 @@ def test_a_shuffled_loader_gives_each_image_what_its_index_says(digits):
     expected = Pipeline(POLICY).apply(x)
     for images, indices in DataLoader(data, batch_size=7, shuffle=True):
         assert np.array_equal(images.numpy(), expected[indices.numpy()])
+    data.set_epoch(0)
     image, label = data[3]
     assert label == 3 and np.array_equal(image, expected[3])
+
+
+@pytest.mark.parametrize(("workers", "stay"), [(0, False), (2, False), (2, True)])
+def test_each_pass_over_a_dataset_is_another_epoch_without_a_word(workers, stay, digits):
+    x = digits[0][:40]
+    data = aios_jupyter.augment(POLICY).dataset(Pairs(x, np.arange(40)))
+    loader = DataLoader(
+        data, batch_size=7, shuffle=True, num_workers=workers, persistent_workers=stay
+    )
+    for epoch in range(3):
+        expected = Pipeline(POLICY).apply(x, copy=1 + epoch)
+        for images, indices in loader:
+            assert np.array_equal(images.numpy(), expected[indices.numpy()])
+    # One who only looks gives nobody an image that was there before.
+    assert not np.array_equal(data[3][0], data[3][0])
 
 
 def test_a_transform_draws_anew_at_each_call_and_in_each_worker(digits):
@@ -124,6 +140,7 @@ def test_mixing_blends_labels_as_it_blends_images(policy):
 def test_mixing_in_a_dataset_gives_weights_the_same_again(digits):
     x, y = digits[0][:32], digits[1][:32]
     data = aios_jupyter.augment("rotate(10), mixup(0.5)", classes=10).dataset(Pairs(x, y))
+    data.set_epoch(3)
     first, second = (list(DataLoader(data, batch_size=16, num_workers=k)) for k in (0, 1))
     for (images, weights), (again, same) in zip(first, second, strict=True):
         assert weights.shape == (16, 10)
