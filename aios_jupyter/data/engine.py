@@ -8,14 +8,16 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 
 # What an instance keeps of memory, some 100 MB on two cores, goes back after so long without a query.
 KEPT_SECONDS = 60.0
 _DATABASE = '"aios query"'
+_Answer = TypeVar("_Answer")
 
 
 class Engine:
@@ -57,6 +59,19 @@ class Engine:
         self._instance.execute(f"ATTACH ':memory:' AS {_DATABASE}")
         self.connection = self._instance.cursor()
         self.connection.execute(f"USE {_DATABASE}")
+
+    def interruptible(self, work: Callable[[], _Answer]) -> _Answer:
+        """Do something with the connection that an interrupt of the cell, or Ctrl-C, ends at once.
+
+        DuckDB itself would look for one only between its tasks, of which a large join has few.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                self.connection.interrupt()
+                raise
 
     def clear(self) -> None:
         """End a query: its database goes."""

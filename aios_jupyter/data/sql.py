@@ -64,8 +64,8 @@ def frame(query: str, tables: Tables) -> Any:
     NotFoundError
         There is no table of that name.
     """
-    with _answered(query, tables, lazily=False) as (answer, _), _told(query):
-        return answer.df()
+    with _answered(query, tables, lazily=False) as (duck, answer, _), _told(query):
+        return duck.interruptible(answer.df)
 
 
 def store(query: str, name: str, tables: Tables) -> Entry:
@@ -77,9 +77,10 @@ def store(query: str, name: str, tables: Tables) -> Entry:
         As `frame`; also where the answer has no rows, or two columns of one name.
     """
     check_name(name)
-    with _answered(query, tables, lazily=True) as (answer, used), storage.scratch(name) as aside:
+    answered, scratch = _answered(query, tables, lazily=True), storage.scratch(name)
+    with answered as (duck, answer, used), scratch as aside:
         with _told(query):
-            rows = _write(answer, aside)
+            rows = duck.interruptible(lambda: _write(answer, aside))
         if not rows:
             raise UsageError(f"The query has no rows as its answer, so that '{name}' is not made.")
         how = "sql: " + " ".join(query.split())
@@ -101,7 +102,9 @@ def _write(answer: Any, aside: Path) -> int:
 
 
 @contextlib.contextmanager
-def _answered(query: str, tables: Tables, *, lazily: bool) -> Iterator[tuple[Any, list[Entry]]]:
+def _answered(
+    query: str, tables: Tables, *, lazily: bool
+) -> Iterator[tuple[Engine, Any, list[Entry]]]:
     """What gives the answer's rows, and the datasets that are used; lazily, they are never all held."""
     # No dataset's name begins with a dot.
     with engine(storage.data_dir() / ".spill") as duck:
@@ -117,7 +120,7 @@ def _answered(query: str, tables: Tables, *, lazily: bool) -> Iterator[tuple[Any
         kinds = statements[-1].expected_result_type
         if answer is None or duckdb.ExpectedResultType.QUERY_RESULT not in kinds:
             raise UsageError("The query has no answer; end it with a SELECT.")
-        yield answer, lookup.used
+        yield duck, answer, lookup.used
 
 
 class _Lookup:
@@ -157,7 +160,7 @@ class _Lookup:
             if "exception_message" in str(error):
                 raise
         # A relation's errors do not say where in the query they are; a statement's do.
-        return self._connection.execute(statement, values)
+        return self._duck.interruptible(lambda: self._connection.execute(statement, values))
 
     def _value(self, name: str) -> Any:
         if name not in self._tables.variables:

@@ -12,8 +12,10 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
+from clusters import until
 from pyarrow import parquet
 
 from aios_jupyter.data.catalog import Catalog
@@ -186,18 +188,30 @@ def test_what_cannot_be_asked_is_a_sentence(query: str, words: str) -> None:
         sql(query, {"number": 3})
 
 
-def test_ctrl_c_ends_a_query(state: Path) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT sum(a.range * b.range) FROM range(100000000) a, range(100000000) b",
+        # Of few tasks, each of which takes minutes.
+        "SELECT a.range, sum(b.range) FROM range(3000000) a, range(1000000) b GROUP BY 1",
+    ],
+)
+@pytest.mark.parametrize("to", [None, "answer"])
+def test_ctrl_c_ends_a_query(query: str, to: str | None, state: Path) -> None:
     """A real signal to a process that would be busy for hours."""
     code = (
         "from aios_jupyter.session.tables import sql\n"
         "print('ready', flush=True)\n"
-        "sql('SELECT sum(a.range * b.range) FROM range(100000000) a, range(100000000) b', {})\n"
+        f"sql({query!r}, {{}}, to={to!r})\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
+        process = psutil.Process(child.pid)
+        before = process.cpu_times().user
+        until(lambda: process.cpu_times().user > before + 1, "the query is at work")
         os.kill(child.pid, signal.SIGINT)
         _, err = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in err
