@@ -117,7 +117,7 @@ def data_add(
 ) -> Any:
     """Put the data at URL in the catalog as NAME.
 
-    URL is a path or any URL that fsspec knows: an .npz, .npy, Parquet, CSV, JSON lines, .wav, .txt
+    URL is a path or any URL that fsspec knows: an .npz, .npy, Parquet, CSV, .tsv, JSON lines, .wav, .txt
     or WebDataset .tar file, a folder of such files or of images, or Zarr. New content is a new
     version.
     """

@@ -22,8 +22,8 @@ def packed_suffixes(*suffixes: str) -> tuple[str, ...]:
 
 
 _SUFFIXES = (
-    *(".npz", ".npy", ".parquet", ".pq", ".csv", ".jsonl", ".ndjson"),
-    *packed_suffixes(".csv", ".jsonl", ".ndjson", ".json", ".txt"),
+    *(".npz", ".npy", ".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson"),
+    *packed_suffixes(".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt"),
     *(".wav", ".txt", ".tar", ".zarr"),
 )
 

@@ -38,7 +38,7 @@ SUFFIXES: dict[str, frozenset[str]] = {
     "npz": frozenset({".npz"}),
     "npy": frozenset({".npy"}),
     "parquet": frozenset({".parquet", ".pq"}),
-    "csv": frozenset({".csv", *packed_suffixes(".csv")}),
+    "csv": frozenset({".csv", ".tsv", *packed_suffixes(".csv", ".tsv")}),
     "jsonl": frozenset({".jsonl", ".ndjson", *packed_suffixes(".jsonl", ".ndjson", ".json")}),
     "sounds": frozenset({".wav"}),
     "text": frozenset({".txt", *packed_suffixes(".txt")}),
@@ -115,7 +115,7 @@ def detect_format(url: str) -> str:
         if suffix in suffixes and form != "folder":
             return form
     raise UsageError(
-        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .jsonl, .txt "
+        f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .tsv, .jsonl, .txt "
         "(also .csv.gz, .csv.zst and so on), .wav and WebDataset .tar files, folders of such files or "
         "of images, with a subfolder per class, and of Zarr."
     )

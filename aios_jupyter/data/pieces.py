@@ -16,13 +16,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..errors import UsageError
-from . import cache, credentials, formats, layout, near, storage, upkeep
+from . import cache, credentials, dialect, formats, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, readable
 
 # So many rows make a part, where the file's row groups allow.
 PART_ROWS = 250_000
 # What DuckDB reads for us.
-TEXT_FORMATS = {"csv": "read_csv", "tsv": "read_csv", "jsonl": "read_json", "json": "read_json"}
+FILES = {"csv": "read_csv", "jsonl": "read_json", "parquet": "read_parquet"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def parts(entry: Entry, room: Path) -> list[Part]:
             for part in _groups(storage.joined(place, name))
         ]
     entry = msgspec.structs.replace(entry, url=cache.nearest(entry.url, version))
-    if entry.format in TEXT_FORMATS:
+    if entry.format in FILES:
         return _groups(_from_text(entry, room))
     if entry.format in {"npz", "zarr"}:
         return _groups(_from_arrays(entry, room))
@@ -166,8 +166,44 @@ def join(files: Sequence[Path], aside: Path) -> int:
     return rows
 
 
-def pattern(entry: Entry) -> str:
-    """What DuckDB reads: the file, or a list of those of a folder, quoted."""
+def scan(entry: Entry, more: str = "") -> str:
+    """How DuckDB reads a dataset of files, in SQL: as the catalogue says that they are.
+
+    Parameters
+    ----------
+    more
+        Further arguments.
+    """
+    reader = FILES[entry.format]
+    if entry.format != "csv":
+        return f"{reader}({_pattern(entry)}{more})"
+    fs, path = storage.locate(entry.url)
+    folder = fs.isdir(path)
+    first = layout.list_files(entry.url, "csv")[0] if folder else ""
+    with storage.reading(entry.url):
+        found = dialect.sniffed(fs, storage.joined(path, first))
+    # Files of a folder may have their columns in another order.
+    more += ", union_by_name = true" if folder else ""
+    return f"{reader}({_pattern(entry)}{dialect.for_duckdb(found, entry.schema)}{more})"
+
+
+def scannable(entry: Entry) -> Entry:
+    """The dataset where DuckDB can read it: in the cache, where its storage tells no times (HTTP)."""
+    if not storage.is_remote(entry.url):
+        return entry
+    fs, path = storage.locate(entry.url)
+    try:
+        with storage.reading(entry.url):
+            if not fs.isdir(path):
+                fs.modified(path)
+    except UsageError:
+        # Fsspec has an error of its own for what a file system has not.
+        return cache.local(entry)
+    return entry
+
+
+def _pattern(entry: Entry) -> str:
+    """The file, or a list of those of a folder, quoted."""
     fs, path = storage.locate(entry.url)
     names = layout.list_files(entry.url, entry.format) if fs.isdir(path) else [""]
     # The file system that DuckDB is given has the credentials that the URL names.
@@ -221,14 +257,14 @@ def _from_text(entry: Entry, room: Path) -> str:
     """A Parquet copy of a CSV or JSON lines file, its types found by looking at all of it."""
     import duckdb
 
+    entry = scannable(entry)
     copy = room / "source.parquet"
-    reader = TEXT_FORMATS[entry.format]
     with duckdb.connect() as connection:
         if storage.is_remote(entry.url):
             connection.register_filesystem(storage.locate(entry.url)[0])
         try:
             connection.sql(
-                f"SELECT * FROM {reader}({pattern(entry)}, sample_size = -1)"  # noqa: S608
+                f"SELECT * FROM {scan(entry, ', sample_size = -1')}"  # noqa: S608
             ).write_parquet(str(copy), row_group_size=PART_ROWS // 2)
         except duckdb.Error as error:
             raise storage.unreadable(entry.url, ValueError(str(error).split("\n")[0])) from None

@@ -25,14 +25,13 @@ from ..errors import NotFoundError, UsageError
 from . import attached, cache, layout, near, storage, upkeep
 from .catalog import Catalog, Entry, check_name, readable
 from .engine import Engine, engine
-from .pieces import TEXT_FORMATS, keep, pattern
+from .pieces import FILES, keep, scan, scannable
 
 # The schema in which a dataset is found also where a variable has its name.
 DATASETS = "data"
 _ROWS_AT_ONCE = 1 << 16
 _PART = r'\s*("(?:[^"]|"")+"|[^\s".]+)\s*'
 _NAME = re.compile(rf"(?:{_PART}\.)?{_PART}")
-_READERS = {"parquet": "read_parquet", **TEXT_FORMATS}
 
 
 @dataclass
@@ -197,17 +196,17 @@ class _Lookup:
         # What has been verified on its way here is read first; it may be older than what is there now.
         place = cache.nearest(entry.url, near.remote_version(entry))
         entry = msgspec.structs.replace(entry, url=place)
-        reader = _READERS.get(entry.format)
-        if reader is None:
+        if entry.format not in FILES:
             self._register(_arrow(entry), schema, name)
             return True
+        entry = scannable(entry)
         if storage.is_remote(entry.url):
             fs, _ = storage.locate(entry.url)
             self._connection.register_filesystem(fs)
             self._duck.changed = True
         with _told(self._query):
             self._connection.execute(
-                f"CREATE VIEW {_target(schema, name)} AS SELECT * FROM {reader}({pattern(entry)})"  # noqa: S608
+                f"CREATE VIEW {_target(schema, name)} AS SELECT * FROM {scan(entry)}"  # noqa: S608
             )
         return True
 

@@ -17,6 +17,7 @@ from pyarrow import csv, dataset
 from pyarrow import fs as arrow_fs
 
 from ..errors import UsageError
+from . import dialect
 from .description import MOST_CLASSES, Description, Tally
 from .entries import packing
 from .layout import DATABASE, list_files
@@ -29,19 +30,13 @@ if TYPE_CHECKING:
 LABELS = ("label", "y", "class", "target")
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 24
-_READERS = {
-    "csv": lambda: dataset.CsvFileFormat(
-        convert_options=csv.ConvertOptions(strings_can_be_null=True)
-    ),
-    "jsonl": dataset.JsonFileFormat,
-    "parquet": dataset.ParquetFileFormat,
-}
+_READERS = {"jsonl": dataset.JsonFileFormat, "parquet": dataset.ParquetFileFormat}
 
 
 def describe(url: str, form: str) -> Description:
     """Rows, columns with their statistics, and the classes of the label column."""
     with reading(url):
-        source = _open(url, form)
+        source = _open_text(url) if form == "csv" else _open(url, form)
         columns = [_Tallied(field) for field in source.schema]
         label = next((c for name in LABELS for c in columns if c.name == name), None)
         rows = 0
@@ -120,12 +115,41 @@ def _open(url: str, form: str) -> Any:
         raise unreadable(url if files is path else joined(url, names[0]), _plain(error)) from None
 
 
+def _open_text(url: str) -> Any:
+    """`_open` of a CSV file that has to be text; later it is known to be."""
+    try:
+        source = _open(url, "csv")
+    except UnicodeDecodeError:
+        raise _no_text(url, "at its beginning") from None
+    odd = [column.name for column in source.schema if pa.types.is_binary(column.type)]
+    if odd:
+        raise _no_text(url, f"in the column '{odd[0]}'")
+    return source
+
+
+def _no_text(url: str, where: str) -> UsageError:
+    return UsageError(
+        f"{url} is not UTF-8 text ({where}); convert it first, as with: iconv -f WINDOWS-1252 -t UTF-8."
+    )
+
+
 def _dataset(files: str | list[str], form: str, fs: Any) -> Any:
     names = [files] if isinstance(files, str) else files
+    reads = _csv_format(fs, names[0]) if form == "csv" else _READERS[form]()
     # Local files Arrow reads by itself, unless it does not know what they are compressed with.
     if not isinstance(fs, LocalFileSystem) or any(packing(name) == "zstd" for name in names):
         fs = arrow_fs.PyFileSystem(Unpacking(fs))
-    return dataset.dataset(files, format=_READERS[form](), filesystem=fs)
+    return dataset.dataset(files, format=reads, filesystem=fs)
+
+
+def _csv_format(fs: Any, path: str) -> dataset.CsvFileFormat:
+    found = dialect.sniffed(fs, path)
+    return dataset.CsvFileFormat(
+        parse_options=csv.ParseOptions(delimiter=found.separator),
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True, null_values=dialect.MISSING, decimal_point=found.decimal
+        ),
+    )
 
 
 def _batches(source: Any, url: str) -> Iterator[pa.RecordBatch]:
