@@ -42,6 +42,7 @@ FIELD_COLUMNS = (
 
 
 PREVIEW_TILES = 36
+NO_DATASET = "No dataset; put one in the catalog with: data add NAME URL"
 
 
 @click.group(cls=VerbGroup)
@@ -65,7 +66,8 @@ def data_ls(host: Host, tag: str | None, owner: str | None, json_: bool) -> Any:
     ]
     if json_:
         return echo_json(found)
-    return host.show(dataset_table(found, time.time()), found)
+    empty = "No such dataset; 'aios data ls' lists all." if tag or owner else NO_DATASET
+    return host.show(dataset_table(found, time.time(), empty=empty), found)
 
 
 @data.command("show")
@@ -152,7 +154,9 @@ def data_rm(host: Host, dataset: str) -> None:
     host.show(Card(f"dataset {dataset}", badge="forgotten"))
 
 
-def dataset_table(found: Sequence[Entry], now: float, title: str = "") -> Table:
+def dataset_table(
+    found: Sequence[Entry], now: float, title: str = "", empty: str = NO_DATASET
+) -> Table:
     """Datasets, one a line."""
     rows = [
         {
@@ -167,7 +171,6 @@ def dataset_table(found: Sequence[Entry], now: float, title: str = "") -> Table:
         }
         for entry in found
     ]
-    empty = "No dataset; put one in the catalog with: data add NAME URL"
     return Table(DATASET_COLUMNS, rows, empty, title)
 
 

@@ -67,9 +67,9 @@ class Catalog(Records):
         format
             Given by suffix or content if None.
         made_from, how
-            Lineage.
+            Lineage; where none is given and the content is known, what is known of it stays.
         tags
-            Words to find it by.
+            Words to find it by, beside those that it has.
 
         Raises
         ------
@@ -83,7 +83,14 @@ class Catalog(Records):
         entry = msgspec.structs.replace(
             entry, name=name, made_from=self._refs(made_from), how=how, tags=_tags(tags)
         )
-        return self.put(entry, content.files)
+        return self.put(self._as_known(entry), content.files)
+
+    def _as_known(self, entry: Entry) -> Entry:
+        """An entry with its lineage, if it was there before and none is given now."""
+        same = [one for one in self._rows(entry.name) if one.version == entry.version]
+        if not same or entry.made_from or entry.how:
+            return entry
+        return msgspec.structs.replace(entry, made_from=same[-1].made_from, how=same[-1].how)
 
     def add_arrays(
         self,

@@ -75,7 +75,7 @@ class Records:
         Parameters
         ----------
         entry
-            One without an owner becomes this user's.
+            One without an owner becomes this user's; the tags of the version before are its, too.
         checks
             Hashes of its files, for `checks`.
 
@@ -102,6 +102,15 @@ class Records:
             self._discard(entry)
             raise
         with self._open() as database:
+            # Others add at the same time, and no tag is lost.
+            database.execute("BEGIN IMMEDIATE")
+            before = database.execute(
+                "SELECT body FROM entries WHERE name = ? ORDER BY number DESC LIMIT 1",
+                (entry.name,),
+            ).fetchone()
+            if before:
+                tags = {*entry.tags, *msgspec.msgpack.decode(before[0], type=Entry).tags}
+                entry = msgspec.structs.replace(entry, tags=tuple(sorted(tags)))
             key = (entry.name, entry.version)
             database.execute(
                 "INSERT OR REPLACE INTO entries (name, version, body) VALUES (?, ?, ?)",

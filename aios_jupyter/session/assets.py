@@ -122,12 +122,14 @@ class AssetVerbs(RunVerbs):
         url: str | Path,
         format: str | None = None,  # noqa: A002
         *,
+        made_from: str | Dataset | Iterable[str | Dataset] = (),
+        how: str = "",
         tags: Iterable[str] = (),
     ) -> Dataset:
         """Put data that lies at `url` into the catalogue; `Catalog.add` has the details."""
         from ..data.catalog import Catalog
 
-        return Catalog().add(name, str(url), format, tags=tags)
+        return Catalog().add(name, str(url), format, made_from=made_from, how=how, tags=tags)
 
     def data_copy(
         self,

@@ -424,7 +424,14 @@ def test_tags_owners_and_versions_are_kept(catalog, table):
     assert catalog.get("pets") == tagged
     assert tagged.tags == ("animals", "new")
     table.write_text(TABLE + "dora,1,1,dog\n")
-    second = catalog.add("pets", table)
+    second = catalog.add("pets", table, made_from="mnist", how="by hand", tags=["big"])
+    assert second.tags == ("animals", "big", "new")
+    again = catalog.add("pets", table)
+    assert (again.tags, again.made_from, again.how) == (
+        second.tags,
+        second.made_from,
+        "by hand",
+    )
     catalog.remove(first.ref)
     assert [entry.version for entry in catalog.versions("pets")] == [second.version]
     with pytest.raises(UsageError, match="cannot be a tag"):

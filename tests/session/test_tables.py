@@ -128,7 +128,9 @@ def test_ranks_are_fed_and_go_on_from_a_checkpoint(session: Session) -> None:
 def test_datasets_are_kept_in_order_from_python(session: Session, tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
     np.savez(tmp_path / "noise.npz", x=x)
-    entry = session.data_copy(session.data_add("noise", tmp_path / "noise.npz").ref, "mine")
+    added = session.data_add("noise", tmp_path / "noise.npz", made_from="mnist", how="by a die")
+    assert (added.made_from[0].partition("@")[0], added.how) == ("mnist", "by a die")
+    entry = session.data_copy(added.ref, "mine")
     assert session.data_tag("mine", ["keep"]).tags == ("keep",)
     assert ("dataset", entry.ref) in [(use.kind, use.name) for use in session.data_usage()]
     used = session.data_quota()[0].used
