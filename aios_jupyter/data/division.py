@@ -8,8 +8,11 @@ pandas.
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import os
 import shutil
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,8 +23,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import layout, pieces, storage
-from .catalog import Catalog, Entry, check_name
+from . import layout, pieces, shards, storage, texts, upkeep
+from .catalog import Catalog, Entry, check_name, readable
 from .recipe_columns import hashes as row_bits
 from .recipe_columns import labels
 
@@ -66,12 +69,7 @@ def divide(
     names = {part: f"{stem}-{part}" for part in parts}
     for name in names.values():
         check_name(name)
-    if entry.format in {"npz", "zarr"}:
-        maker: _Maker = _Arrays(entry)
-    elif entry.format == "folder":
-        maker = _Folder(entry)
-    else:
-        maker = _Table(entry)
+    maker = _maker(entry)
     how = f"split: {_written(parts)}" + "".join(
         f", {word} {value}"
         for word, value in (("stratify", stratify), ("by", by), ("seed", seed))
@@ -94,6 +92,17 @@ def divide(
                 msgspec.structs.replace(found, made_from=(entry.ref,), how=f"{how}: {part}")
             )
         return made
+
+
+def _maker(entry: Entry) -> _Maker:
+    upkeep.check_unchanged(readable(entry))
+    if entry.format in {"npz", "npy", "zarr"}:
+        return _Arrays(entry)
+    if entry.format == "webdataset":
+        return _Shards(entry)
+    if entry.format in {"folder", "sounds", "text"}:
+        return _Folder(entry) if storage.is_folder(entry.url) else _Lines(entry)
+    return _Table(entry)
 
 
 def parse_parts(text: str) -> dict[str, float]:
@@ -186,10 +195,11 @@ class _Maker:
     def _only_labels(self, by: str, stratify: str, has: bool) -> None:
         if by:
             raise UsageError(f"'{self.entry.name}' has no columns, so that --by has no meaning.")
-        if stratify and (stratify not in {"label", "labels", "y", "class"} or not has):
+        if stratify and not has:
+            raise UsageError(f"'{self.entry.name}' has no labels to stratify by.")
+        if stratify and stratify not in {"label", "labels", "y", "class"}:
             raise UsageError(
-                f"'{self.entry.name}' has {'its labels' if has else 'nothing'} to stratify by; "
-                "write --stratify label."
+                f"'{self.entry.name}' has its labels to stratify by; write --stratify label."
             )
 
 
@@ -245,21 +255,24 @@ class _Arrays(_Maker):
 
 
 class _Folder(_Maker):
+    """Images, sounds or documents, whose subfolders are their classes."""
+
     def look(
         self, room: Path, by: str, stratify: str, seed: int
     ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._only_labels(by, stratify, has=True)
-        self._names = layout.list_images(self.entry.url)
+        self._names = layout.list_files(self.entry.url, self.entry.format)
+        self._only_labels(by, stratify, has=bool(layout.file_classes(self._names)))
         blobs = (storage.read_file(self.entry.url, name) for name in self._names)
         hashes = np.array([_bits(blob, seed) for blob in blobs], np.uint64)
         return hashes, np.array([name.split("/")[0] for name in self._names]) if stratify else None
 
     def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
+        form = self.entry.format
         with storage.scratch(name) as aside:
             for file in np.array(self._names, object)[rows]:
                 self._copy(file, aside / PurePosixPath(file))
-            path, _ = layout.adopt(aside, name, "")
-        return catalog.add(name, path, "folder")
+            path, _ = layout.adopt(aside, name, "", form)
+        return catalog.add(name, path, form)
 
     def _copy(self, name: str, target: Path) -> None:
         """A hard link where that can be: the same image need not be on the disk twice."""
@@ -272,3 +285,66 @@ class _Folder(_Maker):
                 shutil.copyfile(source, target)
             return
         target.write_bytes(storage.read_file(self.entry.url, name))
+
+
+class _Lines(_Maker):
+    """The lines of a file of text."""
+
+    def look(
+        self, room: Path, by: str, stratify: str, seed: int
+    ) -> tuple[Hashes, NDArray[Any] | None]:
+        if self.entry.format != "text":
+            raise UsageError(
+                f"'{self.entry.name}' is one sound, which cannot be divided; add a folder of them."
+            )
+        self._only_labels(by, stratify, has=False)
+        bits = [_bits(line.encode(), seed) for line in texts.rows(self.entry.url)]
+        return np.array(bits, np.uint64), None
+
+    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
+        with storage.scratch(name) as aside:
+            with aside.open("w", encoding="utf-8", newline="\n") as file:
+                lines = itertools.compress(texts.rows(self.entry.url), rows)
+                file.writelines(f"{line}\n" for line in lines)
+            path, _ = layout.adopt(aside, name, ".txt", "text")
+        return catalog.add(name, path, "text")
+
+
+class _Shards(_Maker):
+    """The samples of WebDataset shards, each of which becomes one for each part."""
+
+    def look(
+        self, room: Path, by: str, stratify: str, seed: int
+    ) -> tuple[Hashes, NDArray[Any] | None]:
+        self._only_labels(by, stratify, has=bool(self.entry.classes))
+        root, names = layout.named_files(self.entry.url, "webdataset")
+        self._shards = [storage.joined(root, name) for name in names]
+        hashes, classes = list[int](), list[str]()
+        for _, sample in shards.samples(self.entry.url):
+            blob = b"".join(end.encode() + b"\0" + sample[end] for end in sorted(sample))
+            hashes.append(_bits(blob, seed))
+            classes.append(shards.label_of(sample) or "")
+        return np.array(hashes, np.uint64), np.array(classes) if stratify else None
+
+    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
+        wanted = iter(rows)
+        with storage.scratch(name) as aside:
+            aside.mkdir()
+            for number, shard in enumerate(self._shards):
+                place = aside / f"{name}-{number:06}.tar"
+                with tarfile.open(place, "w") as archive:
+                    for key, sample in shards.samples(shard):
+                        if next(wanted):
+                            _add_sample(archive, key, sample)
+                    empty = not archive.getmembers()
+                if empty:
+                    place.unlink()
+            path, _ = layout.adopt(aside, name, "", "webdataset")
+        return catalog.add(name, path, "webdataset")
+
+
+def _add_sample(archive: tarfile.TarFile, key: str, sample: Mapping[str, bytes]) -> None:
+    for ending, blob in sample.items():
+        member = tarfile.TarInfo(f"{key}.{ending}" if ending else key)
+        member.size = len(blob)
+        archive.addfile(member, io.BytesIO(blob))

@@ -192,7 +192,7 @@ def describe(url: str) -> Description:
             count = sizes.setdefault(ending, [0, 0])
             count[0] += 1
             count[1] += len(blob)
-        label = _label(sample)
+        label = label_of(sample)
         if label is not None and len(labels) <= MOST_CLASSES:
             labels.add(label)
     if rows == 0:
@@ -213,7 +213,7 @@ def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     for key, sample in samples(url):
         ending = _image_of(key, sample, url)
         images.append(decode_image(sample[ending], f"{key}.{ending} in {url}"))
-        labels.append(_label(sample))
+        labels.append(label_of(sample))
         if not first and labels[-1] is None:
             first = f"{key} in {url}"
     return stack(images, url), _all_labels(labels, first)
@@ -265,7 +265,8 @@ def _as_labels(words: Sequence[str]) -> NDArray[Any]:
     return np.array(words, np.int64 if numbers else str)
 
 
-def _label(sample: Sample) -> str | None:
+def label_of(sample: Sample) -> str | None:
+    """The label of a sample as text; None where it has none."""
     blob = next((sample[name] for name in _LABELS if name in sample), None)
     return None if blob is None else _word(blob)
 
