@@ -11,6 +11,7 @@ import importlib.util
 import random
 import re
 import shutil
+import socket
 import tarfile
 import time
 import uuid
@@ -140,6 +141,9 @@ def locate(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(bare, **options)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url!r} is not a place that can be read: {error}.") from None
+    except OSError as error:
+        # Some connect at once, such as FTP.
+        raise unreadable(url, error) from None
     return fs, path
 
 
@@ -297,8 +301,19 @@ def unwritable(place: object, error: OSError) -> AiosError:
     )
 
 
+def _behind(error: FileNotFoundError) -> Exception:
+    """What is behind a file that is missing: over HTTP all that goes wrong is called so."""
+    cause = error.__cause__
+    status = getattr(cause, "status", 0)
+    if not isinstance(cause, Exception) or not _is_foreign(cause) or status in {404, 410}:
+        return error
+    return PermissionError() if status in {401, 403} else cause
+
+
 def unreadable(url: str, error: Exception) -> AiosError:
     """The sentence for a file that is missing, not permitted, or damaged."""
+    if isinstance(error, FileNotFoundError):
+        error = _behind(error)
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"There is nothing at {url}; check the path or URL.")
     if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
@@ -306,7 +321,7 @@ def unreadable(url: str, error: Exception) -> AiosError:
             f"{url} may not be read with these credentials; ask its owner for permission, or name "
             "others in the URL, as in s3://NAME@bucket."
         )
-    if isinstance(error, ConnectionError | TimeoutError) or _is_foreign(error):
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or _is_foreign(error):
         return AiosError(
             f"The storage of {url} does not answer ({type(error).__name__}); check the address and "
             "try again."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -366,3 +368,35 @@ def test_blocks_of_a_file_have_hashes_of_their_own(tmp_path, monkeypatch):
     assert check.size == path.stat().st_size
     assert len(check.blocks) == 5
     assert settings().cache_limit == 20
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A web server that answers with the status that the path names."""
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path.split("/")[1]))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "There is nothing"), (403, "may not be read"), (503, "not answer")]
+)
+def test_a_web_server_says_what_is_wrong_with_a_file(status, words, catalog):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with pytest.raises(AiosError, match=words):
+            catalog.add("web", f"http://127.0.0.1:{web.server_port}/{status}/rows.csv")
+        web.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_server_that_is_down_is_named(scheme, catalog):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}/rows.csv"
+        with pytest.raises(AiosError, match=rf"storage of {url} does not answer"):
+            catalog.add("down", url)
