@@ -202,7 +202,11 @@ def dataset_panel(
 
 def dataset_card(entry: Entry, image: bytes | None = None) -> Card:
     """A dataset and what is known about it."""
-    classes = ", ".join(entry.classes[:12])
+    counts = entry.counts or (None,) * len(entry.classes)
+    classes = ", ".join(
+        name if count is None else f"{name} ({count:,})"
+        for name, count in list(zip(entry.classes, counts, strict=True))[:12]
+    )
     if len(entry.classes) > 12:
         classes += f", … ({len(entry.classes)} classes)"
     return Card(

@@ -70,7 +70,7 @@ def describe_npy(url: str) -> Description:
     with reading(url), fs.open(path, "rb") as file:
         shape, dtype, field = _tally_array(file, "x", url)
     return Description(
-        shape[0], {"x": type_of(dtype, shape[1:])}, (), (field,) if field is not None else ()
+        shape[0], {"x": type_of(dtype, shape[1:])}, {}, (field,) if field is not None else ()
     )
 
 
@@ -136,11 +136,13 @@ def type_of(dtype: np.dtype[Any], shape: Sequence[int]) -> str:
     return f"{dtype}[{', '.join(map(str, shape))}]" if shape else str(dtype)
 
 
-def classes_of(y: Array | None) -> tuple[str, ...]:
+def classes_of(y: Array | None) -> dict[str, int]:
     if y is None or y.ndim != 1 or y.dtype.kind == "f":
-        return ()
-    values = np.unique(y)
-    return tuple(str(value) for value in values) if len(values) <= MOST_CLASSES else ()
+        return {}
+    values, counts = np.unique(y, return_counts=True)
+    if len(values) > MOST_CLASSES:
+        return {}
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def load_npy(url: str) -> tuple[Array, None]:

@@ -150,7 +150,8 @@ def _of_arrays(x: NDArray[Any], y: NDArray[Any] | None) -> Entry:
         version=version,
         rows=len(x),
         schema=description.schema,
-        classes=description.classes,
+        classes=tuple(description.classes),
+        counts=tuple(description.classes.values()),
     )
 
 

@@ -397,7 +397,8 @@ def _entry(url: str, form: str, description: Description, content: Content) -> E
         rows=description.rows,
         size=content.size,
         schema=description.schema,
-        classes=description.classes,
+        classes=tuple(description.classes),
+        counts=tuple(description.classes.values()),
         fields=description.fields,
     )
 

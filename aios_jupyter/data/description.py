@@ -46,14 +46,15 @@ class Description:
     schema
         Column or array to type.
     classes
-        The labels that occur, in order, as text; empty for a quantity or no labels.
+        The labels that occur, in order, as text, and how many rows have each; empty for a quantity or
+        no labels.
     fields
         What is known of each column.
     """
 
     rows: int
     schema: dict[str, str]
-    classes: tuple[str, ...]
+    classes: dict[str, int]
     fields: tuple[Field, ...] = ()
 
 

@@ -48,6 +48,8 @@ class Entry(Struct, frozen=True, kw_only=True):
         Array or column to type, such as `{"x": "uint8[28, 28]", "y": "uint8"}`.
     classes
         The labels that occur, in order, as text; empty for a quantity or no labels.
+    counts
+        How many rows have each of them; empty where that is not known.
     fields
         Statistics of each column.
     created
@@ -72,6 +74,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     fields: tuple[Field, ...] = ()
     owner: str = ""
     tags: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
 
     @property
     def ref(self) -> str:

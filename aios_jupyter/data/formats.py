@@ -11,6 +11,7 @@ import io
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from . import arrays
-from .description import Description
-from .layout import file_classes, list_images
-from .storage import locate, read_file, reading
+from .description import Description, Field, Tally
+from .layout import class_counts, file_classes, list_images
+from .storage import is_remote, locate, read_file, reading
 
 Array = NDArray[Any]
 
@@ -33,6 +34,8 @@ IMAGE_COLUMNS = ("image", "img", "x", "pixels")
 _ROWS_AT_ONCE = 1024
 # An image of more pixels is a bomb, or not for training.
 MOST_PIXELS = 2**27
+# Of so many images the size is looked at; elsewhere the whole file has to be read for it.
+MOST_SIZES, _FEWER_SIZES = 1000, 24
 # How every PNG file begins: its header comes first, and has this length.
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
@@ -64,7 +67,39 @@ def describe(url: str, form: str) -> Description:
             return zarrs.describe(url)
     names = list_images(url)
     schema = {"image": "file", "label": "subfolder"}
-    return Description(len(names), schema, tuple(file_classes(names)))
+    return Description(len(names), schema, class_counts(names), _sizes(url, names))
+
+
+def _sizes(url: str, names: list[str]) -> tuple[Field, ...]:
+    """Width and height of some images at even distances, of which the headers are enough."""
+    some = names[:: -(-len(names) // (_FEWER_SIZES if is_remote(url) else MOST_SIZES))]
+    return size_fields((_size_in(url, name) for name in some), len(names))
+
+
+def size_fields(sizes: Iterable[tuple[int, int]], rows: int) -> tuple[Field, ...]:
+    """Statistics of widths and heights; one without is a file that is no image.
+
+    Parameters
+    ----------
+    rows
+        How many images there are, of which the sizes may be some.
+    """
+    known = np.array(list(sizes), np.int64).reshape(-1, 2)
+    there = known[known[:, 0] > 0]
+    part = f"of {len(known):,} of {rows:,} images" if len(known) < rows else ""
+    found = []
+    for name, values in zip(("width", "height"), there.T, strict=True):
+        tally = Tally()
+        tally.add(values)
+        found.append(tally.field(name, "pixels", part, len(known) - len(there)))
+    return tuple(found)
+
+
+def _size_in(url: str, name: str) -> tuple[int, int]:
+    if is_remote(url):
+        return image_size(io.BytesIO(read_file(url, name)))
+    with reading(f"{url}/{name}"), (Path(url) / name).open("rb") as file:
+        return image_size(file)
 
 
 def load(url: str, form: str) -> tuple[Array, Array | None]:
@@ -185,7 +220,7 @@ def check_pixels(blob: bytes, what: str) -> None:
         # What PIL would find, in a fifth of the time that a small image takes to be decoded.
         width, height = struct.unpack(">II", blob[16:24].ljust(8, b"\0"))
     else:
-        width, height = _size(blob)
+        width, height = image_size(io.BytesIO(blob))
     if width * height > MOST_PIXELS:
         raise UsageError(
             f"{what} unpacks to more than {MOST_PIXELS // 10**6} million pixels; if it is no "
@@ -193,7 +228,7 @@ def check_pixels(blob: bytes, what: str) -> None:
         )
 
 
-def _size(blob: bytes) -> tuple[int, int]:
+def image_size(file: IO[bytes]) -> tuple[int, int]:
     """Width and height of an encoded image; none where it is not known."""
     from PIL import Image, UnidentifiedImageError
 
@@ -201,7 +236,7 @@ def _size(blob: bytes) -> tuple[int, int]:
         # It reads no more than the header; what it does not know is left to what decodes.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(blob)).size
+            return Image.open(file).size
     except Image.DecompressionBombError:
         return MOST_PIXELS, MOST_PIXELS
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):

@@ -213,6 +213,13 @@ def file_classes(names: Iterable[str]) -> list[str]:
     return sorted({name.split("/")[0] for name in names})
 
 
+def class_counts(names: Iterable[str]) -> dict[str, int]:
+    """The classes of a folder's files as `file_classes` has them, and how many files each has."""
+    names = list(names)
+    counts = Counter(name.split("/")[0] for name in names)
+    return {name: counts[name] for name in file_classes(names)}
+
+
 def content(url: str, form: str) -> Content:
     """Read a dataset once, for its hashes."""
     if form == DATABASE:

@@ -6,10 +6,12 @@ A leaf module: it imports numpy. Nothing is ever unpacked to disk.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import mmap
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -185,23 +187,34 @@ def _grouped(
 
 def describe(url: str) -> Description:
     """How many samples, of which files, and which classes their labels are."""
-    rows, sizes, labels = 0, dict[str, list[int]](), set[str]()
+    from .formats import MOST_SIZES, image_size, size_fields
+
+    pixels = list[tuple[int, int]]()
+    rows, sizes, labels = 0, dict[str, list[int]](), Counter[str]()
     for _, sample in samples(url):
         rows += 1
         for ending, blob in sample.items():
             count = sizes.setdefault(ending, [0, 0])
             count[0] += 1
             count[1] += len(blob)
+            if f".{ending}" in IMAGE_SUFFIXES and len(pixels) < MOST_SIZES:
+                pixels.append(image_size(io.BytesIO(blob)))
         label = label_of(sample)
         if label is not None and len(labels) <= MOST_CLASSES:
-            labels.add(label)
+            labels[label] += 1
     if rows == 0:
         raise UsageError(f"{url} has no samples; there is nothing to use.")
     fields = tuple(
-        Field(name=ending, kind="file", missing=rows - count, mean=total / count)
+        Field(name=ending, kind="file, bytes", missing=rows - count, mean=total / count)
         for ending, (count, total) in sizes.items()
     )
-    classes = _in_order(labels) if len(labels) <= MOST_CLASSES else ()
+    images = max(
+        (count for ending, (count, _) in sizes.items() if f".{ending}" in IMAGE_SUFFIXES), default=0
+    )
+    if pixels:
+        fields += size_fields(pixels, max(images, len(pixels)))
+    names = _in_order(labels) if len(labels) <= MOST_CLASSES else ()
+    classes = {name: labels[name] for name in names}
     return Description(rows, dict.fromkeys(sizes, "file"), classes, fields)
 
 
@@ -284,6 +297,6 @@ def _word(blob: bytes) -> str | None:
     return None if text.lower() in {"", "nan"} else text
 
 
-def _in_order(labels: set[str]) -> tuple[str, ...]:
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
     numbers = all(label.lstrip("-").isdigit() for label in labels)
     return tuple(sorted(labels, key=int)) if numbers else tuple(sorted(labels))

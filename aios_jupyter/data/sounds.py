@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from .description import Description, Tally
-from .layout import file_classes, named_files
+from .layout import class_counts, file_classes, named_files
 from .storage import read_file
 
 _KINDS: dict[int, str] = {1: "u1", 2: "<i2", 4: "<i4"}
@@ -41,7 +41,7 @@ def describe(url: str) -> Description:
         sound = read(root, name)
         tally.add(np.array([sound.seconds]))
         kinds.add(_kind(sound))
-    classes = tuple(file_classes(names))
+    classes = class_counts(names)
     schema = {"sound": " or ".join(sorted(kinds))} | ({"label": "subfolder"} if classes else {})
     return Description(len(names), schema, classes, (tally.field("seconds", "float"),))
 

@@ -5,6 +5,7 @@ A leaf module: it imports pyarrow, and is imported only where tables are read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def describe(url: str, form: str) -> Description:
     return Description(
         rows,
         {column.name: str(column.type) for column in columns},
-        label.classes() if label else (),
+        label.classes() if label else {},
         tuple(column.field() for column in columns),
     )
 
@@ -203,7 +204,7 @@ class _Tallied:
         self._tally = Tally()
         self._missing = 0
         self._examples: list[str] = []
-        self._values: set[Any] = set()
+        self._values: Counter[Any] = Counter()
 
     def add(self, values: pa.Array, *, classes: bool) -> None:
         self._missing += values.null_count
@@ -213,10 +214,14 @@ class _Tallied:
         if self._numeric:
             self._tally.add(there.to_numpy(zero_copy_only=False))
         if classes and not pa.types.is_floating(self.type) and len(self._values) <= MOST_CLASSES:
-            self._values.update(pc.unique(there).to_pylist())
+            found = pc.value_counts(there)
+            values, counts = (found.field(name).to_pylist() for name in ("values", "counts"))
+            self._values.update(dict(zip(values, counts, strict=True)))
 
-    def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, sorted(self._values))) if len(self._values) <= MOST_CLASSES else ()
+    def classes(self) -> dict[str, int]:
+        if len(self._values) > MOST_CLASSES:
+            return {}
+        return {str(value): self._values[value] for value in sorted(self._values)}
 
     def field(self) -> Any:
         example = ", ".join(self._examples[:_EXAMPLES])
@@ -224,6 +229,8 @@ class _Tallied:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
     return text if len(text) <= _LONGEST_EXAMPLE else text[: _LONGEST_EXAMPLE - 1] + "…"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .description import Description, Tally
 from .entries import packing
-from .layout import file_classes, named_files
+from .layout import class_counts, file_classes, named_files
 from .storage import locate, read_unpacked, reading
 
 _AT_ONCE = 10_000
@@ -33,10 +33,11 @@ def describe(url: str) -> Description:
     tally.add(np.array(lengths))
     if tally.count == 0:
         raise UsageError(f"{url} is empty; there is nothing to use.")
-    classes = _classes(url)
+    fs, path = locate(url)
+    classes = class_counts(named_files(url, "text")[1]) if fs.isdir(path) else {}
     schema = {"text": "string"} | ({"label": "subfolder"} if classes else {})
     return Description(
-        tally.count, schema, tuple(classes), (tally.field("characters", "int", first[:60]),)
+        tally.count, schema, classes, (tally.field("characters", "int", first[:60]),)
     )
 
 

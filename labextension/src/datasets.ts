@@ -15,6 +15,8 @@ export interface IDataset {
   schema: Record<string, string>;
   created: number;
   classes?: string[];
+  /** How many rows have each class; not of what was added before that was known. */
+  counts?: number[];
   made_from?: string[];
   how?: string;
   owner?: string;

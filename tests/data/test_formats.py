@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from aios_jupyter.commands import main
 from aios_jupyter.data import packed, prepare, shards, sounds, sql
 from aios_jupyter.data.feed import loader
 from aios_jupyter.data.formats import decode_image, encode_image
@@ -457,3 +458,51 @@ def test_an_entry_of_an_older_version_is_still_read(catalog, table):
     assert catalog.get("pets").rows == 3
     assert catalog.get("pets").tags == ()
     assert catalog.checks(catalog.get("pets")) == ()
+
+
+@pytest.mark.parametrize("form", ["folder", "webdataset"])
+def test_images_have_sizes_and_classes_have_counts(form, catalog, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for number, (label, shape) in enumerate(
+        [("cat", (20, 30, 3)), ("cat", (40, 50)), ("dog", (30, 30, 3)), ("dog", (0, 0))]
+    ):
+        blob = b"none" if label == "dog" and not shape[0] else b""
+        blob = blob or encode_image(random.integers(0, 256, shape, np.uint8))
+        path = tmp_path / "images" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(blob)
+    place = tmp_path / "images"
+    if form == "webdataset":
+        place = tmp_path / "images.tar"
+        with tarfile.open(place, "w") as archive:
+            for path in sorted((tmp_path / "images").rglob("*.png")):
+                label = path.parent.name.encode()
+                for name, blob in (
+                    (f"{path.stem}.png", path.read_bytes()),
+                    (f"{path.stem}.cls", label),
+                ):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(blob)
+                    archive.addfile(member, io.BytesIO(blob))
+    entry = catalog.add("images", place)
+    assert (entry.classes, entry.counts) == (("cat", "dog"), (2, 2))
+    width, height = entry.fields[-2:]
+    assert (width.name, width.least, width.most, width.missing) == ("width", 30, 50, 1)
+    assert (height.name, height.least, height.mean, height.most) == ("height", 20, 30, 40)
+    with pytest.raises(SystemExit):
+        main(["data", "show", "images"])
+    assert "cat (2), dog (2)" in capsys.readouterr().out
+
+
+def test_classes_of_tables_arrays_sounds_and_texts_are_counted(catalog, tmp_path):
+    (tmp_path / "t.csv").write_text("n,label\n1,b\n2,a\n3,b\n4,\n")
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)), y=[7, 5, 7])
+    for name in ("x/1.txt", "x/2.txt", "w/3.txt"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text("text")
+    found = {name: catalog.add("it", tmp_path / name) for name in ("t.csv", "a.npz", "texts")}
+    assert {name: dict(zip(e.classes, e.counts, strict=True)) for name, e in found.items()} == {
+        "t.csv": {"a": 1, "b": 2},
+        "a.npz": {"5": 1, "7": 2},
+        "texts": {"w": 1, "x": 2},
+    }

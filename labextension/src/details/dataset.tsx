@@ -27,7 +27,7 @@ export function DatasetDetails(props: { name: string; api: IApi }): React.ReactE
         facts={[
           [trans.__('Rows'), count(newest.rows)],
           [trans.__('Size'), `${bytes(newest.size)} (${newest.format})`],
-          [trans.__('Classes'), (newest.classes ?? []).join(', ')],
+          [trans.__('Classes'), classes(newest)],
           [trans.__('Comes from'), (newest.made_from ?? []).join(', ')],
           [trans.__('How'), newest.how ?? ''],
           [trans.__('Owner'), newest.owner ?? ''],
@@ -41,6 +41,16 @@ export function DatasetDetails(props: { name: string; api: IApi }): React.ReactE
       {found.length > 1 && <Versions versions={found} />}
     </article>
   );
+}
+
+/** The classes, each with its number of rows where that is known. */
+function classes(dataset: IDataset): string {
+  return (dataset.classes ?? [])
+    .map((name, place) => {
+      const rows = dataset.counts?.[place];
+      return rows === undefined ? name : `${name} (${count(rows)})`;
+    })
+    .join(', ');
 }
 
 function Reader(props: { name: string }): React.ReactElement {
