@@ -38,8 +38,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     url
         An absolute path, or a URL that fsspec knows.
     format
-        `folder` (one subfolder of images per class), `npz`, `npy`, `parquet`, `csv`, `jsonl`,
-        `sounds`, `text`, `webdataset`, `zarr`, or `database` for a table of one (`…/shop#orders`).
+        `folder` (of images, with a subfolder for each class if they have labels), `npz`, `npy`,
+        `parquet`, `csv`, `jsonl`, `sounds`, `text`, `webdataset`, `zarr`, or `database` for a table of
+        one (`…/shop#orders`).
     version
         A short hash of the content.
     rows, size

@@ -66,8 +66,9 @@ def describe(url: str, form: str) -> Description:
 
             return zarrs.describe(url)
     names = list_images(url)
-    schema = {"image": "file", "label": "subfolder"}
-    return Description(len(names), schema, class_counts(names), _sizes(url, names))
+    classes = class_counts(names)
+    schema = {"image": "file"} | ({"label": "subfolder"} if classes else {})
+    return Description(len(names), schema, classes, _sizes(url, names))
 
 
 def _sizes(url: str, names: list[str]) -> tuple[Field, ...]:
@@ -184,11 +185,13 @@ def _images_of(column: Any, url: str) -> Iterator[Array]:
         yield np.asarray(value, dtype)
 
 
-def load_folder(url: str) -> tuple[Array, Array]:
+def load_folder(url: str) -> tuple[Array, Array | None]:
     """Every image of a folder and the number of its class; all must have one size."""
     names = list_images(url)
     classes = {name: number for number, name in enumerate(file_classes(names))}
     x = stack((read_image(url, name) for name in names), url)
+    if not classes:
+        return x, None
     return x, np.array([classes[name.split("/")[0]] for name in names], np.int64)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -117,7 +117,7 @@ def detect_format(url: str) -> str:
     raise UsageError(
         f"{url} is not a dataset that can be read; these are: .npz, .npy, .parquet, .csv, .tsv, .jsonl, .txt "
         "(also .csv.gz, .csv.zst and so on), .wav and WebDataset .tar files, folders of such files or "
-        "of images, with a subfolder per class, and of Zarr."
+        "of images, with a subfolder per class where they have labels, and of Zarr."
     )
 
 
@@ -144,11 +144,12 @@ def list_files(url: str, form: str) -> list[str]:
     """
     names = [name for name in _find(url) if takes(form, name)]
     if form == "folder":
-        names = [name for name in names if "/" in name]
+        # One that lies beside classes is of none.
+        names = [name for name in names if "/" in name] or names
     if not names and form == "folder":
         raise UsageError(
-            f"{url} has no images in subfolders; a folder dataset has one subfolder per class with "
-            f"files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}."
+            f"{url} has no images, which are files such as {', '.join(sorted(IMAGE_SUFFIXES)[:3])}, in one "
+            "subfolder per class where they have labels."
         )
     if not names:
         ends = " or ".join(sorted(SUFFIXES.get(form, ())))
@@ -308,7 +309,15 @@ def _block(file: Any) -> bytes:
     return data
 
 
-def stamps(url: str, form: str, known: Container[str]) -> dict[str, tuple[int, int]]:
+def belongs(form: str, name: str, known: Collection[str]) -> bool:
+    """Whether a file of a folder is one of a dataset that has `known` files, or would be a new one."""
+    if name in known:
+        return True
+    beside = form == "folder" and "/" not in name and any("/" in one for one in known)
+    return takes(form, name) and not beside
+
+
+def stamps(url: str, form: str, known: Collection[str]) -> dict[str, tuple[int, int]]:
     """Size and time of each file of a local dataset, without a look into any; {} where there is none.
 
     Parameters
@@ -331,9 +340,7 @@ def stamps(url: str, form: str, known: Container[str]) -> dict[str, tuple[int, i
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{name}/")
                 # A link to a folder is not followed by who lists the files either.
-                elif name in known or (
-                    takes(form, name) and (form != "folder" or folder) and entry.is_file()
-                ):
+                elif name in known or (belongs(form, name, known) and entry.is_file()):
                     with contextlib.suppress(FileNotFoundError):
                         facts = entry.stat()
                         found[name] = facts.st_size, facts.st_mtime_ns

@@ -258,13 +258,14 @@ class _Encoded(Source):
 
 
 class _Folder(_Encoded):
-    """Images of a folder with a subfolder for each class."""
+    """Images of a folder with a subfolder for each class, or without classes."""
 
     def __init__(self, entry: Entry) -> None:
         self._url = entry.url
         self._names = layout.list_images(entry.url)
         classes = {name: n for n, name in enumerate(layout.file_classes(self._names))}
-        self.y = np.array([classes[name.split("/")[0]] for name in self._names], np.int64)
+        numbers = [classes[name.split("/")[0]] for name in self._names if classes]
+        self.y = np.array(numbers, np.int64) if classes else None
         self.rows = len(self._names)
 
     def blobs(self, rows: Rows) -> list[bytes]:

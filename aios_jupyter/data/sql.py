@@ -237,8 +237,8 @@ def _arrow(entry: Entry) -> pa.Table:
         return attached.table(entry.url)
     if entry.format == "folder":
         files = layout.list_images(entry.url)
-        labels = [name.split("/")[0] for name in files]
-        return pa.table({"file": files, "label": labels})
+        labels = {"label": [name.split("/")[0] for name in files]} if entry.classes else {}
+        return pa.table({"file": files, **labels})
     if entry.format not in {"npz", "zarr"}:
         raise UsageError(f"'{entry.name}' is {entry.format}, which has no table to query.")
     names = list(entry.schema)

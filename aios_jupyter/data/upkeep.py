@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,17 +266,13 @@ def check_unchanged(entry: Entry, catalog: Catalog | None = None) -> None:
         catalog.mark(entry, known.values())
 
 
-def _there(entry: Entry, known: Container[str]) -> Mapping[str, tuple[int, int | str]]:
+def _there(entry: Entry, known: Collection[str]) -> Mapping[str, tuple[int, int | str]]:
     """Size and stamp of each file that is there now and belongs to a dataset."""
     if not storage.is_remote(entry.url):
         return layout.stamps(entry.url, entry.format, known)
     found = layout.remote_stamps(entry.url)
-    return {name: stamp for name, stamp in found.items() if _belongs(entry, name, known)}
-
-
-def _belongs(entry: Entry, name: str, known: Container[str]) -> bool:
     form = entry.format
-    return name in known or (layout.takes(form, name) and (form != "folder" or "/" in name))
+    return {name: stamp for name, stamp in found.items() if layout.belongs(form, name, known)}
 
 
 def _stamp(entry: Entry, name: str) -> tuple[int, int]:

@@ -211,7 +211,7 @@ def test_what_is_no_dataset_is_a_usage_or_not_found_error(catalog, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UsageError, match="not a dataset that can be read"):
         catalog.get(tmp_path / "notes.doc")
-    with pytest.raises(UsageError, match="no images in subfolders"):
+    with pytest.raises(UsageError, match="has no images, which are"):
         catalog.get(tmp_path / "nothing")
     with pytest.raises(NotFoundError, match="nothing at"):
         catalog.get("./does-not-exist.npz")

@@ -19,9 +19,10 @@ from pyarrow import parquet
 
 from aios_jupyter.commands import main
 from aios_jupyter.data import packed, prepare, shards, sounds, sql
+from aios_jupyter.data.augment import augment
 from aios_jupyter.data.feed import loader
 from aios_jupyter.data.formats import decode_image, encode_image
-from aios_jupyter.errors import NotFoundError, UsageError
+from aios_jupyter.errors import ConflictError, NotFoundError, UsageError
 
 TABLE = "name,size,weight,label\nana,3,1.5,cat\nbob,,2.5,dog\ncarl,5,nan,cat\n"
 
@@ -506,3 +507,29 @@ def test_classes_of_tables_arrays_sounds_and_texts_are_counted(catalog, tmp_path
         "a.npz": {"5": 1, "7": 2},
         "texts": {"w": 1, "x": 2},
     }
+
+
+def test_images_without_classes_are_a_dataset_too(catalog, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(encode_image(np.full((8, 8), number * 9, np.uint8)))
+    (folder / "README.txt").write_text("none of them")
+    entry = catalog.add("photos", folder)
+    assert (entry.format, entry.rows, entry.classes) == ("folder", 6, ())
+    assert entry.schema == {"image": "file"}
+    x, y = catalog.load("photos")
+    assert y is None and x[:, 0, 0].tolist() == [0, 9, 18, 27, 36, 45]
+    (found,) = loader("photos", batch_size=6)
+    assert found[1] is None and sorted(found[0][:, 0, 0].tolist()) == x[:, 0, 0].tolist()
+    assert augment("photos", "more", "hflip", copies=1).rows == 12
+    assert sql.frame("SELECT * FROM photos", sql.Tables()).columns.tolist() == ["file"]
+    (folder / "new.png").write_bytes(encode_image(np.zeros((8, 8), np.uint8)))
+    with pytest.raises(ConflictError, match=r"new\.png is new since photos@"):
+        catalog.load("photos")
+    # Beside classes it would be of none.
+    (folder / "cat").mkdir()
+    (folder / "new.png").replace(folder / "cat" / "a.png")
+    labeled = catalog.add("photos", folder)
+    assert (labeled.rows, labeled.classes) == (1, ("cat",))
+    assert catalog.load("photos")[1].tolist() == [0]
