@@ -455,6 +455,8 @@ def test_what_is_done_of_a_long_run_is_counted_in_whole_steps() -> None:
     feed.add({"type": "progress", "done": 10_020, "total": 1_000_000, "unit": "steps"})
     feed.add({"type": "metrics", "values": {"samples_per_second": 10_020.4}, "step": 1})
     assert feed.progress_text() == "10,020/1,000,000 steps"
+    feed.add({"type": "progress", "done": 8, "total": 47_056_490})
+    assert feed.progress_text() == "8/47,056,490"
     assert feed.metrics_text() == "samples_per_second 10,020"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..course import Course
 from ..units import format_duration, format_size
-from .views import number
+from .views import LARGEST, number
 
 LOG_LINES = 400
 POINTS = 240
@@ -146,7 +146,7 @@ class Feed:
         if not self.progress:
             return ""
         done, total = self.progress.get("done") or 0, self.progress.get("total") or 0
-        counted = f"{number(done)}/{number(total)}" if total else number(done)
+        counted = f"{_counted(done)}/{_counted(total)}" if total else _counted(done)
         parts = (counted, str(self.progress.get("unit") or ""))
         text = " ".join(part for part in parts if part)
         label = self.progress.get("label")
@@ -187,3 +187,8 @@ class Feed:
     def text(self, now: float, lines: int = 30) -> str:
         """The summary and the end of rank 0's log."""
         return "\n".join([self.summary(now), *self.tail(0, lines)])
+
+
+def _counted(value: float) -> str:
+    """How many there are: of bytes there may be more than `number` writes out."""
+    return f"{value:,}" if isinstance(value, int) and value >= LARGEST else number(value)

@@ -1,6 +1,6 @@
 """Pictures for a data card: how each column of a table is spread, and how sounds look.
 
-A leaf module: it imports numpy, pyarrow and Pillow.
+A leaf module: it imports numpy, pyarrow, Pillow and OpenCV, whose font has the letters of most scripts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .views import number
 
@@ -29,7 +30,9 @@ COLUMNS = 4
 WIDTH, HEIGHT, GAP, WORDS = 168, 64, 8, 14
 BINS = 24
 BARS = 6
-INK, PAPER, TEXT, AXIS = "#4c78a8", "white", "#404040", "#c8c8c8"
+INK, PAPER, TEXT, AXIS = "#4c78a8", "white", (64, 64, 64), "#c8c8c8"
+# The height of letters in pixels, and their weight.
+LETTER, BOLD = 11, 400
 
 
 def spread(entry: Entry) -> bytes | None:
@@ -103,22 +106,31 @@ def _sheet(drawn: list[tuple[str, list[float], str]], draw_one: Any) -> bytes | 
     down = math.ceil(len(drawn) / across)
     cell = (WIDTH + GAP, HEIGHT + 2 * WORDS + GAP)
     sheet = Image.new("RGB", (across * cell[0] + GAP, down * cell[1] + GAP), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    pen, written = ImageDraw.Draw(sheet), list[tuple[str, int, int]]()
     for place, (title, heights, words) in enumerate(drawn):
         left = GAP + place % across * cell[0]
         top = GAP + place // across * cell[1]
-        pen.text((left, top), _fitting(title, font), TEXT, font)
         draw_one(pen, heights, left, top + WORDS)
-        pen.text((left, top + WORDS + HEIGHT + 1), _fitting(words, font), TEXT, font)
+        written += [(title, left, top), (words, left, top + WORDS + HEIGHT + 1)]
     file = io.BytesIO()
-    sheet.save(file, "PNG", optimize=True)
+    _with_text(sheet, written).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _fitting(text: str, font: Any) -> str:
-    while font.getlength(text) > WIDTH and len(text) > 1:
-        text = text[:-2] + "…"
-    return text
+def _with_text(sheet: Image.Image, written: list[tuple[str, int, int]]) -> Image.Image:
+    """The sheet with lines of text, each at its left upper corner."""
+    pixels, font = np.array(sheet), cv2.FontFace("sans")
+
+    def width(text: str) -> int:
+        return int(cv2.getTextSize((0, 0), text, (0, 0), font, LETTER, BOLD)[2])
+
+    for text, left, top in written:
+        # No more than could be drawn at all: a value may be a whole document.
+        line = " ".join(text[:WIDTH].split())
+        while width(line) > WIDTH and len(line) > 1:
+            line = line[:-2] + "…"
+        cv2.putText(pixels, line, (left, top + LETTER), TEXT, font, LETTER, BOLD)
+    return Image.fromarray(pixels)
 
 
 def _bars(pen: Any, heights: list[float], left: int, top: int) -> None:

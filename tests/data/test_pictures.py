@@ -81,3 +81,12 @@ def test_a_picture_is_written_to_a_file_where_there_is_something_to_draw(catalog
     with pytest.raises(NotFoundError, match="There is nothing to draw of notes@"):
         invoke(["data", "show", "notes", "--picture", str(tmp_path / "notes.png")], Host())
     assert not (tmp_path / "notes.png").exists()
+
+
+def test_words_of_any_script_can_be_read_in_a_picture(catalog, tmp_path):
+    """Letters that a font has not are all drawn as the same box."""
+    drawn = set()
+    for word in ("ö", "ä", "ł", "Я", "北", "京"):
+        (tmp_path / "words.csv").write_text(f"city\n{word}\n{word}\n")
+        drawn.add(pictures.spread(catalog.add("words", tmp_path / "words.csv")))
+    assert len(drawn) == 6
