@@ -21,7 +21,7 @@ from ..runs import events
 from .ahead import ahead
 from .catalog import Catalog, Entry, readable
 from .loader import Augment, AugmentRows
-from .rows import Source, source_of
+from .rows import Source, is_table, source_of
 
 Array = NDArray[Any]
 Transform = Callable[[Any, Any], tuple[Any, Any]]
@@ -61,8 +61,8 @@ def loader(
     ----------
     name
         Arrays, in a file or in the chunks of Zarr; images of a folder or of WebDataset's shards; a table of numbers, whose column
-        `label` (or `y`, `class`, `target`) is `y` and the others `x` as float32; sounds of one
-        length, as float32 from -1 to 1; or texts, as a list.
+        `label` (or `y`, `class`, `target`) is `y` and the others `x` as float32; sounds as float32
+        from -1 to 1, of several lengths as a list for `transform`; or texts, as a list.
     batch_size
         Rows for each rank.
     shuffle, seed
@@ -81,9 +81,12 @@ def loader(
     Raises
     ------
     UsageError
-        There are too few rows for one batch, or the data is none that can be fed.
+        There are too few rows for one batch, or the data is none that can be fed; or numbers are
+        missing in it, and no `transform` is there to do something about that.
     """
     entry = readable(Catalog().get(name))
+    if transform is None:
+        _refuse_missing(entry)
     return Loader(
         source_of(entry),
         entry.ref,
@@ -94,6 +97,32 @@ def loader(
         transform=transform,
         rank=int(os.environ.get("RANK", "0")) if rank is None else rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size,
+    )
+
+
+def _refuse_missing(entry: Entry) -> None:
+    """Refuse numbers that are missing in `x`: they would be NaN, and after a step so would the model."""
+    table = is_table(entry)
+    if not table and entry.format not in {"npz", "npy", "zarr"}:
+        return
+    from .tables import LABELS
+
+    # Of arrays `x` is the first; where labels are missing is told by who looks at them.
+    names = entry.schema.keys() - set(LABELS) if table else {next(iter(entry.schema))}
+    given = (field for field in entry.fields if field.name in names and field.mean is not None)
+    lacking = [field for field in given if field.missing]
+    if not lacking:
+        return
+    columns = ", ".join(field.name for field in lacking)
+    mend = (
+        f'fill them first: aios data features {entry.name} -o NEW --steps "fill({columns}, median)"'
+        if table
+        else "repair them"
+    )
+    count = lacking[0].missing
+    raise UsageError(
+        f"{entry.url} has {count:,} missing number{'s'[: count != 1]} in '{lacking[0].name}', which would be "
+        f"NaN in its batches; {mend}, or give the loader a transform=function that does."
     )
 
 
@@ -234,16 +263,14 @@ class Loader:
     def _make(self, rows: NDArray[np.int64]) -> tuple[Any, Any]:
         x, y = self._source.take(rows)
         transform = self._transform
-        if isinstance(transform, Augment | AugmentRows):
-            return transform.batch(x, y, indices=rows, epoch=self.epoch)
-        if transform is not None:
+        if transform is not None and not isinstance(transform, Augment | AugmentRows):
             return transform(x, y)
-        if isinstance(x, list) and not isinstance(x[0], str):
-            raise UsageError(
-                f"The images of {self._ref} differ in shape; give the loader "
-                "transform=aios_jupyter.augment('resize(…)'), or a function of your own."
-            )
-        return x, y
+        differ = isinstance(x, list) and not isinstance(x[0], str)
+        if differ and not isinstance(transform, Augment):
+            raise UsageError(f"The {self._source.what_differs.format(self._ref)}")
+        if transform is None:
+            return x, y
+        return transform.batch(x, y, indices=rows, epoch=self.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, for a checkpoint: the same on every rank."""

@@ -41,9 +41,19 @@ _X, _Y, _DIFFER = "feed-x.npy", "feed-y.npy", "feed-images-differ"
 
 
 class Source:
-    """Rows that are taken by their numbers."""
+    """Rows that are taken by their numbers.
+
+    Attributes
+    ----------
+    what_differs
+        What is wrong, and what to do, where the rows of a batch are to be an array and are none.
+    """
 
     rows: int
+    what_differs = (
+        "images of {} differ in shape; give the loader transform=aios_jupyter.augment('resize(…)'), or "
+        "a function of your own."
+    )
 
     def take(self, rows: Rows) -> tuple[Any, Array | None]:
         """`x` and `y` of some rows; `x` is a list where the rows are no array together."""
@@ -85,10 +95,14 @@ def _source_of(entry: Entry) -> Source:
         from .zarrs import Blocks
 
         return Blocks(entry, cache.local(entry))
-    if entry.format == "sounds":
+    if entry.format in {"sounds", "text"}:
+        from . import row_files
+
+        if entry.format == "text":
+            return row_files.Texts(entry)
+        if row_files.differ(entry):
+            return row_files.Sounds(entry)
         return _unpacked(entry, _unpack_arrays, _Sounds)
-    if entry.format == "text":
-        return _Texts(entry)
     raise UsageError(
         f"'{entry.name or entry.url}' is {entry.format}, which cannot be fed to ranks."
     )
@@ -211,21 +225,6 @@ def _unpack_table(entry: Entry) -> tuple[Array, Array | None]:
     if not columns:
         raise UsageError(f"'{entry.name}' has no column besides its label.")
     return np.stack(columns, axis=1), None if label is None else table[label].to_numpy()
-
-
-# --- texts
-
-
-class _Texts(Source):
-    """Lines, or documents, which are kept in memory."""
-
-    def __init__(self, entry: Entry) -> None:
-        self._x, self._y = _unpack_arrays(cache.local(entry))
-        self.rows = len(self._x)
-        labels.check_known(entry, self.rows, None)
-
-    def take(self, rows: Rows) -> tuple[list[str], Array | None]:
-        return self._x[rows].tolist(), None if self._y is None else self._y[rows]
 
 
 # --- images

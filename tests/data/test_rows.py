@@ -261,3 +261,37 @@ def test_a_full_disk_while_images_are_unpacked_leaves_no_part_of_them(shards, st
         everything("shards")
     assert kept(state) == ["feed-y.npy"]
     monkeypatch.undo()
+
+
+def test_sounds_of_several_lengths_come_as_a_list_to_who_brings_them_to_one(catalog, tmp_path):
+    for number, frames in enumerate((50, 80, 60, 80)):
+        place = tmp_path / "words" / "ab"[number % 2] / f"{number}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.full((frames, 1), 2**14, np.int16)
+        place.write_bytes(sounds.encode(sounds.Sound(samples, 8000)))
+    catalog.add("words", tmp_path / "words")
+
+    def padded(x, y):
+        assert sorted(map(len, x)) == [50, 60, 80, 80]
+        return np.stack([np.pad(one, (0, 80 - len(one))) for one in x]), y
+
+    x, y = everything("words", 4, transform=padded)
+    assert (x.dtype, x.shape, y.tolist()) == (np.float32, (4, 80), [0, 0, 1, 1])
+    assert x.sum(axis=1).tolist() == [25, 30, 40, 40]
+    for transform in (None, aios_jupyter.augment("noise(0.1)", of="sound")):
+        with pytest.raises(UsageError, match=r"sounds of words@\w+ differ in length; .*np\.resize"):
+            everything("words", 4, transform=transform)
+
+
+def test_numbers_that_are_missing_are_refused_unless_somebody_does_something(catalog, tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,label\n1,NA,0\n2,5,1\n")
+    catalog.add("t", tmp_path / "t.csv")
+    np.savez(tmp_path / "x.npz", x=np.array([[1.0, np.nan], [3.0, 4.0]]), y=[0, 1])
+    catalog.add("x", tmp_path / "x.npz")
+    with pytest.raises(UsageError, match=r't\.csv has 1 missing number in .*"fill\(b, median\)"'):
+        everything("t", 2)
+    with pytest.raises(UsageError, match=r"x\.npz has 1 missing number in 'x'"):
+        everything("x", 2)
+    for name in ("t", "x"):
+        x, _ = everything(name, 2, transform=lambda x, y: (np.nan_to_num(x), y))
+        assert np.isfinite(x).all()
