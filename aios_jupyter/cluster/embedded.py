@@ -87,6 +87,7 @@ def ensure(
     simulate_gpus: int | None = None,
     from_snapshot: bool = False,
     host: str | None = None,
+    accounts: str | None = None,
 ) -> dict[str, Any]:
     """Make sure that broker and node run; returns what the broker wrote (`address`, `dask`).
 
@@ -102,6 +103,9 @@ def ensure(
     host
         For a new cluster: the address of this machine at which it listens, so that nodes and people
         elsewhere reach it (default: `Settings.host`, which is loopback).
+    accounts
+        For a new cluster that root starts: the rule by which people's code runs in their own accounts,
+        `names` or a JSON file (`node.accounts.Accounts`). "": all of it runs in the starter's.
 
     Raises
     ------
@@ -121,7 +125,7 @@ def ensure(
             "The cluster is running, with a journal that is whole; stop it with 'aios down' before "
             "you go back to a snapshot."
         )
-    asked = {"simulate_gpus": simulate_gpus, "host": host}
+    asked = {"simulate_gpus": simulate_gpus, "host": host, "accounts": accounts}
     plain = all(value is None for value in asked.values())
     if broker and node and paths.connection.exists() and plain:
         return broker
@@ -148,7 +152,11 @@ def _require(paths: Paths) -> None:
 def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
     create(paths.tls)
     broker, node = running(paths.broker), running(paths.node)
-    defaults = {"simulate_gpus": settings().simulate_gpus, "host": settings().host}
+    defaults = {
+        "simulate_gpus": settings().simulate_gpus,
+        "host": settings().host,
+        "accounts": "",
+    }
     known = {**defaults, **(read(paths.connection) or {})}
     given = {name: value for name, value in asked.items() if value is not None}
     if (broker or node) and paths.connection.exists():
@@ -162,6 +170,11 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
                 f"A cluster that listens at {known['host']} is running already; stop it with "
                 "'aios down' first."
             )
+        if given.get("accounts", known["accounts"]) != known["accounts"]:
+            raise ClusterError(
+                "A cluster that was started with other --accounts is running already; stop it with "
+                "'aios down' first."
+            )
     else:
         known = {**defaults, **given}
         write(paths.connection, known)
@@ -171,7 +184,7 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
         broker_process = _start_broker(paths, earlier, known["host"])
     if not node:
         paths.node.unlink(missing_ok=True)
-        node_process = _start_node(paths, known["simulate_gpus"], known["host"])
+        node_process = _start_node(paths, known)
     if not broker:
         try:
             broker = wait(paths.broker, broker_process, paths.state / "broker.log")
@@ -261,10 +274,11 @@ def _free_address(paths: Paths, host: str) -> str:
     return last
 
 
-def _start_node(paths: Paths, simulate_gpus: int, host: str) -> subprocess.Popen[bytes]:
+def _start_node(paths: Paths, known: dict[str, Any]) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "aios_jupyter.node.agent"),
         *("--runtime", str(paths.runtime), "--state", str(paths.state)),
-        *("--simulate-gpus", str(simulate_gpus), "--host", host),
+        *("--simulate-gpus", str(known["simulate_gpus"]), "--host", known["host"]),
+        *("--accounts", known["accounts"]),
     ]
     return detach(command, {}, paths.state / "node.log")

@@ -18,7 +18,9 @@ from . import nodes
 from .processes import detach, end, lock, read, running, wait, write
 
 
-def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join(
+    bundle: Path, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """Start an agent here for the cluster that made the bundle, and wait until it is let in.
 
     Parameters
@@ -26,6 +28,9 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
     host
         This machine's address, at which other nodes and people reach the agent; by default the one
         from which the broker is reached.
+    accounts
+        Where root calls: the rule by which people's code runs in their own accounts here, as
+        `embedded.ensure` has it.
 
     Returns
     -------
@@ -55,6 +60,7 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
             *(sys.executable, "-m", "aios_jupyter.node.agent", "--name", name),
             *("--runtime", str(runtime), "--state", str(state)),
             *("--host", host, "--simulate-gpus", str(simulate_gpus)),
+            *("--accounts", accounts),
         ]
         log = state / "node.log"
         facts = wait(runtime / "node.json", detach(command, {}, log), log, f"node {name}")

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ..errors import ClusterError
+from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
-from .base import as_json, echo_json
+from .base import accounts_option, as_json, echo_json
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -43,16 +43,41 @@ DEVICE_COLUMNS = (
     metavar="ADDRESS",
     help="Listen at this address of the machine, for nodes and people elsewhere.",
 )
+@accounts_option
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Stay: mend it when a part dies, and stop it when this ends (systemd, containers).",
+)
 @click.pass_obj
-def up(host: Host, simulate_gpus: int | None, from_snapshot: bool, address: str | None) -> None:
+def up(
+    host: Host,
+    simulate_gpus: int | None,
+    from_snapshot: bool,
+    address: str | None,
+    accounts: str | None,
+    foreground: bool,
+) -> None:
     """Start your cluster, or find the one that runs.
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
     """
-    if simulate_gpus is not None or from_snapshot or address is not None:
+    asked: dict[str, Any] = {
+        "simulate_gpus": simulate_gpus,
+        "host": address,
+        "accounts": accounts,
+    }
+    if foreground:
+        if not host.shell_leases:
+            raise UsageError("--foreground is for terminals and services; here it would never end.")
+        from ..cluster.keeping import keep
+
+        keep(host.say, from_snapshot=from_snapshot, **asked)
+        return
+    if from_snapshot or any(value is not None for value in asked.values()):
         from ..cluster.embedded import ensure
 
-        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=address)
+        ensure(start=True, from_snapshot=from_snapshot, **asked)
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..units import format_size
-from .base import VerbGroup, as_json, echo_json
+from .base import VerbGroup, accounts_option, as_json, echo_json
 from .host import Host
 from .views import Card, Column, Table
 
@@ -67,15 +67,16 @@ def add(host: Host, name: str, output: Path | None, data: bool, days: float) -> 
 @click.option(
     "--simulate-gpus", type=click.IntRange(min=0), default=0, metavar="N", help="Offer N of them."
 )
+@accounts_option
 @click.pass_obj
-def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
+def join(host: Host, bundle: Path, address: str, simulate_gpus: int, accounts: str | None) -> Any:
     """Make this machine a node of the cluster of BUNDLE.
 
     Its agent stays until 'node leave', or until the cluster is stopped.
     """
     from ..session import join_node
 
-    facts = join_node(bundle, host=address, simulate_gpus=simulate_gpus)
+    facts = join_node(bundle, host=address, simulate_gpus=simulate_gpus, accounts=accounts or "")
     fields = (("address", facts["address"]),)
     return host.show(Card(f"node {facts['node']}", badge="joined", fields=fields), facts)
 

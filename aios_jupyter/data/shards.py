@@ -30,7 +30,7 @@ from .shard_images import Images
 from .storage import is_remote, locate, reading
 
 Sample = dict[str, bytes]
-_LABELS = ("cls", "label", "label.txt", "cls.txt")
+LABELS = ("cls", "label", "label.txt", "cls.txt")
 _What = TypeVar("_What")
 
 
@@ -93,7 +93,7 @@ def _images_in(place: str, url: str) -> tuple[Images, str]:
                 f"{place} is compressed, so that its images cannot be read one by one; shards are "
                 "plain tar files."
             )
-        images = shard_images.find(members, data, _LABELS, _word)
+        images = shard_images.find(members, data, LABELS, _word)
         images = images or _one_by_one(members, data, place, url)
         lacking = images.word < 0
         return images, _key(members, place, int(lacking.argmax())) if lacking.any() else ""
@@ -232,6 +232,12 @@ def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     return stack(images, url), _all_labels(labels, first)
 
 
+def label_of(sample: Sample) -> str | None:
+    """The label of a sample, if it has one."""
+    blob = next((sample[name] for name in LABELS if name in sample), None)
+    return None if blob is None else _word(blob)
+
+
 def _image_of(key: str, sample: dict[str, Any], url: str) -> str:
     ending = next((e for e in sample if f".{e}" in IMAGE_SUFFIXES), None)
     if ending is None:
@@ -278,14 +284,8 @@ def _as_labels(words: Sequence[str]) -> NDArray[Any]:
     return np.array(words, np.int64 if numbers else str)
 
 
-def label_of(sample: Sample) -> str | None:
-    """The label of a sample as text; None where it has none."""
-    blob = next((sample[name] for name in _LABELS if name in sample), None)
-    return None if blob is None else _word(blob)
-
-
 def _label_at(data: Any, sample: dict[str, tuple[int, int]]) -> str | None:
-    where = next((sample[name] for name in _LABELS if name in sample), None)
+    where = next((sample[name] for name in LABELS if name in sample), None)
     if where is None:
         return None
     return _word(data[where[0] : sum(where)])

@@ -70,7 +70,9 @@ class NodeVerbs(Link):
         return row
 
 
-def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join_node(
+    directory: str | Path, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """Make this machine a node of the cluster that has made the bundle in `directory`.
 
     Parameters
@@ -79,6 +81,8 @@ def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) 
         Its address for other nodes and people; by default that from which the broker is reached.
     simulate_gpus
         Offer so many simulated GPUs.
+    accounts
+        Where root calls: `names` or a JSON file, so that people's code runs in their own accounts.
 
     Returns
     -------
@@ -95,7 +99,10 @@ def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) 
     if bundle.current() == Path(directory).expanduser():
         raise UsageError("AIOS_BUNDLE names a person's bundle; a node has one of its own.")
     return joined.join(
-        Path(directory).expanduser().absolute(), host=host, simulate_gpus=simulate_gpus
+        Path(directory).expanduser().absolute(),
+        host=host,
+        simulate_gpus=simulate_gpus,
+        accounts=accounts,
     )
 
 

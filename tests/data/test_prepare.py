@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from aios_jupyter.data import Catalog, Recipe, pieces, shards, texts, vault
+from aios_jupyter.data import Catalog, Recipe, pieces, vault
 from aios_jupyter.data.division import divide, parse_parts, place
 from aios_jupyter.data.formats import encode_image
 from aios_jupyter.data.prepare import prepare
@@ -198,33 +196,6 @@ def test_shares_of_classes_are_kept_and_groups_are_whole(catalog, people, raw) -
     by_city = divide(people, {"a": 0.5, "b": 0.5}, by="age", stratify="label")
     ages = [set(everything(entry.url)["age"].dropna()) for entry in by_city.values()]
     assert not ages[0] & ages[1]
-
-
-def test_shards_sounds_and_texts_are_divided(catalog, tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w") as archive:
-        for k in range(60):
-            for ending, blob in ((".cls", str(k % 3)), (".json", f'{{"k": {k}}}')):
-                member = tarfile.TarInfo(f"{'ab'[k % 2]}/{k:03}{ending}")
-                member.size = len(blob)
-                archive.addfile(member, io.BytesIO(blob.encode()))
-    (tmp_path / "lines.txt").write_text("".join(f"line {k} ä\n" for k in range(50)))
-    for k in range(30):
-        folder = tmp_path / "notes" / "ab"[k % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{k}.txt").write_text(f"note {k}")
-    for name, file in (("shards", "s.tar"), ("lines", "lines.txt"), ("notes", "notes")):
-        entry = catalog.add(name, tmp_path / file)
-        halves = divide(name, {"a": 0.5, "b": 0.5}, stratify="" if name == "lines" else "label")
-        assert halves["a"].rows + halves["b"].rows == entry.rows
-        assert {one.format for one in halves.values()} == {entry.format}
-        assert halves["a"].classes == entry.classes
-    found = [dict(shards.samples(catalog.get(f"shards-{half}").url)) for half in "ab"]
-    assert not found[0].keys() & found[1].keys()
-    assert found[0] | found[1] == dict(shards.samples(str(tmp_path / "s.tar")))
-    lines = [set(texts.rows(catalog.get(f"lines-{half}").url)) for half in "ab"]
-    assert lines[0] | lines[1] == set(texts.rows(str(tmp_path / "lines.txt")))
-    with pytest.raises(UsageError, match="has no labels to stratify by"):
-        divide("lines", {"a": 0.5, "b": 0.5}, stratify="label")
 
 
 def test_arrays_and_images_are_divided(catalog, digits, photos) -> None:
