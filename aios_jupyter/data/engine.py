@@ -8,7 +8,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ class Engine:
         self._spill = spill
         self._process = os.getpid()
         self._timer: threading.Timer | None = None
+        self._worker = ThreadPoolExecutor(1, "aios-sql")
         self._instance = duckdb.connect(
             config={
                 "errors_as_json": "true",
@@ -63,15 +64,16 @@ class Engine:
     def interruptible(self, work: Callable[[], _Answer]) -> _Answer:
         """Do something with the connection that an interrupt of the cell, or Ctrl-C, ends at once.
 
-        DuckDB itself would look for one only between its tasks, of which a large join has few.
+        DuckDB itself would look for one only between its tasks, of which a large join has few. The
+        thread is the instance's: one that ends after each query may be at that when a process is forked.
         """
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(work)
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                self.connection.interrupt()
-                raise
+        future = self._worker.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            self.connection.interrupt()
+            wait([future])
+            raise
 
     def clear(self) -> None:
         """End a query: its database goes."""
@@ -87,6 +89,7 @@ class Engine:
     def close(self) -> None:
         """Give back its memory and threads."""
         if self._process == os.getpid():
+            self._worker.shutdown()
             self._instance.close()
         else:
             # In a forked process its end would wait for threads that only the parent has.
