@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -139,8 +141,11 @@ def keys_add(host: Host, name: str, options: tuple[str, ...], secrets: tuple[str
 
 def _ask(option: str, variable: str) -> str:
     try:
-        return str(click.prompt(option, hide_input=True))
-    except (click.Abort, EOFError):
+        with warnings.catch_warnings():
+            # Without a terminal it would go on, and show what is typed.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return str(click.prompt(option, hide_input=True))
+    except (click.Abort, EOFError, getpass.GetPassWarning):
         raise UsageError(
             f"There is no terminal to ask for {option}; set the variable {variable}."
         ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -155,7 +155,7 @@ class Catalog(Records):
         """An entry that is in the database, neither built in nor a path."""
         name, _, version = ref.partition("@")
         for entry in reversed(self._rows(name)):
-            if version in {"", entry.version}:
+            if entry.is_called(version):
                 return entry
         if name == MNIST:
             raise ConflictError(f"'{MNIST}' comes with the package and cannot be changed.")
@@ -163,6 +163,8 @@ class Catalog(Records):
 
     def get(self, ref: str | Path | Entry) -> Entry:
         """A dataset by `name` (the newest version), `name@version`, path or URL.
+
+        The first four characters of a version, or more, stand for the newest that begins so.
 
         Raises
         ------
@@ -175,7 +177,7 @@ class Catalog(Records):
         name, _, version = text.partition("@")
         if is_name(name):
             for entry in reversed(self.versions(name)):
-                if version in {"", entry.version}:
+                if entry.is_called(version):
                     return entry
         if looks_like_path(text):
             return inspect(text)
@@ -274,7 +276,7 @@ class Catalog(Records):
         else:
             place = storage.absolute(str(target))
             if str(target).endswith("/") and not storage.is_folder(entry.url):
-                place = storage.joined(place, _file_name(entry))
+                place = storage.joined(place, entry.file_name)
         if compress:
             from . import packed
 
@@ -413,13 +415,6 @@ def readable(entry: Entry) -> Entry:
     if channel is not None:
         channel.data(entry.ref, entry.url)
     return entry
-
-
-def _file_name(entry: Entry) -> str:
-    """What a dataset of one file is called in a folder."""
-    if entry.name:
-        return f"{entry.name}{ending(entry.url)}"
-    return PurePosixPath(entry.url).name
 
 
 def _tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ def sniffed(fs: Any, path: str) -> Dialect:
     UnicodeDecodeError
         It is not UTF-8.
     """
-    with fs.open(path, "rb") as file:
+    # A bucket's file would read 50 MB ahead.
+    with fs.open(path, "rb", block_size=_SAMPLE) as file:
         sample = packed.opened(file, path).read(_SAMPLE)
     # The last character may be cut off.
     decoder = codecs.getincrementaldecoder("utf-8-sig")()

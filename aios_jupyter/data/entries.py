@@ -11,6 +11,7 @@ from .description import Field
 
 # The format of what `vault` has encrypted.
 ENCRYPTED = "age"
+_LEAST_OF_VERSION = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How a file that is compressed ends, and with what it is.
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
@@ -81,6 +82,18 @@ class Entry(Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """`name@version`: this name with this content."""
         return f"{self.name or self.url}@{self.version}"
+
+    @property
+    def file_name(self) -> str:
+        """What a dataset of one file is called in a folder."""
+        if self.name:
+            return f"{self.name}{ending(self.url)}"
+        return PurePosixPath(self.url).name
+
+    def is_called(self, version: str) -> bool:
+        """Whether this is the version that somebody has written, perhaps its beginning alone."""
+        short = len(version) >= _LEAST_OF_VERSION and self.version.startswith(version)
+        return short or version in {"", self.version}
 
 
 def is_name(text: str) -> bool:

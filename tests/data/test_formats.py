@@ -434,6 +434,10 @@ def test_tags_owners_and_versions_are_kept(catalog, table):
         second.made_from,
         "by hand",
     )
+    assert catalog.get(f"pets@{first.version[:4]}") == tagged
+    for short in (first.version[:3], "zzzz"):
+        with pytest.raises(NotFoundError, match="There is no version"):
+            catalog.get(f"pets@{short}")
     catalog.remove(first.ref)
     assert [entry.version for entry in catalog.versions("pets")] == [second.version]
     with pytest.raises(UsageError, match="cannot be a tag"):
