@@ -43,6 +43,9 @@ _CHECKSUMS = {
     "response_checksum_validation": "when_required",
 }
 _Found = TypeVar("_Found")
+# In a forked process fsspec forgets its file systems, and the end of one of hdfs-native's would wait
+# for threads that only the parent has: a worker of torch's `DataLoader` would hang.
+_hdfs: dict[int, Any] = {}
 # They have errors of their own, which are no `OSError`.
 _LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore", "hdfs_native", "requests", "urllib3"})
 # What libraries raise for files that are cut off, damaged, or something else.
@@ -144,6 +147,8 @@ def locate(url: str) -> tuple[Any, str]:
     except OSError as error:
         # Some connect at once, such as FTP.
         raise unreadable(url, error) from None
+    if scheme == "hdfs":
+        _hdfs[id(fs)] = fs
     return fs, path
 
 

@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -200,3 +201,19 @@ def test_tasks_go_to_the_node_that_has_the_block(port, nodes, tmp_path):
     # Who cannot be asked is no reason to fail.
     lost = [replace(part, url="webhdfs://127.0.0.1:1/both") for part in parts]
     assert near.workers_for(client, lost) == [(), ()]
+
+
+def test_a_process_that_is_forked_after_a_read_goes_on(place, catalog, npz):
+    """As a `DataLoader` forks its workers; fsspec forgets its file systems then."""
+    catalog.copy(str(npz), f"{place}/noise.npz")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        until(
+            lambda: os.waitpid(child, os.WNOHANG)[0], "the forked process is at its first line", 20
+        )
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
