@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import ClusterError
+from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
 from .base import accounts_option, as_json, echo_json
 from .host import Host
@@ -44,6 +44,11 @@ DEVICE_COLUMNS = (
     help="Listen at this address of the machine, for nodes and people elsewhere.",
 )
 @accounts_option
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Stay: mend it when a part dies, and stop it when this ends (systemd, containers).",
+)
 @click.pass_obj
 def up(
     host: Host,
@@ -51,6 +56,7 @@ def up(
     from_snapshot: bool,
     address: str | None,
     accounts: str | None,
+    foreground: bool,
 ) -> None:
     """Start your cluster, or find the one that runs.
 
@@ -61,6 +67,13 @@ def up(
         "host": address,
         "accounts": accounts,
     }
+    if foreground:
+        if not host.shell_leases:
+            raise UsageError("--foreground is for terminals and services; here it would never end.")
+        from ..cluster.keeping import keep
+
+        keep(host.say, from_snapshot=from_snapshot, **asked)
+        return
     if from_snapshot or any(value is not None for value in asked.values()):
         from ..cluster.embedded import ensure
 
