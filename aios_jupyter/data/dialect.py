@@ -51,8 +51,9 @@ def sniffed(fs: Any, path: str) -> Dialect:
     UnicodeDecodeError
         It is not UTF-8.
     """
-    # A bucket's file would read 50 MB ahead.
-    with fs.open(path, "rb", block_size=_SAMPLE) as file:
+    # A bucket's file would read 50 MB ahead; that of HDFS takes no such word.
+    ahead = {"block_size": _SAMPLE} if "s3" in fs.protocol else {}
+    with fs.open(path, "rb", **ahead) as file:
         sample = packed.opened(file, path).read(_SAMPLE)
     # The last character may be cut off.
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
