@@ -360,7 +360,11 @@ class Leasing(Allotting):
             if lease.state is LeaseState.ENDING:
                 self._confirm(lease, node)
             elif not self._survives(lease, node):
-                self._end(lease, f"node {node} was lost", lost_node=node)
+                self._end(lease, self._why_lost(node), lost_node=node)
+
+    def _why_lost(self, node: str) -> str:
+        """What became of a node, for its leases."""
+        return f"node {node} was lost"
 
     def _survives(self, lease: Lease, node: str) -> bool:
         """Whether a lease goes on without a node that is lost for good."""

@@ -37,6 +37,8 @@ def why(state: State, request: Request, reason: str, place: int) -> str:
                 f"The quota of queue {request.queue} is used; it goes on when a lease there ends. "
                 "'aios quota' shows who may use how much."
             )
+        case "NodeExpected":
+            return f"It waits for node {about}, which is yet to come; 'aios node ls' says why."
         case "NodeDown":
             return "A node with devices that it needs is down; 'aios status' shows which."
     demand = demand_of(request)

@@ -151,7 +151,11 @@ class Broker:
         if change.what == "revoked":
             if change.role != "node":
                 self._people.revoked(change.name)
-            self._nodes.tell_revoked()
+            self.tell_revoked()
+
+    def tell_revoked(self) -> None:
+        """Certificates were revoked by whoever has the authority's key."""
+        self._nodes.tell_revoked()
         self._let_go()
 
     def _let_go(self) -> None:

@@ -87,6 +87,7 @@ def ensure(
     simulate_gpus: int | None = None,
     from_snapshot: bool = False,
     host: str | None = None,
+    bare: bool | None = None,
 ) -> dict[str, Any]:
     """Make sure that broker and node run; returns what the broker wrote (`address`, `dask`).
 
@@ -102,6 +103,8 @@ def ensure(
     host
         For a new cluster: the address of this machine at which it listens, so that nodes and people
         elsewhere reach it (default: `Settings.host`, which is loopback).
+    bare
+        For a new cluster: this machine offers no devices, as others are to join for that.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def ensure(
             "you go back to a snapshot."
         )
     asked = {"simulate_gpus": simulate_gpus, "host": host}
-    plain = all(value is None for value in asked.values())
+    plain = all(value is None for value in (*asked.values(), bare))
     if broker and node and paths.connection.exists() and plain:
         return broker
     if not start:
@@ -134,7 +137,7 @@ def ensure(
             from ..broker import snapshots
 
             snapshots.go_on_from(paths.state / "journal.sqlite")
-        return _repair(paths, asked)
+        return _repair(paths, asked, bare=bare)
 
 
 def _require(paths: Paths) -> None:
@@ -145,7 +148,7 @@ def _require(paths: Paths) -> None:
         raise NoClusterError(GONE)
 
 
-def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
+def _repair(paths: Paths, asked: dict[str, Any], *, bare: bool | None) -> dict[str, Any]:
     create(paths.tls)
     broker, node = running(paths.broker), running(paths.node)
     defaults = {"simulate_gpus": settings().simulate_gpus, "host": settings().host}
@@ -163,7 +166,7 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
                 "'aios down' first."
             )
     else:
-        known = {**defaults, **given}
+        known = {**defaults, **given, "bare": bool(bare)}
         write(paths.connection, known)
     if not broker:
         earlier = read(paths.broker) if node else None
@@ -171,7 +174,7 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
         broker_process = _start_broker(paths, earlier, known["host"])
     if not node:
         paths.node.unlink(missing_ok=True)
-        node_process = _start_node(paths, known["simulate_gpus"], known["host"])
+        node_process = _start_node(paths, known)
     if not broker:
         try:
             broker = wait(paths.broker, broker_process, paths.state / "broker.log")
@@ -237,6 +240,7 @@ def _start_broker(
     command = [
         *(sys.executable, "-m", "dask", "scheduler"),
         *("--preload", "aios_jupyter.broker.plugin"),
+        *("--preload", "aios_jupyter.cluster.watch"),
         *("--host", host, "--port", "0", "--protocol", "tls", "--no-dashboard", "--no-show"),
         # Its HTTP server is there also without a dashboard, and would listen to everybody.
         *("--dashboard-address", "127.0.0.1:0"),
@@ -261,10 +265,11 @@ def _free_address(paths: Paths, host: str) -> str:
     return last
 
 
-def _start_node(paths: Paths, simulate_gpus: int, host: str) -> subprocess.Popen[bytes]:
+def _start_node(paths: Paths, known: dict[str, Any]) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "aios_jupyter.node.agent"),
         *("--runtime", str(paths.runtime), "--state", str(paths.state)),
-        *("--simulate-gpus", str(simulate_gpus), "--host", host),
+        *("--simulate-gpus", str(known["simulate_gpus"]), "--host", known["host"]),
+        *(["--bare"] if known.get("bare") else []),
     ]
     return detach(command, {}, paths.state / "node.log")

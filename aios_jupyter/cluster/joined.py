@@ -1,18 +1,21 @@
 """This machine as a node of a cluster that was started elsewhere: `aios node join BUNDLE`.
 
 A detached agent with directories of its own, so that several may run on one machine. It ends with
-`aios node leave`, with the cluster, or when its certificate is revoked.
+`aios node leave`, with the cluster, or when its certificate is revoked. `serve` is the same in the
+foreground, for whoever looks after processes already: a batch system, systemd, a container.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ..config import private, settings
+from ..config import QUIET_DASK, private, settings
 from ..errors import ClusterError, ConflictError, NotFoundError, UsageError
 from . import nodes
 from .processes import detach, end, lock, read, running, wait, write
@@ -39,26 +42,58 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
     ClusterError
         The bundle is not whole, the broker cannot be reached, or it does not let the node in.
     """
+    name = nodes.load(bundle)["name"]
+    runtime, state = _places(name)
+    with lock(runtime / "lock"):
+        command = _prepare(bundle, host, simulate_gpus)
+        log = state / "node.log"
+        facts = wait(runtime / "node.json", detach(command, {}, log), log, f"node {name}")
+    return {"node": name, "address": facts["address"], "pid": facts["pid"]}
+
+
+def serve(
+    bundle: Path, *, host: str = "", simulate_gpus: int = 0, until: float | None = None
+) -> NoReturn:
+    """Become the agent, in this very process; raises as `join` does.
+
+    Parameters
+    ----------
+    until
+        Until when this machine is leased, seconds since the epoch; None for no end.
+    """
+    runtime, _ = _places(nodes.load(bundle)["name"])
+    with lock(runtime / "lock"):
+        command = _prepare(bundle, host, simulate_gpus)
+    if until is not None:
+        command += ["--until", f"{until:.0f}"]
+    environment = {**QUIET_DASK, **os.environ, "PYTHONUNBUFFERED": "1"}
+    os.chdir("/")
+    os.execve(command[0], command, environment)  # noqa: S606  # of this very interpreter
+
+
+def _prepare(bundle: Path, host: str, simulate_gpus: int) -> list[str]:
+    """Take a bundle's files; returns the command that starts its agent. Under the node's lock."""
     told = nodes.load(bundle)
     name = told["name"]
     runtime, state = _places(name)
     host = host or _own_address(told["address"])
-    with lock(runtime / "lock"):
-        if running(runtime / "node.json"):
-            raise ConflictError(
-                f"Node {name} runs on this machine already; 'aios node leave {name}' ends it."
-            )
-        nodes.take(bundle, runtime / "tls")
-        write(runtime / "broker.json", {"address": told["address"]})
-        (runtime / "node.json").unlink(missing_ok=True)
-        command = [
-            *(sys.executable, "-m", "aios_jupyter.node.agent", "--name", name),
-            *("--runtime", str(runtime), "--state", str(state)),
-            *("--host", host, "--simulate-gpus", str(simulate_gpus)),
-        ]
-        log = state / "node.log"
-        facts = wait(runtime / "node.json", detach(command, {}, log), log, f"node {name}")
-    return {"node": name, "address": facts["address"], "pid": facts["pid"]}
+    if running(runtime / "node.json"):
+        raise ConflictError(
+            f"Node {name} runs on this machine already; 'aios node leave {name}' ends it."
+        )
+    nodes.take(bundle, runtime / "tls")
+    write(runtime / "broker.json", {"address": told["address"]})
+    (runtime / "node.json").unlink(missing_ok=True)
+    return [
+        *(sys.executable, "-m", "aios_jupyter.node.agent", "--name", name),
+        *("--runtime", str(runtime), "--state", str(state)),
+        *("--host", host, "--simulate-gpus", str(simulate_gpus)),
+    ]
+
+
+def forget(name: str) -> None:
+    """Remove the keys of a node that has ended, wherever it was; its runs' logs stay."""
+    shutil.rmtree(_root() / name, ignore_errors=True)
 
 
 def leave(name: str = "", timeout: float = 30.0) -> dict[str, Any]:

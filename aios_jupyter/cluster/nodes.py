@@ -88,8 +88,8 @@ def rows() -> list[dict[str, Any]]:
     return _rows(tls_directory())
 
 
-def revoke(name: str) -> dict[str, Any]:
-    """Take a node's access away; the broker notices by itself.
+def revoke(*names: str) -> dict[str, Any]:
+    """Take nodes' access away; the broker notices by itself. Returns the last one's row.
 
     Raises
     ------
@@ -98,9 +98,9 @@ def revoke(name: str) -> dict[str, Any]:
     """
     tls = tls_directory()
     with lock(tls / "lock"):
-        found = [row for row in _rows(tls) if row["name"] == name and row["state"] != "revoked"]
+        found = [row for row in _rows(tls) if row["name"] in names and row["state"] != "revoked"]
         if not found:
-            raise NotFoundError(f"No node {name!r} has a bundle; 'aios node ls' lists them.")
+            raise NotFoundError(f"No node {names[0]!r} has a bundle; 'aios node ls' lists them.")
         serials = [row["serial"] for row in found]
         write(tls / Revoked.FILE, [*read_list(tls / Revoked.FILE), *serials])
     return {**found[-1], "state": "revoked"}

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from ..errors import ClusterError
+from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
 from .base import as_json, echo_json
 from .host import Host
+from .nodes import asked, start_card
 from .views import Card, Column, Table, plural
 
 DEVICE_COLUMNS = (
@@ -43,16 +44,40 @@ DEVICE_COLUMNS = (
     metavar="ADDRESS",
     help="Listen at this address of the machine, for nodes and people elsewhere.",
 )
+@click.option(
+    "--on",
+    default="",
+    metavar="slurm",
+    help="Where more machines come from; the flags below say what is asked for.",
+)
+@asked
 @click.pass_obj
-def up(host: Host, simulate_gpus: int | None, from_snapshot: bool, address: str | None) -> None:
+def up(
+    host: Host,
+    /,
+    simulate_gpus: int | None,
+    from_snapshot: bool,
+    address: str | None,
+    on: str,
+    **flags: Any,
+) -> None:
     """Start your cluster, or find the one that runs.
 
-    It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
+    It runs on this machine, belongs to you alone, and ends after half an hour of disuse. With --on
+    machines of Slurm join it, as by 'aios node start'; --simulate-gpus then means each of them.
     """
-    if simulate_gpus is not None or from_snapshot or address is not None:
-        from ..cluster.embedded import ensure
+    wish = {name: value for name, value in flags.items() if value}
+    if wish and not on:
+        raise UsageError("Say where the machines come from: --on slurm.")
+    if simulate_gpus is not None or from_snapshot or address is not None or on:
+        from ..session import up as start_cluster
 
-        ensure(start=True, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=address)
+        row = start_cluster(
+            on, host=address, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, **wish
+        )
+        if row:
+            host.show(start_card(row))
+            return
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 
@@ -95,14 +120,19 @@ def cluster_card(snapshot: dict[str, Any], now: float) -> Card:
     kinds: dict[str, int] = {}
     for device in devices:
         kinds[device["kind"]] = kinds.get(device["kind"], 0) + 1
-    lost = sum(1 for node in nodes if node["state"] != "up")
+    states = [node["state"] for node in nodes]
+    other = [
+        f"{states.count(state)} {word}"
+        for state, word in (("lost", "lost"), ("waiting", "yet to come"), ("ended", "ended"))
+        if state in states
+    ]
     counted = ", ".join(plural(count, kind_name(kind)) for kind, count in kinds.items())
     warm = [node["warm"] for node in nodes if node.get("warm", {}).get("processes")]
     return Card(
         f"cluster {cluster['name']}",
         badge="simulated devices" if cluster.get("simulated") else "up",
         fields=(
-            ("nodes", str(len(nodes)) + (f" ({lost} lost)" if lost else "")),
+            ("nodes", str(len(nodes)) + (f" ({', '.join(other)})" if other else "")),
             ("devices", f"{counted}; {free} free" if counted else "none"),
             ("queue", plural(len(snapshot["queue"]), "request")),
             *((("kept warm", _warm_text(warm)),) if warm else ()),

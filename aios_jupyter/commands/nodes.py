@@ -1,18 +1,18 @@
-"""`node add|join|ls|leave|revoke`."""
+"""`node add|join|start|stop|ls|leave|revoke`, and what `up --on` asks for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..units import format_size
-from .base import VerbGroup, as_json, echo_json
+from ..units import format_duration, format_size
+from .base import DURATION, SIZE, VerbGroup, as_json, echo_json
 from .host import Host
-from .views import Card, Column, Table
+from .views import Card, Column, Table, plural
 
 NODE_COLUMNS = (
     Column("id", "node"),
@@ -23,15 +23,45 @@ NODE_COLUMNS = (
     Column("free", "free", right=True),
     Column("cpus", "cpus", right=True),
     Column("memory", "memory", right=True),
+    Column("note", "note"),
 )
+# What is asked of Slurm: the flags of 'node start', and of 'up' with --on.
+_ASKED = (
+    click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Machines (1)."),
+    click.option(
+        "--gpus",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="GPUs of all of them together, the same number on each.",
+    ),
+    click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each machine."),
+    click.option("--memory", type=SIZE, metavar="SIZE", help="Memory of each machine."),
+    click.option("--time", type=DURATION, metavar="TIME", help="For how long."),
+    click.option("--partition", metavar="NAME", help="As for sbatch."),
+    click.option("--account", metavar="NAME", help="As for sbatch."),
+    click.option(
+        "--option",
+        "options",
+        multiple=True,
+        metavar="TEXT",
+        help="One more option of sbatch, like --option=--qos=high; may be repeated.",
+    ),
+)
+
+
+def asked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags of a verb that asks for machines."""
+    for option in reversed(_ASKED):
+        function = option(function)
+    return function
 
 
 @click.group(cls=VerbGroup)
 def node() -> None:
     """Add machines to a cluster.
 
-    'node add' where the cluster was started, 'node join' on the machine that joins. The cluster has
-    to listen at an address that it reaches: 'aios up --host ADDRESS'.
+    'node add' where the cluster was started, 'node join' on the machine that joins; 'node start' has
+    Slurm do both. The cluster has to listen at an address that it reaches: 'aios up --host ADDRESS'.
     """
 
 
@@ -80,6 +110,56 @@ def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
     return host.show(Card(f"node {facts['node']}", badge="joined", fields=fields), facts)
 
 
+@node.command("start")
+@click.option("--on", required=True, metavar="slurm", help="Where the machines come from.")
+@asked
+@click.option(
+    "--simulate-gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Each offers N of them, where it has no real ones.",
+)
+@click.pass_obj
+def start(host: Host, /, on: str, simulate_gpus: int, **flags: Any) -> Any:
+    """Have machines of Slurm join for a while.
+
+    One job, each of whose machines is a node; 'node ls' shows why it waits and when it will probably
+    start. Before its time is over no lease is granted that would outlast it. The job ends with
+    'node stop', with the cluster, or when its time is over.
+    """
+    wish = {name: value for name, value in flags.items() if value}
+    row = host.session(start=True).node_start(on, simulate_gpus=simulate_gpus, **wish)
+    return host.show(start_card(row), row)
+
+
+def start_card(row: dict[str, Any]) -> Card:
+    """Machines that were asked for."""
+    kind = "simulated GPU" if row["simulated"] else "GPU"
+    each = [plural(row["gpus"], kind)] if row["gpus"] else []
+    each += [plural(row["cpus"], "core")] if row["cpus"] else []
+    fields = (
+        ("nodes", ", ".join(row["nodes"])),
+        ("each with", " and ".join(each)),
+        ("now", row["note"]),
+        ("to end it", f"aios node stop slurm-{row['id']}"),
+    )
+    return Card(f"Slurm job {row['id']}", badge=row["state"], fields=fields)
+
+
+@node.command("stop")
+@click.argument("name")
+@click.pass_obj
+def stop(host: Host, name: str) -> Any:
+    """End what 'node start' has started.
+
+    NAME is the job's (slurm-12, or 12) or that of one of its nodes: all of them end, and what runs
+    there with them, after the grace that Slurm gives.
+    """
+    row = host.session(start=False).node_stop(name)
+    return host.show(Card(f"Slurm job {row['id']}", badge="stopped", note=row["note"]), row)
+
+
 @node.command("ls")
 @as_json
 @click.pass_obj
@@ -93,8 +173,20 @@ def ls(host: Host, json_: bool) -> Any:
 
 def node_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Nodes, one a line."""
-    shown = [{**row, "memory": format_size(row["memory"])} for row in rows]
+    shown = [
+        {
+            **row,
+            "memory": format_size(row["memory"]) if row["memory"] else None,
+            "note": row["note"] or _until(row),
+        }
+        for row in rows
+    ]
     return Table(NODE_COLUMNS, shown, empty="The cluster has no nodes.")
+
+
+def _until(row: dict[str, Any]) -> str:
+    left = (row["until"] or 0.0) - time.time()
+    return f"leased for {format_duration(left)} more" if left > 0 else ""
 
 
 @node.command("leave")

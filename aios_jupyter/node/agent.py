@@ -24,7 +24,8 @@ from ..broker import messages as msg
 from ..broker.messages import VERSION
 from ..broker.protocol import Connection, connect
 from ..config import settings
-from ..devices import probe
+from ..devices import cpu, probe
+from ..devices.given import given
 from ..errors import AccessError, AiosError, ClusterError, ConflictError, ProtocolError
 from ..process import process_start
 from ..runs.messages import StartRun
@@ -58,18 +59,32 @@ class Agent:
     name
         The node's, by its certificate; "" on the machine that the cluster was started on, whose
         name it then has.
+    until
+        When it is leased no more, as the machine is only lent.
+    bare
+        Offer no devices: this machine is not for computing.
     """
 
     def __init__(
-        self, runtime: Path, state: Path, host: str, simulate_gpus: int, name: str = ""
+        self,
+        runtime: Path,
+        state: Path,
+        host: str,
+        simulate_gpus: int,
+        name: str = "",
+        until: float | None = None,
+        *,
+        bare: bool = False,
     ) -> None:
         self.runtime = runtime
         self.host = host
         self.machine = socket.gethostname()
         self.name = name or self.machine
+        self.until = until
         self.refused: AiosError | None = None
         self._joined = bool(name)
-        self.devices = probe.devices(self.name, simulate_gpus)
+        self._cores = cpu.usable_cores() if given() else max(1, os.cpu_count() or 1)
+        self.devices = () if bare else probe.devices(self.name, simulate_gpus)
         self.stopping = asyncio.Event()
         self._bundle = Bundle.of(runtime / "tls", "node")
         self._broker: Connection | None = None
@@ -95,7 +110,7 @@ class Agent:
         self._worker = DaskWorker(
             self.name,
             host,
-            max(1, os.cpu_count() or 1),
+            1 if bare else self._cores,
             Bundle.dask(runtime / "tls"),
             state / "dask",
             runtime / "children.json",
@@ -118,9 +133,10 @@ class Agent:
             address=address,
             pid=os.getpid(),
             devices=self.devices,
-            cpus=os.cpu_count() or 1,
-            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            cpus=self._cores,
+            memory=cpu.usable_memory() if given() else _machine_memory(),
             version=__version__,
+            until=self.until,
         )
         await self._look()
         self._tracker.start()
@@ -325,6 +341,10 @@ class Agent:
                 await self._end_lease(end)
 
 
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _now() -> float:
     import time
 
@@ -338,6 +358,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         arguments.host,
         arguments.simulate_gpus,
         arguments.name,
+        arguments.until,
+        bare=arguments.bare,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -356,6 +378,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--simulate-gpus", type=int, default=0)
     parser.add_argument("--name", default="", help="the node's, when it is not the first one")
+    parser.add_argument("--until", type=float, help="when it is leased no more (epoch seconds)")
+    parser.add_argument("--bare", action="store_true", help="offer no devices")
     # It is for this process's log. Ranks would write each word by itself.
     os.environ.pop("PYTHONUNBUFFERED", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
