@@ -85,7 +85,8 @@ class Leasing(Allotting):
             request = replace(request, queue=self._quotas.queues_of(request.user)[0])
         self._queue.remove(request.id)
         fence = self._next_fence()
-        expires = None if request.time is None else self._now + request.time
+        lent = self._lent_until(slots)
+        expires = lent if request.time is None else self._now + request.time
         self._just_granted.add(f"L{fence}")
         lease = Lease(
             id=f"L{fence}",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..schema import Node
 from . import events as ev
+from .calendar import LENT
 from .suspending import Suspending
 
 
@@ -28,6 +30,9 @@ class Lent(Suspending):
     def reason(self, request: str) -> str:
         """Why a request waits, in a word; for one that has ended, why it has."""
         reason = super().reason(request)
+        kept = f"Reservation(for {LENT}"
+        if reason.startswith(kept):
+            return f"NodeEnds({reason.removeprefix(kept)}"
         if reason == "NodeDown":
             to_come = [node for node in self.nodes if self.is_expected(node)]
             return f"NodeExpected({to_come[0]})" if to_come else reason
@@ -39,6 +44,20 @@ class Lent(Suspending):
             self.fleet.known(node, self._now)
             self._put("node", node.id, node)
             self._review_queue()
+
+    def _lend(self, node: Node) -> None:
+        """A node is there, for as long as it says."""
+        self._calendar.lend(node.id, [device.id for device in node.devices], node.until)
+        self._ends_version += 1
+
+    def _forget(self, node: str) -> None:
+        self._calendar.lend(node, (), None)
+        super()._forget(node)
+
+    def _load_times(self) -> None:
+        super()._load_times()
+        for node in self.nodes.values():
+            self._lend(node)
 
     def _node_gone(self, event: ev.NodeGone) -> None:
         node = event.node

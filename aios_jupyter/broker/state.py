@@ -312,6 +312,7 @@ class State(Measuring, Lent):
         self.fleet.set_outside(node.id, event.outside)
         for record in changed:
             self._put("node", record.id, record)
+            self._lend(record)
         for lease in list(self.leases.values()):
             if node.id in nodes_of(lease):
                 self._meet(lease, node, lease.id in held)

@@ -43,6 +43,9 @@ from .zygotes import Zygotes
 log = logging.getLogger("aios.node")
 
 SAMPLE_INTERVAL = 1.0
+# Between SIGTERM and SIGKILL for ranks when Slurm ends their job, seconds; by default it kills what is
+# left after thirty.
+JOB_GRACE = 20.0
 
 
 class Agent:
@@ -86,6 +89,7 @@ class Agent:
         self._cores = cpu.usable_cores() if given() else max(1, os.cpu_count() or 1)
         self.devices = () if bare else probe.devices(self.name, simulate_gpus)
         self.stopping = asyncio.Event()
+        self._grace: float | None = None
         self._bundle = Bundle.of(runtime / "tls", "node")
         self._broker: Connection | None = None
         self._unsent: list[tuple[str, Any]] = []
@@ -152,13 +156,19 @@ class Agent:
             task.cancel()
         await self._door.close()
         await asyncio.gather(
-            self.runs.stop_all(f"node {self.name} was stopped"),
+            self.runs.stop_all(f"node {self.name} was stopped", self._grace),
             self._zygotes.close(),
             self._worker.stop(),
         )
         self._sampler.close()
         self._tracker.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
+
+    def taken_away(self) -> None:
+        """Whoever runs this process wants it to end; in a job ranks then have time for a checkpoint."""
+        if given():
+            self._grace = min(settings().end_grace, JOB_GRACE)
+        self.stopping.set()
 
     # --- the broker
 
@@ -363,7 +373,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stopping.set)
+        loop.add_signal_handler(number, agent.taken_away)
     await agent.run()
     if agent.refused:
         # The last line of the log: whoever waits for this process shows it.

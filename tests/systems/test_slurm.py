@@ -34,6 +34,17 @@ pytestmark = [
 ]
 WAITS = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 
+SAVES = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1.5)
+    pathlib.Path(folder, "saved-" + os.environ["RANK"]).touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+print("up", flush=True)
+time.sleep(600)
+"""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def slurm() -> Iterator[None]:
@@ -170,11 +181,15 @@ def test_who_asks_for_what_slurm_has_yet_to_give_waits_for_it(
             assert {slot.node for slot in asked.result(60).slots} == {f"{id}-0"}
 
 
-def test_a_job_that_somebody_cancels_is_noticed_and_leaves_nothing(home: Path) -> None:
+def test_a_job_that_somebody_cancels_is_noticed_and_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by that: Slurm gives five seconds here.
+    monkeypatch.setenv("AIOS_STOP_GRACE", "0.1")
     up(host="127.0.0.1")
     with connect() as session:
         job = start(session, nodes=2, simulate_gpus=1)
-        handle = session.start(WAITS, cell=True, gpus=2)
+        handle = session.start(SAVES, cell=True, gpus=2, push={"folder": str(home)})
         next(event for event in handle.events() if event["type"] == "log")
         agents = [agent(node) for node in job["nodes"]]
         subprocess.run(["scancel", job["id"]], check=True)
@@ -182,6 +197,7 @@ def test_a_job_that_somebody_cancels_is_noticed_and_leaves_nothing(home: Path) -
             handle.wait()
         until(lambda: set(states(session).values()) == {"ended"}, "it is over")
         assert note(session, job) == f"Slurm job {job['id']} was cancelled."
+        assert sorted(path.name for path in home.glob("saved-*")) == ["saved-0", "saved-1"]
         until(lambda: not any(map(alive, agents)), "the agents have ended")
         assert {row["state"] for row in nodes.rows()} == {"revoked"}
         record = next(r for r in session.audit(50) if r["what"] == "nodes ended")
