@@ -177,7 +177,7 @@ def node_table(rows: Sequence[dict[str, Any]]) -> Table:
         {
             **row,
             "memory": format_size(row["memory"]) if row["memory"] else None,
-            "note": row["note"] or _until(row),
+            "note": row.get("note") or _until(row),
         }
         for row in rows
     ]
@@ -185,7 +185,7 @@ def node_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _until(row: dict[str, Any]) -> str:
-    left = (row["until"] or 0.0) - time.time()
+    left = (row.get("until") or 0.0) - time.time()
     return f"leased for {format_duration(left)} more" if left > 0 else ""
 
 
