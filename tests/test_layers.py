@@ -261,7 +261,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {normal(Requirement(line).name) for line in project["dependencies"]}
     declared |= {
         normal(Requirement(line).name)
-        for name in ("torch", "redis", "schemas", "zarr", "all")
+        for name in ("torch", "redis", "schemas", "labels", "zarr", "all")
         for line in extras[name]
     }
     providers = packages_distributions()

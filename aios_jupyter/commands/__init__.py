@@ -37,6 +37,7 @@ from .leases import alloc, extend, leases, release
 from .models import models, promote, publish, rollback
 from .monitor import monitor
 from .nodes import node
+from .noise import data_label_noise
 from .optimize import optimize
 from .policies import policy
 from .prepare import data_clean, data_features, data_split, data_steps
@@ -85,7 +86,8 @@ for _verb in (
 ):
     aios.add_command(_verb)
 for _verb in (
-    *(data_clean, data_features, data_split, data_steps, data_validate),
+    *(data_clean, data_features, data_split, data_steps),
+    *(data_validate, data_label_noise),
     *(encrypt, decrypt, identity, require),
 ):
     data.add_command(_verb)

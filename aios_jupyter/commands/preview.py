@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 COUNT = 24
 TILE = 56
 COLUMNS = 12
+# Of text below an image.
+LINE = 14
 # A preview is not worth reading more than this for.
 MOST_BYTES = 256 * 1024 * 1024
 
@@ -40,6 +43,32 @@ def grid(entry: Entry) -> bytes | None:
         tile = Image.fromarray(image).convert("RGB")
         tile = tile.resize((TILE - 2, TILE - 2), Image.Resampling.BILINEAR)
         sheet.paste(tile, (index % COLUMNS * TILE + 1, index // COLUMNS * TILE + 1))
+    file = io.BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def captioned(images: Sequence[NDArray[Any]], words: Sequence[str]) -> bytes | None:
+    """Images with a word or two below each; None where there are none, or they are no images.
+
+    Returns
+    -------
+    bytes or None
+        A PNG, six images in a row.
+    """
+    if not len(images) or images[0].dtype != np.uint8 or not _is_image(images[0].shape):
+        return None
+    across, wide, high = 6, 2 * TILE, TILE + 2 + LINE
+    sheet = Image.new("RGB", (across * wide, math.ceil(len(images) / across) * high), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for index, (image, word) in enumerate(zip(images, words, strict=False)):
+        left, top = index % across * wide, index // across * high
+        tile = Image.fromarray(_shown(image)).convert("RGB")
+        tile = tile.resize((TILE, TILE), Image.Resampling.BILINEAR)
+        sheet.paste(tile, (left + TILE // 2, top))
+        while pen.textlength(word, font) > wide - 4 and len(word) > 1:
+            word = word[:-2] + "…"  # noqa: PLW2901
+        pen.text((left + wide / 2, top + TILE), word, "#404040", font, anchor="ma")
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()

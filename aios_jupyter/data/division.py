@@ -7,11 +7,7 @@ pandas.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -20,12 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from . import layout, pieces, storage
+from . import storage
 from .catalog import Catalog, Entry, check_name
-from .recipe_columns import hashes as row_bits
-from .recipe_columns import labels
-
-Hashes = NDArray[np.uint64]
+from .selection import Hashes, select
 
 
 def divide(
@@ -66,12 +59,7 @@ def divide(
     names = {part: f"{stem}-{part}" for part in parts}
     for name in names.values():
         check_name(name)
-    if entry.format in {"npz", "zarr"}:
-        maker: _Maker = _Arrays(entry)
-    elif entry.format == "folder":
-        maker = _Folder(entry)
-    else:
-        maker = _Table(entry)
+    selector = select(entry)
     how = f"split: {_written(parts)}" + "".join(
         f", {word} {value}"
         for word, value in (("stratify", stratify), ("by", by), ("seed", seed))
@@ -79,7 +67,7 @@ def divide(
     )
     with storage.scratch(stem) as room:
         room.mkdir()
-        hashes, classes = maker.look(room, by, stratify, seed)
+        hashes, classes = selector.look(room, by, stratify, seed)
         places = place(hashes, list(parts.values()), classes)
         for number, part in enumerate(parts):
             if not (places == number).any():
@@ -89,7 +77,7 @@ def divide(
                 )
         made = {}
         for number, (part, name) in enumerate(names.items()):
-            found = maker.make(name, places == number, room, catalog)
+            found = selector.make(name, places == number, room, catalog)
             made[part] = catalog.put(
                 msgspec.structs.replace(found, made_from=(entry.ref,), how=f"{how}: {part}")
             )
@@ -153,122 +141,3 @@ def place(
             np.round(edges * sizes[members].sum()), through, side="right"
         )
     return found[inverse]
-
-
-def _hashed(texts: NDArray[Any], seed: int) -> Hashes:
-    """64 bits of each text; equal texts are hashed once."""
-    codes, values = pd.factorize(texts, use_na_sentinel=False)
-    bits = np.array([_bits(str(value).encode(), seed) for value in values], np.uint64)
-    return np.asarray(bits[codes])
-
-
-def _bits(blob: bytes, seed: int) -> int:
-    digest = hashlib.blake2b(blob, digest_size=8, key=str(seed).encode())
-    return int.from_bytes(digest.digest(), "big")
-
-
-class _Maker:
-    """Divides data of one kind."""
-
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-
-    def look(
-        self, room: Path, by: str, stratify: str, seed: int
-    ) -> tuple[Hashes, NDArray[Any] | None]:
-        """Each row's hash and class."""
-        raise NotImplementedError
-
-    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
-        """The dataset `name` of these rows, not yet in the catalogue with its lineage."""
-        raise NotImplementedError
-
-    def _only_labels(self, by: str, stratify: str, has: bool) -> None:
-        if by:
-            raise UsageError(f"'{self.entry.name}' has no columns, so that --by has no meaning.")
-        if stratify and (stratify not in {"label", "labels", "y", "class"} or not has):
-            raise UsageError(
-                f"'{self.entry.name}' has {'its labels' if has else 'nothing'} to stratify by; "
-                "write --stratify label."
-            )
-
-
-class _Table(_Maker):
-    def look(
-        self, room: Path, by: str, stratify: str, seed: int
-    ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._parts = pieces.parts(self.entry, room)
-        hashes, classes = [], []
-        for part in self._parts:
-            frame = pieces.read(part)
-            for column in filter(None, (by, stratify)):
-                if column not in frame.columns:
-                    raise UsageError(
-                        f"There is no column '{column}' in '{self.entry.name}'; there are "
-                        f"{', '.join(map(str, frame.columns[:12]))}."
-                    )
-            if by:
-                hashes.append(_hashed(labels(frame[by]), seed))
-            else:
-                rows = row_bits(frame, f"{seed:016}"[-16:])
-                hashes.append(rows.to_numpy(np.uint64))
-            if stratify:
-                classes.append(labels(frame[stratify]).astype(str))
-        self._ends = np.cumsum([len(part) for part in hashes])[:-1]
-        return np.concatenate(hashes), np.concatenate(classes) if stratify else None
-
-    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
-        files = []
-        for number, (part, own) in enumerate(
-            zip(self._parts, np.split(rows, self._ends), strict=True)
-        ):
-            if own.any():
-                files.append(room / f"{name}-{number:06}.parquet")
-                pieces.write(pieces.read(part)[own], files[-1])
-        with storage.scratch(name) as aside:
-            pieces.join(files, aside)
-            return pieces.keep(aside, name, catalog)
-
-
-class _Arrays(_Maker):
-    def look(
-        self, room: Path, by: str, stratify: str, seed: int
-    ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._x, self._y = Catalog().load(self.entry)
-        self._only_labels(by, stratify, self._y is not None)
-        flat = np.ascontiguousarray(self._x.reshape(len(self._x), -1))
-        hashes = np.array([_bits(row.tobytes(), seed) for row in flat], np.uint64)
-        return hashes, self._y if stratify else None
-
-    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
-        return catalog.add_arrays(name, self._x[rows], None if self._y is None else self._y[rows])
-
-
-class _Folder(_Maker):
-    def look(
-        self, room: Path, by: str, stratify: str, seed: int
-    ) -> tuple[Hashes, NDArray[Any] | None]:
-        self._only_labels(by, stratify, has=True)
-        self._names = layout.list_images(self.entry.url)
-        blobs = (storage.read_file(self.entry.url, name) for name in self._names)
-        hashes = np.array([_bits(blob, seed) for blob in blobs], np.uint64)
-        return hashes, np.array([name.split("/")[0] for name in self._names]) if stratify else None
-
-    def make(self, name: str, rows: NDArray[np.bool_], room: Path, catalog: Catalog) -> Entry:
-        with storage.scratch(name) as aside:
-            for file in np.array(self._names, object)[rows]:
-                self._copy(file, aside / PurePosixPath(file))
-            path, _ = layout.adopt(aside, name, "")
-        return catalog.add(name, path, "folder")
-
-    def _copy(self, name: str, target: Path) -> None:
-        """A hard link where that can be: the same image need not be on the disk twice."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not storage.is_remote(self.entry.url):
-            source = Path(self.entry.url.removeprefix("file://")) / PurePosixPath(name)
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
-            return
-        target.write_bytes(storage.read_file(self.entry.url, name))

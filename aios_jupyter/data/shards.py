@@ -28,7 +28,7 @@ from .shard_images import Images
 from .storage import is_remote, locate, reading
 
 Sample = dict[str, bytes]
-_LABELS = ("cls", "label", "label.txt", "cls.txt")
+LABELS = ("cls", "label", "label.txt", "cls.txt")
 _What = TypeVar("_What")
 
 
@@ -91,7 +91,7 @@ def _images_in(place: str, url: str) -> tuple[Images, str]:
                 f"{place} is compressed, so that its images cannot be read one by one; shards are "
                 "plain tar files."
             )
-        images = shard_images.find(members, data, _LABELS, _word)
+        images = shard_images.find(members, data, LABELS, _word)
         images = images or _one_by_one(members, data, place, url)
         lacking = images.word < 0
         return images, _key(members, place, int(lacking.argmax())) if lacking.any() else ""
@@ -192,7 +192,7 @@ def describe(url: str) -> Description:
             count = sizes.setdefault(ending, [0, 0])
             count[0] += 1
             count[1] += len(blob)
-        label = _label(sample)
+        label = label_of(sample)
         if label is not None and len(labels) <= MOST_CLASSES:
             labels.add(label)
     if rows == 0:
@@ -213,10 +213,16 @@ def load(url: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     for key, sample in samples(url):
         ending = _image_of(key, sample, url)
         images.append(decode_image(sample[ending], f"{key}.{ending} in {url}"))
-        labels.append(_label(sample))
+        labels.append(label_of(sample))
         if not first and labels[-1] is None:
             first = f"{key} in {url}"
     return stack(images, url), _all_labels(labels, first)
+
+
+def label_of(sample: Sample) -> str | None:
+    """The label of a sample, if it has one."""
+    blob = next((sample[name] for name in LABELS if name in sample), None)
+    return None if blob is None else _word(blob)
 
 
 def _image_of(key: str, sample: dict[str, Any], url: str) -> str:
@@ -265,13 +271,8 @@ def _as_labels(words: Sequence[str]) -> NDArray[Any]:
     return np.array(words, np.int64 if numbers else str)
 
 
-def _label(sample: Sample) -> str | None:
-    blob = next((sample[name] for name in _LABELS if name in sample), None)
-    return None if blob is None else _word(blob)
-
-
 def _label_at(data: Any, sample: dict[str, tuple[int, int]]) -> str | None:
-    where = next((sample[name] for name in _LABELS if name in sample), None)
+    where = next((sample[name] for name in LABELS if name in sample), None)
     if where is None:
         return None
     return _word(data[where[0] : sum(where)])

@@ -9,8 +9,8 @@ import pandas as pd
 from ..errors import UsageError
 from .recipe_columns import Frame, is_date, is_number, is_text
 from .recipe_text import Step
+from .tables import LABELS
 
-_LABELS = {"label", "y", "class", "target"}
 _ROWS = 100_000
 # This part of the text of a column has to be numbers (or dates) for the column to be made such.
 _MOST = 0.95
@@ -36,16 +36,16 @@ def steps(frame: Frame, kind: str, label: str = "") -> list[Step]:
         There is nothing to do.
     """
     frame = frame.head(_ROWS)
-    names = [str(name) for name in frame.columns if name != label and not _is_apart(str(name))]
+    names = [str(name) for name in frame.columns if name != label and not is_apart(str(name))]
     found = _cleaning(frame, names) if kind == "clean" else _features(frame, names)
     if not found:
         raise UsageError("There is no column to make a feature of; write the steps with --steps.")
     return found
 
 
-def _is_apart(name: str) -> bool:
+def is_apart(name: str) -> bool:
     """Labels and ids are not made features of."""
-    return name in _LABELS or name == "id" or name.endswith("_id")
+    return name in LABELS or name == "id" or name.endswith("_id")
 
 
 def _cleaning(frame: Frame, names: list[str]) -> list[Step]:

@@ -1,4 +1,4 @@
-"""Tables and small shared state: `sql`, `prepare`, `split`, `kv`."""
+"""Tables and small shared state: `sql`, `prepare`, `label_noise`, `split`, `kv`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .assets import AssetVerbs
 if TYPE_CHECKING:
     from ..data.catalog import Entry
     from ..data.kv import KV
+    from ..data.label_noise import Suspects
     from ..data.prepare import Prepared
     from ..data.recipe import Recipe
 
@@ -118,6 +119,18 @@ class TableVerbs(AssetVerbs):
         return prepare(
             src, dst, steps, suggested=kind, label=label, client=client, on_progress=on_progress
         )
+
+    def label_noise(self, src: str | Entry, *, to: str = "", **more: Any) -> Suspects:
+        """Find rows whose label is probably wrong; with `to`, keep the others as this dataset.
+
+        `data.label_noise.label_noise` has the parameters and errors.
+        """
+        from ..data.label_noise import label_noise, without
+
+        found = label_noise(src, **more)
+        if to:
+            without(found, to)
+        return found
 
     def data_identity(self, name: str = "", public: str = "") -> str:
         """The public key (`age1…`) of a person here; see `data.vault.key`."""

@@ -46,7 +46,7 @@ def test_one_instance_answers_one_query_after_another() -> None:
 def test_a_query_finds_nothing_of_the_one_before(before: str) -> None:
     sql(before, {})
     for table in ("numbers", "more.numbers"):
-        with pytest.raises(UsageError, match="there is no table|does not exist"):
+        with pytest.raises(UsageError, match=r"there is no table|does not exist"):
             sql(f"SELECT * FROM {table}", {})
     assert (
         sql("SELECT count(*) AS n FROM duckdb_views() WHERE view_name = 'mnist'", {})["n"][0] == 0

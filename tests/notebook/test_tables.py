@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -106,3 +107,15 @@ def test_a_table_is_held_against_a_schema_of_the_notebook(
     assert result.result.passed
     shell.user_ns["adults"] = 3
     assert "is no schema" in fails(shell, "%aios data validate people --schema adults")
+
+
+def test_suspected_labels_are_judged_by_a_variable_of_the_notebook(
+    shell: InteractiveShell, state: Path
+) -> None:
+    y = np.repeat([0, 1], 40)
+    given = y.copy()
+    given[7] = 1
+    Catalog().add_arrays("noisy", np.zeros((80, 8, 8), np.uint8), given)
+    shell.user_ns["seen"] = np.eye(2)[y]
+    result = shell.run_cell("%aios data label-noise noisy --features seen").result
+    assert (result.rows.tolist(), result.given, result.likely) == ([7], ("1",), ("0",))
