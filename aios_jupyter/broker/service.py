@@ -152,6 +152,8 @@ class Broker:
             if change.role != "node":
                 self._people.revoked(change.name)
             self.tell_revoked()
+        elif change.what == "left" and change.role == "node":
+            self.hub.handle(ev.NodeGone(node=change.name, reason="it was stopped"))
 
     def tell_revoked(self) -> None:
         """Certificates were revoked by whoever has the authority's key."""

@@ -16,13 +16,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from ..config import private, settings
-from ..errors import ClusterError, NotFoundError
-from . import embedded, joined, nodes, slurm
+from ..errors import NotFoundError
+from . import embedded, joined, nodes, reach, slurm
 from .processes import read, write
 from .users import tls_directory
 
@@ -30,6 +29,7 @@ from .users import tls_directory
 CERTIFICATE_DAYS = 365.0
 # For so long what became of a job is shown (s).
 REMEMBERED = 3600.0
+_WHOSE = "Slurm's machines"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def start(
     """
     wish.check()
     tls_directory()
-    _check_reached(embedded.ensure(start=False)["address"], wish.partition)
+    reach.check(embedded.ensure(start=False)["address"], slurm.machines(wish.partition), _WHOSE)
     name = f"aios-{settings().cluster}-{secrets.token_hex(4)}"
     jobs = directory()
     id = slurm.submit(wish, name, jobs, simulate_gpus)
@@ -124,38 +124,9 @@ def start(
     return seen(asked, slurm.queue([id]).get(id))
 
 
-def listen(partition: str = "", host: str | None = None) -> None:
-    """Have a cluster that Slurm's machines reach: find the one that runs, or start one.
-
-    This machine then offers no devices of its own: it is one to hand jobs in, and shared by many.
-
-    Raises
-    ------
-    ClusterError
-        One runs that they do not reach, or there is no Slurm here.
-    """
-    if embedded.running(embedded.Paths.current().broker) and host is None:
-        return
-    embedded.ensure(host=host or slurm.own_address(partition), bare=True)
-
-
-def _check_reached(address: str, partition: str) -> None:
-    host = address.rpartition(":")[0].strip("[]")
-    if not _loopback(host):
-        return
-    own = slurm.own_address(partition)
-    if not _loopback(own):
-        raise ClusterError(
-            f"The cluster listens at {host}, where Slurm's machines do not reach it; stop it with "
-            f"'aios down' and start it with 'aios up --host {own}'."
-        )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def own_address(partition: str = "") -> str:
+    """The address of this machine on the way to those of a partition."""
+    return reach.own_address(slurm.machines(partition), _WHOSE)
 
 
 def seen(asked: Asked, job: slurm.Job | None) -> Asked:

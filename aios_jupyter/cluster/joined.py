@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import QUIET_DASK, private, settings
 from ..errors import ClusterError, ConflictError, NotFoundError, UsageError
-from . import nodes
+from . import nodes, reach
 from .processes import detach, end, lock, read, running, wait, write
 
 
@@ -49,6 +49,14 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
         log = state / "node.log"
         facts = wait(runtime / "node.json", detach(command, {}, log), log, f"node {name}")
     return {"node": name, "address": facts["address"], "pid": facts["pid"]}
+
+
+def join_by(text: str, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+    """The same as `join` with a bundle that came as one text, as `nodes.pack` makes it."""
+    with tempfile.TemporaryDirectory(dir=_root(), prefix=".bundle-") as directory:
+        bundle = Path(directory) / "bundle"
+        nodes.unpack(text, bundle)
+        return join(bundle, host=host, simulate_gpus=simulate_gpus)
 
 
 def serve(
@@ -115,7 +123,7 @@ def leave(name: str = "", timeout: float = 30.0) -> dict[str, Any]:
     children = list((read(runtime / "children.json") or {}).get("processes", []))
     if not end([row], signal.SIGTERM, timeout) or not end(children, signal.SIGKILL, timeout):
         end([row, *children], signal.SIGKILL, timeout)
-    (runtime / "node.json").unlink(missing_ok=True)
+    forget(row["node"])
     return row
 
 
@@ -136,14 +144,10 @@ def _places(name: str) -> tuple[Path, Path]:
 def _own_address(broker: str) -> str:
     """The address of this machine on the way to the broker; nothing is sent."""
     host, _, port = broker.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))
-        except OSError as error:
-            raise ClusterError(
-                f"There is no way from here to the broker at {broker} ({error.strerror}); start "
-                "the cluster with 'aios up --host ADDRESS' at an address that this machine reaches."
-            ) from None
-        return str(probe.getsockname()[0])
+    try:
+        return reach.toward(host.strip("[]"), int(port))
+    except OSError as error:
+        raise ClusterError(
+            f"There is no way from here to the broker at {broker} ({error.strerror}); start "
+            "the cluster with 'aios up --host ADDRESS' at an address that this machine reaches."
+        ) from None

@@ -10,6 +10,7 @@ directory says who has had a bundle.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -137,6 +138,29 @@ def load(directory: Path) -> dict[str, Any]:
         day = time.strftime("%Y-%m-%d", time.localtime(ends))
         raise ClusterError(f"The certificate in {directory} ended on {day}; {ANEW}.")
     return {"name": name, "address": address}
+
+
+def pack(directory: Path) -> str:
+    """A bundle as one text, for the way to another machine."""
+    return json.dumps({file: (directory / file).read_text() for file in FILES})
+
+
+def unpack(text: str, to: Path) -> None:
+    """A bundle from what `pack` has made, private.
+
+    Raises
+    ------
+    ClusterError
+        It is none.
+    """
+    try:
+        files = {file: str(json.loads(text)[file]) for file in FILES}
+    except (ValueError, KeyError, TypeError):
+        raise ClusterError(f"What came as standard input is no bundle of a node; {ANEW}.") from None
+    to.mkdir(parents=True, mode=0o700)
+    for file, content in files.items():
+        (to / file).touch(mode=0o600)
+        (to / file).write_text(content)
 
 
 def take(directory: Path, to: Path) -> None:

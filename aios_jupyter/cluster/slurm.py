@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -245,30 +244,18 @@ def drains(end: float, now: float, grace: float) -> float:
     return end - min(SIGNAL_BEFORE + _EARLIER + grace, (end - now) / 2)
 
 
-def own_address(partition: str = "") -> str:
-    """The address of this machine on the way to those of a partition; nothing is sent.
+def machines(partition: str = "") -> list[str]:
+    """Addresses of a partition's machines.
 
     Raises
     ------
     ClusterError
-        There is no Slurm here, or no way to its machines.
+        There is no Slurm here.
     """
     command = ["sinfo", "--noheader", "--Node", "--format=%o"]
     done = _call([*command, f"--partition={partition}"] if partition else command)
     # Of a partition that there is not, `sbatch` will say so.
-    hosts = done.stdout.split() or _call(command).stdout.split()
-    for host in dict.fromkeys(hosts):
-        try:
-            (family, kind, _, _, address), *_ = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
-            with socket.socket(family, kind) as probe:
-                probe.connect(address)
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    raise ClusterError(
-        "None of Slurm's machines can be found from here; give the address of this machine that they "
-        "reach with --host ADDRESS."
-    )
+    return done.stdout.split() or _call(command).stdout.split()
 
 
 def _call(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:

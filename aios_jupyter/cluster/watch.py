@@ -47,7 +47,10 @@ class Watch(SchedulerPlugin):
         self._task = asyncio.create_task(self._stay())
 
     async def before_close(self, **kwargs: Any) -> None:
-        """The scheduler is about to close; where that is the cluster's end, the jobs end too."""
+        """The scheduler is about to close; where that is the cluster's end, the jobs end too.
+
+        The agents of other machines have been told, and end by themselves.
+        """
         self._task.cancel()
         if not embedded.Paths.current().connection.exists():
             try:

@@ -47,7 +47,7 @@ DEVICE_COLUMNS = (
 @click.option(
     "--on",
     default="",
-    metavar="slurm",
+    metavar="slurm|ssh:HOSTS",
     help="Where more machines come from; the flags below say what is asked for.",
 )
 @asked
@@ -64,11 +64,12 @@ def up(
     """Start your cluster, or find the one that runs.
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse. With --on
-    machines of Slurm join it, as by 'aios node start'; --simulate-gpus then means each of them.
+    machines of Slurm, or that ssh reaches, join it as by 'aios node start'; --simulate-gpus then means
+    each of them.
     """
     wish = {name: value for name, value in flags.items() if value}
     if wish and not on:
-        raise UsageError("Say where the machines come from: --on slurm.")
+        raise UsageError("Say where the machines come from: --on slurm, or --on ssh:HOST,HOST.")
     if simulate_gpus is not None or from_snapshot or address is not None or on:
         from ..session import up as start_cluster
 

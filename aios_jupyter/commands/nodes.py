@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,18 +26,18 @@ NODE_COLUMNS = (
     Column("memory", "memory", right=True),
     Column("note", "note"),
 )
-# What is asked of Slurm: the flags of 'node start', and of 'up' with --on.
+# What is asked of Slurm or ssh: the flags of 'node start', and of 'up' with --on.
 _ASKED = (
-    click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Machines (1)."),
+    click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Slurm: machines (1)."),
     click.option(
         "--gpus",
         type=click.IntRange(min=0),
         metavar="N",
-        help="GPUs of all of them together, the same number on each.",
+        help="Slurm: GPUs of all of them together, the same number on each.",
     ),
-    click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each machine."),
-    click.option("--memory", type=SIZE, metavar="SIZE", help="Memory of each machine."),
-    click.option("--time", type=DURATION, metavar="TIME", help="For how long."),
+    click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Slurm: cores of each."),
+    click.option("--memory", type=SIZE, metavar="SIZE", help="Slurm: memory of each."),
+    click.option("--time", type=DURATION, metavar="TIME", help="Slurm: for how long."),
     click.option("--partition", metavar="NAME", help="As for sbatch."),
     click.option("--account", metavar="NAME", help="As for sbatch."),
     click.option(
@@ -46,6 +47,7 @@ _ASKED = (
         metavar="TEXT",
         help="One more option of sbatch, like --option=--qos=high; may be repeated.",
     ),
+    click.option("--python", metavar="PATH", help="ssh: the Python there that has AIOS."),
 )
 
 
@@ -60,8 +62,8 @@ def asked(function: Callable[..., Any]) -> Callable[..., Any]:
 def node() -> None:
     """Add machines to a cluster.
 
-    'node add' where the cluster was started, 'node join' on the machine that joins; 'node start' has
-    Slurm do both. The cluster has to listen at an address that it reaches: 'aios up --host ADDRESS'.
+    'node add' where the cluster was started, 'node join' on the machine that joins; 'node start' does
+    both on machines of Slurm or that ssh reaches. The cluster has to listen at an address that it reaches: 'aios up --host ADDRESS'.
     """
 
 
@@ -101,17 +103,23 @@ def add(host: Host, name: str, output: Path | None, data: bool, days: float) -> 
 def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
     """Make this machine a node of the cluster of BUNDLE.
 
-    Its agent stays until 'node leave', or until the cluster is stopped.
+    Its agent stays until 'node leave', or until the cluster is stopped. With - as BUNDLE it comes as
+    standard input, which is how 'node start --on ssh:…' brings it.
     """
-    from ..session import join_node
+    from ..session import join_node, join_node_by
 
-    facts = join_node(bundle, host=address, simulate_gpus=simulate_gpus)
+    if str(bundle) == "-":
+        facts = join_node_by(sys.stdin.read(), host=address, simulate_gpus=simulate_gpus)
+    else:
+        facts = join_node(bundle, host=address, simulate_gpus=simulate_gpus)
     fields = (("address", facts["address"]),)
     return host.show(Card(f"node {facts['node']}", badge="joined", fields=fields), facts)
 
 
 @node.command("start")
-@click.option("--on", required=True, metavar="slurm", help="Where the machines come from.")
+@click.option(
+    "--on", required=True, metavar="slurm|ssh:HOSTS", help="Where the machines come from."
+)
 @asked
 @click.option(
     "--simulate-gpus",
@@ -122,11 +130,12 @@ def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
 )
 @click.pass_obj
 def start(host: Host, /, on: str, simulate_gpus: int, **flags: Any) -> Any:
-    """Have machines of Slurm join for a while.
+    """Have machines of Slurm, or those that ssh reaches, join.
 
-    One job, each of whose machines is a node; 'node ls' shows why it waits and when it will probably
-    start. Before its time is over no lease is granted that would outlast it. The job ends with
-    'node stop', with the cluster, or when its time is over.
+    Of Slurm it is one job, each of whose machines is a node; 'node ls' shows why it waits and when it
+    will probably start. No lease is granted that would outlast it. ssh:gpu1,ana@gpu2 are machines that
+    ssh reaches without a password; each offers all that it has. Both end with 'node stop', and with
+    the cluster.
     """
     wish = {name: value for name, value in flags.items() if value}
     row = host.session(start=True).node_start(on, simulate_gpus=simulate_gpus, **wish)
@@ -135,6 +144,8 @@ def start(host: Host, /, on: str, simulate_gpus: int, **flags: Any) -> Any:
 
 def start_card(row: dict[str, Any]) -> Card:
     """Machines that were asked for."""
+    if not row["id"]:
+        return Card(", ".join(row["nodes"]), badge="joined")
     kind = "simulated GPU" if row["simulated"] else "GPU"
     each = [plural(row["gpus"], kind)] if row["gpus"] else []
     each += [plural(row["cpus"], "core")] if row["cpus"] else []
@@ -153,11 +164,12 @@ def start_card(row: dict[str, Any]) -> Card:
 def stop(host: Host, name: str) -> Any:
     """End what 'node start' has started.
 
-    NAME is the job's (slurm-12, or 12) or that of one of its nodes: all of them end, and what runs
-    there with them, after the grace that Slurm gives.
+    NAME is a node's or a job's (slurm-12, or 12). Of a job all nodes end, after the grace that Slurm
+    gives; what runs there ends too.
     """
     row = host.session(start=False).node_stop(name)
-    return host.show(Card(f"Slurm job {row['id']}", badge="stopped", note=row["note"]), row)
+    title = f"Slurm job {row['id']}" if row["id"] else f"node {name}"
+    return host.show(Card(title, badge="stopped", note=row["note"]), row)
 
 
 @node.command("ls")

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -163,6 +164,9 @@ class Agent:
         self._sampler.close()
         self._tracker.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
+        if self._joined:
+            # Copies of a bundle's, which are needed no more.
+            shutil.rmtree(self.runtime / "tls", ignore_errors=True)
 
     def taken_away(self) -> None:
         """Whoever runs this process wants it to end; in a job ranks then have time for a checkpoint."""

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cluster import bundle, embedded, jobs
-from ..errors import AccessError
+from ..cluster import bundle, embedded
+from ..errors import AccessError, ClusterError
 from ..runs.handle import RunHandle, RunResult
 from ..runs.tunnel import forwarded
 from ..schema import Lease
@@ -32,7 +32,7 @@ from .batch import BatchResult, BatchVerbs
 from .endpoints import Endpoint
 from .forecasts import ForecastVerbs
 from .link import observe
-from .nodes import NodeVerbs, check_place, join_node, leave_node
+from .nodes import NodeVerbs, end_started, join_node, join_node_by, leave_node, listen
 from .queues import QueueVerbs
 from .tables import TableVerbs
 from .trying import TryingVerbs
@@ -91,8 +91,8 @@ def up(
     Parameters
     ----------
     on
-        Where more nodes come from: `slurm`. `wish` is then what `Session.node_start` takes, and a new
-        cluster listens where they reach it.
+        Where more nodes come from: `slurm`, or `ssh:HOST,HOST`. `wish` is then what
+        `Session.node_start` takes, and a new cluster listens where they reach it.
     host
         Listen at this address of the machine, for nodes and people elsewhere.
     simulate_gpus
@@ -114,8 +114,7 @@ def up(
     if not on:
         embedded.ensure(simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=host)
         return None
-    check_place(on)
-    jobs.listen(wish.get("partition", ""), host)
+    listen(on, wish.get("partition", ""), host)
     with connect() as session:
         return session.node_start(on, simulate_gpus=simulate_gpus or 0, **wish)
 
@@ -131,7 +130,8 @@ def down() -> list[int]:
     try:
         return embedded.down()
     finally:
-        jobs.stop_all()
+        if left := end_started():
+            raise ClusterError(" ".join(left))
 
 
 def _own(what: str) -> None:
@@ -152,6 +152,7 @@ __all__ = [
     "connect",
     "down",
     "join_node",
+    "join_node_by",
     "leave_node",
     "observe",
     "up",

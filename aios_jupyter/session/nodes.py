@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.messages import UserChange
-from ..cluster import bundle, jobs, joined, nodes, slurm
+from ..cluster import bundle, embedded, jobs, joined, nodes, remote, slurm
 from ..errors import NotFoundError, UsageError
 from ..units import parse_duration, parse_size
 from .link import Link
@@ -68,16 +68,18 @@ class NodeVerbs(Link):
         partition: str = "",
         account: str = "",
         options: Sequence[str] = (),
+        python: str = "",
         simulate_gpus: int = 0,
     ) -> dict[str, Any]:
-        """Have machines from elsewhere join as nodes, for as long as they are lent.
+        """Have machines from elsewhere join as nodes.
 
         Parameters
         ----------
         on
-            `slurm`: one job, each of whose machines is a node until it ends.
+            `slurm`: one job, each of whose machines is a node until it ends. `ssh:gpu1,ana@gpu2`:
+            machines that ssh reaches by its own configuration, each with all that it has.
         nodes
-            How many machines.
+            How many machines of Slurm.
         gpus
             Of all of them together, the same number on each.
         cpus, memory
@@ -86,22 +88,23 @@ class NodeVerbs(Link):
             How long (`8h`); by default the partition's limit.
         partition, account, options
             As for `sbatch`; `options` are more of its own, like `["--qos=high"]`.
+        python
+            By ssh: the Python there that has AIOS, where it is not the first that is found.
         simulate_gpus
             Each offers so many simulated GPUs, where it has no real ones.
 
         Returns
         -------
         dict
-            `id` of the job, its `nodes`, `state` and, in a sentence, `note`.
+            `nodes`, `state` and, in a sentence, `note`; `id` of a job.
 
         Raises
         ------
         AllocationError
             Slurm refuses the job.
         ClusterError
-            There is no Slurm here, or its machines do not reach the cluster.
+            There is no Slurm or ssh here, its machines do not reach the cluster, or do not join.
         """
-        check_place(on)
         wish = slurm.Wish(
             nodes=nodes,
             gpus=gpus,
@@ -112,17 +115,33 @@ class NodeVerbs(Link):
             account=account,
             options=tuple(options),
         )
-        asked = jobs.start(wish, taken=self._taken(), simulate_gpus=simulate_gpus)
-        for node in asked.nodes:
-            self._call("user.changed", UserChange(what="asked for", name=node, role="node"))
-        self._wait_until_known(asked.nodes)
-        return _row(asked)
+        if check_place(on) == "slurm":
+            if python:
+                raise UsageError("Slurm's machines use the Python of this one; leave out --python.")
+            asked = jobs.start(wish, taken=self._taken(), simulate_gpus=simulate_gpus)
+            row = _row(asked)
+            self._note("asked for", row["nodes"])
+        else:
+            if wish != slurm.Wish():
+                raise UsageError(
+                    "A machine that ssh reaches offers all that it has, until it is stopped; leave "
+                    "out what is asked of Slurm."
+                )
+            row = self._start_by_ssh(on, python, simulate_gpus)
+        self._wait_until_known(row["nodes"])
+        return row
 
-    def _wait_until_known(self, names: Sequence[str]) -> None:
-        """Wait until the broker waits for these nodes, so that who asks now waits for them too."""
-        deadline = clock.monotonic() + KNOWN_TIMEOUT
-        while not set(names) <= self.status()["nodes"].keys() and clock.monotonic() < deadline:
-            clock.sleep(0.05)
+    def _note(self, what: str, names: Sequence[str]) -> None:
+        """Have an audit record kept of what becomes of nodes."""
+        for node in names:
+            self._call("user.changed", UserChange(what=what, name=node, role="node"))
+
+    def _start_by_ssh(self, on: str, python: str, simulate_gpus: int) -> dict[str, Any]:
+        hosts = remote.hosts_of(on)
+        self._note("asked for", [remote.name_of(host) for host in hosts])
+        names = remote.start(hosts, up=self._taken(), python=python, simulate_gpus=simulate_gpus)
+        note = f"{', '.join(names)} joined."
+        return {"id": "", "nodes": names, "state": "running", "note": note}
 
     def node_stop(self, name: str) -> dict[str, Any]:
         """End what `node_start` has started: a Slurm job, by its number or one of its nodes.
@@ -132,13 +151,22 @@ class NodeVerbs(Link):
         NotFoundError
             There is none of that name.
         """
-        asked = jobs.find(name)
-        if asked is None:
+        if asked := jobs.find(name):
+            row = _row(jobs.stop(asked))
+        elif name in {row["node"] for row in remote.rows()}:
+            remote.stop(name)
+            row = {"id": "", "nodes": [name], "state": "over", "note": f"{name} has left."}
+        else:
             raise NotFoundError(f"Nothing called {name!r} was started here; see 'aios node ls'.")
-        stopped = jobs.stop(asked)
-        for node in asked.nodes:
-            self._call("user.changed", UserChange(what="stopped", name=node, role="node"))
-        return _row(stopped)
+        # A job's nodes have Slurm's grace; who has left is gone.
+        self._note("stopped" if row["id"] else "left", row["nodes"])
+        return row
+
+    def _wait_until_known(self, names: Sequence[str]) -> None:
+        """Wait until the broker waits for these nodes, so that who asks now waits for them too."""
+        deadline = clock.monotonic() + KNOWN_TIMEOUT
+        while not set(names) <= self.status()["nodes"].keys() and clock.monotonic() < deadline:
+            clock.sleep(0.05)
 
     def node_list(self) -> list[dict[str, Any]]:
         """The cluster's nodes: `id`, `host`, `address`, `state`, `cpus`, `devices`, `free`.
@@ -172,16 +200,38 @@ def _row(asked: jobs.Asked) -> dict[str, Any]:
     return {**asdict(asked), "nodes": list(asked.nodes)}
 
 
-def check_place(on: str) -> None:
-    """Refuse what is no place from which nodes come.
+def check_place(on: str) -> str:
+    """Where nodes come from: `slurm` or `ssh`.
 
     Raises
     ------
     UsageError
-        It is none.
+        It is no such place.
     """
-    if on != "slurm":
-        raise UsageError(f"Nodes cannot be started on {on!r}; give 'slurm'.")
+    if on == "slurm":
+        return on
+    if on.startswith(remote.PLACE):
+        remote.hosts_of(on)
+        return "ssh"
+    raise UsageError(f"Nodes cannot be started on {on!r}; give 'slurm' or 'ssh:HOST,HOST'.")
+
+
+def listen(on: str, partition: str = "", host: str | None = None) -> None:
+    """Have a cluster that such machines reach: find the one that runs, or start one.
+
+    The machine on which Slurm's jobs are handed in then offers no devices: it is shared by many.
+    """
+    if embedded.running(embedded.Paths.current().broker) and host is None:
+        return
+    if check_place(on) == "slurm":
+        embedded.ensure(host=host or jobs.own_address(partition), bare=True)
+    else:
+        embedded.ensure(host=host or remote.own_address(remote.hosts_of(on)))
+
+
+def join_node_by(text: str, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+    """The same as `join_node` with a bundle that came over ssh as one text."""
+    return joined.join_by(text, host=host, simulate_gpus=simulate_gpus)
 
 
 def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
@@ -222,3 +272,15 @@ def leave_node(name: str = "") -> dict[str, Any]:
         There is none.
     """
     return joined.leave(name)
+
+
+def end_started() -> list[str]:
+    """End all that `node_start` has started, as the cluster itself ends.
+
+    Returns
+    -------
+    list
+        A sentence for each machine on which something may go on.
+    """
+    jobs.stop_all()
+    return remote.stop_all()
