@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..schema import Node
+from ..schema import Node, Request, Slot
 from . import events as ev
 from .calendar import LENT
+from .demand import demand_of
+from .hardware import Hardware
+from .policy import Pool
 from .suspending import Suspending
 
 
@@ -21,6 +24,8 @@ class Lent(Suspending):
     def __init__(self, *parameters: Any, **more: Any) -> None:
         super().__init__(*parameters, **more)
         self._gone: dict[str, str] = {}
+        # What the nodes that are there have, where others are to come, by the fleet's version.
+        self._there: tuple[int, Hardware | None] = -1, None
 
     def is_expected(self, node: str) -> bool:
         """Whether a node has yet to come."""
@@ -37,6 +42,21 @@ class Lent(Suspending):
             to_come = [node for node in self.nodes if self.is_expected(node)]
             return f"NodeExpected({to_come[0]})" if to_come else reason
         return reason
+
+    def _delays_nobody(
+        self, pool: Pool, head: Request, request: str, slots: tuple[Slot, ...]
+    ) -> bool:
+        # A machine may be hours away: nothing is kept idle for who cannot start without it.
+        return self._needs_more(pool, head) or super()._delays_nobody(pool, head, request, slots)
+
+    def _needs_more(self, pool: Pool, head: Request) -> bool:
+        """Whether the nodes that are there would not do for a request, with those to come it would."""
+        if self._there[0] != self.fleet.version:
+            there = [node for node in self.nodes.values() if node.address]
+            lacking = len(there) < len(self.nodes)
+            self._there = self.fleet.version, Hardware(there) if lacking else None
+        hardware, demand = self._there[1], demand_of(head)
+        return hardware is not None and hardware.most(pool, demand) < demand.least
 
     def _node_expected(self, event: ev.NodeExpected) -> None:
         node = event.node

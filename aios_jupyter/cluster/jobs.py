@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import private, settings
-from ..errors import NotFoundError
+from ..errors import ClusterError, NotFoundError
 from . import embedded, joined, nodes, reach, slurm
 from .processes import read, write
-from .users import tls_directory
 
 # A job may wait for weeks before its machines join; what it joins with is revoked at its end.
 CERTIFICATE_DAYS = 365.0
@@ -95,7 +94,6 @@ def start(
         There is no Slurm here, or its machines do not reach this cluster.
     """
     wish.check()
-    tls_directory()
     reach.check(embedded.ensure(start=False)["address"], slurm.machines(wish.partition), _WHOSE)
     name = f"aios-{settings().cluster}-{secrets.token_hex(4)}"
     jobs = directory()
@@ -206,19 +204,22 @@ def stop(asked: Asked) -> Asked:
     return seen(stopping, slurm.queue([asked.id]).get(asked.id))
 
 
-def stop_all() -> list[Asked]:
+def stop_all() -> list[str]:
     """End every job that this cluster has asked for, as it ends itself.
 
-    The next one is told of them once, so that it knows that their nodes are gone.
+    The next one is told of them once, so that it knows that their nodes are gone. Returns a sentence
+    for each job that may go on.
     """
-    ended = []
+    failed = []
     for asked in rows():
-        if not asked.over:
-            slurm.cancel(asked.id, asked.name)
-            ended.append(asked)
+        try:
+            if not asked.over:
+                slurm.cancel(asked.id, asked.name)
+        except ClusterError as error:
+            failed.append(f"{error} Job {asked.id} may go on; end it with 'scancel {asked.id}'.")
         note = f"Slurm job {asked.id} was ended with the cluster."
         put_away(replace(asked, state="over", note=note, ended=0.0))
-    return ended
+    return failed
 
 
 def find(name: str) -> Asked | None:

@@ -28,8 +28,9 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9][A-Za-z0-9._-]*)")
 _OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15")
 # A machine that is slow to import all that an agent needs (s).
 _PATIENCE = 150.0
-# What ssh itself ends with when it does not get there, and our script where there is no AIOS.
-_NO_WAY, _NO_AIOS = 255, 127
+# What ssh itself ends with when it does not get there, and our script where there is no AIOS, or
+# only another one.
+_NO_WAY, _NO_AIOS, _OTHER_AIOS = 255, 127, 126
 _WHOSE = "the machines of --on ssh"
 
 
@@ -122,7 +123,7 @@ def stop(name: str) -> None:
 
 
 def stop_all() -> list[str]:
-    """End all of them; returns a sentence for each that may go on."""
+    """End all of them, as the cluster itself ends; returns a sentence for each that may go on."""
     found = {row["node"]: row for row in rows()}
     failed = _each(lambda node: _leave(found[node]), list(found))
     for node in found:
@@ -194,18 +195,26 @@ def _run(row: dict[str, Any], verb: list[str], text: str = "") -> None:
             f"{host} has no AIOS in {where}; install it there with 'pip install "
             f"aios-jupyter=={__version__}', or say where it is with --python PATH."
         )
+    if done.returncode == _OTHER_AIOS:
+        raise ClusterError(
+            f"{host} has AIOS {last}, and this machine {__version__}; install that there with 'pip "
+            f"install aios-jupyter=={__version__}'."
+        )
     if "has joined a cluster" in last:
         raise NotFoundError(last)
     raise ClusterError(f"{host} did not {verb[0]}: {last.removeprefix('aios: ')}")
 
 
 def script(python: str, verb: Sequence[str]) -> str:
-    """What is run on a machine: the verb, by the first Python there that has AIOS."""
+    """What is run on a machine: the verb, by the first Python there that has this AIOS."""
     candidates = [python] if python else [sys.executable, "python3", "python"]
+    version = "import aios_jupyter; print(aios_jupyter.__version__)"
     return (
         f"for python in {shlex.join(candidates)}; do "
-        'if command -v "$python" >/dev/null 2>&1 && "$python" -c "import aios_jupyter" 2>/dev/null; '
-        f'then exec "$python" -m aios_jupyter node {shlex.join(verb)}; fi; done; exit {_NO_AIOS}'
+        f'has=$("$python" -c "{version}" 2>/dev/null) || continue; '
+        f'if [ "$has" = "{__version__}" ]; '
+        f'then exec "$python" -m aios_jupyter node {shlex.join(verb)}; fi; other=$has; done; '
+        f'[ -n "$other" ] || exit {_NO_AIOS}; echo "$other" >&2; exit {_OTHER_AIOS}'
     )
 
 

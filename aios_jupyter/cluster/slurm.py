@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,11 @@ SIGNAL_BEFORE = 60
 _EARLIER = 60
 # For so long a job that was just handed in need not be known everywhere (s).
 SETTLING = 20.0
+# What a job that is handed in from within another would take over from it, what changes what is
+# printed, and what is of the kernel that happens to ask.
+_OTHERS = re.compile(
+    "SLURM_(?!CONF$|CLUSTERS$|JWT$)|SQUEUE_|SINFO_|SCANCEL_|JPY_PARENT_PID$|JPY_SESSION_NAME$|MPLBACKEND$"
+)
 # The answer of Slurm's controller to one command (s).
 _PATIENCE = 60.0
 _FORMAT = "%i|%j|%T|%r|%S|%e"
@@ -259,16 +265,7 @@ def machines(partition: str = "") -> list[str]:
 
 
 def _call(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    # A job that is handed in from within another would take over its numbers, and `sbatch` what
-    # else is set for it.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ("SLURM_CONF", "SLURM_CLUSTERS") or not name.startswith(("SLURM", "SBATCH_"))
-    }
-    # Of the kernel that happens to ask.
-    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MPLBACKEND"):
-        environment.pop(name, None)
+    environment = {name: value for name, value in os.environ.items() if not _OTHERS.match(name)}
     try:
         return subprocess.run(
             command,

@@ -53,10 +53,8 @@ class Watch(SchedulerPlugin):
         """
         self._task.cancel()
         if not embedded.Paths.current().connection.exists():
-            try:
-                await asyncio.to_thread(jobs.stop_all)
-            except AiosError as error:
-                log.error("the cluster's Slurm jobs may go on: %s", error)
+            for left in await asyncio.to_thread(jobs.stop_all):
+                log.error("%s", left)
 
     async def _stay(self) -> None:
         while True:
@@ -102,8 +100,6 @@ class Watch(SchedulerPlugin):
                 for node in set(asked.nodes) - self._told:
                     hub.handle(ev.NodeExpected(node=_node(asked, node)))
                 self._told.update(asked.nodes)
-            if asked.state == "waiting":
-                hub.used = time.monotonic()
         self._known = {asked.id: asked for asked in found}
         expected = {
             node: {"state": asked.state, "note": asked.note, "job": asked.id}

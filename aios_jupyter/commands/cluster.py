@@ -65,7 +65,7 @@ def up(
 
     It runs on this machine, belongs to you alone, and ends after half an hour of disuse. With --on
     machines of Slurm, or that ssh reaches, join it as by 'aios node start'; --simulate-gpus then means
-    each of them.
+    each of them. A cluster that --on slurm starts has none of this machine's devices, which many share.
     """
     wish = {name: value for name, value in flags.items() if value}
     if wish and not on:

@@ -228,12 +228,14 @@ class Agent:
             runs=self.runs.live(),
             outside=self._outside,
         )
+        before = set(self._grants)
         welcome = await connection.call("node.hello", hello, msg.NodeWelcome, timeout=10)
         self._broker = connection
         self._revoked.keep(welcome.revoked)
         active = {grant.lease.id for grant in welcome.grants}
-        for lease in [lease for lease in self._grants if lease not in active]:
-            del self._grants[lease]
+        # What was granted since it was written may have come before this goes on.
+        for lease in before - active:
+            self._grants.pop(lease, None)
         for grant in welcome.grants:
             self._granted(grant)
         for topic, body in self._unsent:

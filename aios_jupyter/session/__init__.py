@@ -114,6 +114,8 @@ def up(
     if not on:
         embedded.ensure(simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=host)
         return None
+    if from_snapshot:
+        embedded.ensure(from_snapshot=True, host=host)
     listen(on, wish.get("partition", ""), host)
     with connect() as session:
         return session.node_start(on, simulate_gpus=simulate_gpus or 0, **wish)

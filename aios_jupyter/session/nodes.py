@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.messages import UserChange
-from ..cluster import bundle, embedded, jobs, joined, nodes, remote, slurm
+from ..cluster import bundle, embedded, jobs, joined, nodes, remote, slurm, users
 from ..errors import NotFoundError, UsageError
 from ..units import parse_duration, parse_size
 from .link import Link
@@ -102,9 +102,12 @@ class NodeVerbs(Link):
         ------
         AllocationError
             Slurm refuses the job.
+        AccessError
+            The cluster is somebody else's.
         ClusterError
             There is no Slurm or ssh here, its machines do not reach the cluster, or do not join.
         """
+        users.tls_directory()
         wish = slurm.Wish(
             nodes=nodes,
             gpus=gpus,
@@ -151,6 +154,7 @@ class NodeVerbs(Link):
         NotFoundError
             There is none of that name.
         """
+        users.tls_directory()
         if asked := jobs.find(name):
             row = _row(jobs.stop(asked))
         elif name in {row["node"] for row in remote.rows()}:
@@ -280,7 +284,6 @@ def end_started() -> list[str]:
     Returns
     -------
     list
-        A sentence for each machine on which something may go on.
+        A sentence for each job and machine on which something may go on.
     """
-    jobs.stop_all()
-    return remote.stop_all()
+    return [*jobs.stop_all(), *remote.stop_all()]

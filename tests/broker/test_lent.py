@@ -103,6 +103,15 @@ def test_a_run_that_may_shrink_goes_on_without_it() -> None:
     assert (again.state, again.nodes) == (RunState.STARTING, ("here",)), again
 
 
+def test_nothing_is_kept_idle_for_who_waits_for_what_is_to_come() -> None:
+    world = World(make_node("here", gpus=1))
+    world.do(ev.NodeExpected(node=to_come()))
+    first = world.ask(2)
+    assert world.state_of(world.ask(1)) is RequestState.GRANTED
+    world.do(ev.NodeJoined(node=make_node("job", gpus=2)))
+    assert world.devices(first) == ["job-g0", "job-g1"]
+
+
 def lent(world: World, hours: float = 8.0, gpus: int = 2, name: str = "job") -> float:
     """A node that is there for so long; when it goes."""
     until = world.now + hours * HOUR

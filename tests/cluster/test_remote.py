@@ -10,7 +10,8 @@ import pytest
 
 import aios_jupyter
 from aios_jupyter.cluster import embedded, nodes, remote
-from aios_jupyter.errors import ClusterError, UsageError
+from aios_jupyter.config import settings
+from aios_jupyter.errors import AccessError, ClusterError, UsageError
 from aios_jupyter.process import alive
 from aios_jupyter.session import connect
 
@@ -67,9 +68,12 @@ def test_hosts_are_names_and_never_options() -> None:
             remote.hosts_of(place)
 
 
-def test_the_first_python_that_has_aios_is_taken(tmp_path: Path) -> None:
+def test_the_first_python_that_has_aios_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     has = tmp_path / "it's here"
-    has.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@"\n')
+    lines = '[ "$1" = -c ] && echo "${HAS:-' + aios_jupyter.__version__ + '}" || echo "$@"'
+    has.write_text(f"#!/bin/sh\n{lines}\n")
     has.chmod(0o700)
 
     def run(python: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +82,9 @@ def test_the_first_python_that_has_aios_is_taken(tmp_path: Path) -> None:
 
     assert run(str(has)).stdout == "-m aios_jupyter node leave gpu 1\n"
     assert run("/nowhere/python").returncode == 127
+    monkeypatch.setenv("HAS", "0.0.9")
+    other = run(str(has))
+    assert (other.returncode, other.stderr, other.stdout) == (126, "0.0.9\n", "")
 
 
 def test_a_bundle_is_the_same_after_its_way(tmp_path: Path) -> None:
@@ -91,6 +98,24 @@ def test_a_bundle_is_the_same_after_its_way(tmp_path: Path) -> None:
     for text in ("", "{}", "[1]", '{"ca.pem": "x"}'):
         with pytest.raises(ClusterError, match="no bundle of a node"):
             nodes.unpack(text, tmp_path / "c")
+
+
+def test_only_the_clusters_owner_starts_and_stops_nodes(stand_in: Path) -> None:
+    with connect(simulate_gpus=1) as session:
+        session.user_add("bob", "admin", stand_in / "bob")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOS_BUNDLE", str(stand_in / "bob"))
+        settings.cache_clear()
+        with connect() as bob:
+            for place in ("ssh:gpu1", "slurm"):
+                with pytest.raises(AccessError, match="has another owner"):
+                    bob.node_start(place)
+            with pytest.raises(AccessError, match="has another owner"):
+                bob.node_stop("gpu1")
+        with pytest.raises(AccessError, match="has another owner"):
+            aios_jupyter.up("ssh:gpu1")
+    settings.cache_clear()
+    assert not (stand_in / "asked").exists()
 
 
 def test_without_ssh_it_is_said(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,26 @@ def test_the_machines_of_a_job_are_nodes_with_what_slurm_gave_them(home: Path) -
     keys = [path for path in home.rglob("*.key") if "slurm-" in str(path) or "jobs" in str(path)]
     assert keys == []
     assert {row["state"] for row in nodes.rows()} == {"revoked"}
+    # The next cluster knows that those nodes are gone.
+    embedded.ensure(bare=True)
+    with connect() as session:
+        until(lambda: states(session) == {}, "they are forgotten")
+
+
+def test_a_job_that_waits_keeps_the_cluster_up_and_one_that_idles_does_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOS_IDLE_TIMEOUT", "1")
+    foreign = others("--nodes=2", "--exclusive", "--time=5")
+    up("slurm", simulate_gpus=1)
+    broker = pid_of("broker")
+    # Slurm has asked itself whether it can start the job by then, which takes longer than a second.
+    until(lambda: any("Resources" in row.note for row in jobs.rows()), "Slurm has a reason")
+    assert alive(broker)
+    subprocess.run(["scancel", foreign], check=True)
+    until(lambda: not alive(broker), "it has ended some time after the node has joined")
+    until(lambda: not any("aios" in job for job in queue()), "and its job with it")
+    assert {row["state"] for row in nodes.rows()} == {"revoked"}
 
 
 def test_who_asks_for_what_slurm_has_yet_to_give_waits_for_it(
