@@ -49,6 +49,20 @@ def own_memory(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
+def users_of(pid: int) -> tuple[int, ...]:
+    """The user ids of a process (Linux): real, effective, saved, and for files.
+
+    Raises
+    ------
+    FileNotFoundError, ProcessLookupError
+        There is no such process.
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("Uid:"):
+            return tuple(map(int, line.split()[1:]))
+    raise ProcessLookupError(pid)
+
+
 def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     """In a new child (`preexec_fn`), Linux: a signal when the parent's thread ends; see prctl(2)."""
     _libc().prctl(PR_SET_PDEATHSIG, number)

@@ -88,6 +88,7 @@ def ensure(
     from_snapshot: bool = False,
     host: str | None = None,
     bare: bool | None = None,
+    accounts: str | None = None,
 ) -> dict[str, Any]:
     """Make sure that broker and node run; returns what the broker wrote (`address`, `dask`).
 
@@ -105,6 +106,9 @@ def ensure(
         elsewhere reach it (default: `Settings.host`, which is loopback).
     bare
         For a new cluster: this machine offers no devices, as others are to join for that.
+    accounts
+        For a new cluster that root starts: the rule by which people's code runs in their own accounts,
+        `names` or a JSON file (`node.accounts.Accounts`). "": all of it runs in the starter's.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def ensure(
             "The cluster is running, with a journal that is whole; stop it with 'aios down' before "
             "you go back to a snapshot."
         )
-    asked = {"simulate_gpus": simulate_gpus, "host": host}
+    asked = {"simulate_gpus": simulate_gpus, "host": host, "accounts": accounts}
     plain = all(value is None for value in (*asked.values(), bare))
     if broker and node and paths.connection.exists() and plain:
         return broker
@@ -151,7 +155,11 @@ def _require(paths: Paths) -> None:
 def _repair(paths: Paths, asked: dict[str, Any], *, bare: bool | None) -> dict[str, Any]:
     create(paths.tls)
     broker, node = running(paths.broker), running(paths.node)
-    defaults = {"simulate_gpus": settings().simulate_gpus, "host": settings().host}
+    defaults = {
+        "simulate_gpus": settings().simulate_gpus,
+        "host": settings().host,
+        "accounts": "",
+    }
     known = {**defaults, **(read(paths.connection) or {})}
     given = {name: value for name, value in asked.items() if value is not None}
     if (broker or node) and paths.connection.exists():
@@ -163,6 +171,11 @@ def _repair(paths: Paths, asked: dict[str, Any], *, bare: bool | None) -> dict[s
         if given.get("host", known["host"]) != known["host"]:
             raise ClusterError(
                 f"A cluster that listens at {known['host']} is running already; stop it with "
+                "'aios down' first."
+            )
+        if given.get("accounts", known["accounts"]) != known["accounts"]:
+            raise ClusterError(
+                "A cluster that was started with other --accounts is running already; stop it with "
                 "'aios down' first."
             )
     else:
@@ -270,6 +283,7 @@ def _start_node(paths: Paths, known: dict[str, Any]) -> subprocess.Popen[bytes]:
         *(sys.executable, "-m", "aios_jupyter.node.agent"),
         *("--runtime", str(paths.runtime), "--state", str(paths.state)),
         *("--simulate-gpus", str(known["simulate_gpus"]), "--host", known["host"]),
+        *("--accounts", known["accounts"]),
         *(["--bare"] if known.get("bare") else []),
     ]
     return detach(command, {}, paths.state / "node.log")

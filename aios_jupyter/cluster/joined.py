@@ -21,7 +21,9 @@ from . import nodes, reach
 from .processes import detach, end, lock, read, running, wait, write
 
 
-def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join(
+    bundle: Path, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """Start an agent here for the cluster that made the bundle, and wait until it is let in.
 
     Parameters
@@ -29,6 +31,9 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
     host
         This machine's address, at which other nodes and people reach the agent; by default the one
         from which the broker is reached.
+    accounts
+        Where root calls: the rule by which people's code runs in their own accounts here, as
+        `embedded.ensure` has it.
 
     Returns
     -------
@@ -45,18 +50,20 @@ def join(bundle: Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, A
     name = nodes.load(bundle)["name"]
     runtime, state = _places(name)
     with lock(runtime / "lock"):
-        command = _prepare(bundle, host, simulate_gpus)
+        command = _prepare(bundle, host, simulate_gpus, accounts)
         log = state / "node.log"
         facts = wait(runtime / "node.json", detach(command, {}, log), log, f"node {name}")
     return {"node": name, "address": facts["address"], "pid": facts["pid"]}
 
 
-def join_by(text: str, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join_by(
+    text: str, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """The same as `join` with a bundle that came as one text, as `nodes.pack` makes it."""
     with tempfile.TemporaryDirectory(dir=_root(), prefix=".bundle-") as directory:
         bundle = Path(directory) / "bundle"
         nodes.unpack(text, bundle)
-        return join(bundle, host=host, simulate_gpus=simulate_gpus)
+        return join(bundle, host=host, simulate_gpus=simulate_gpus, accounts=accounts)
 
 
 def serve(
@@ -71,7 +78,7 @@ def serve(
     """
     runtime, _ = _places(nodes.load(bundle)["name"])
     with lock(runtime / "lock"):
-        command = _prepare(bundle, host, simulate_gpus)
+        command = _prepare(bundle, host, simulate_gpus, accounts="")
     if until is not None:
         command += ["--until", f"{until:.0f}"]
     environment = {**QUIET_DASK, **os.environ, "PYTHONUNBUFFERED": "1"}
@@ -79,7 +86,7 @@ def serve(
     os.execve(command[0], command, environment)  # noqa: S606  # of this very interpreter
 
 
-def _prepare(bundle: Path, host: str, simulate_gpus: int) -> list[str]:
+def _prepare(bundle: Path, host: str, simulate_gpus: int, accounts: str) -> list[str]:
     """Take a bundle's files; returns the command that starts its agent. Under the node's lock."""
     told = nodes.load(bundle)
     name = told["name"]
@@ -96,6 +103,7 @@ def _prepare(bundle: Path, host: str, simulate_gpus: int) -> list[str]:
         *(sys.executable, "-m", "aios_jupyter.node.agent", "--name", name),
         *("--runtime", str(runtime), "--state", str(state)),
         *("--host", host, "--simulate-gpus", str(simulate_gpus)),
+        *("--accounts", accounts),
     ]
 
 

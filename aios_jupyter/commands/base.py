@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -123,7 +124,18 @@ COUNT = _Parsed("count", _count)
 NAMES = _Parsed("names", _names)
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for programs.")
+accounts_option = click.option(
+    "--accounts",
+    metavar="names|FILE",
+    callback=lambda context, parameter, given: _accounts(given),
+    help="As root: people's code runs in their own accounts, of their names or as FILE (JSON) says.",
+)
 labelled = click.option("--name", default="", metavar="TEXT", help="What people see beside it.")
+
+
+def _accounts(given: str | None) -> str | None:
+    """A rule for accounts as an agent takes it, which is elsewhere."""
+    return given if given in {None, "", "names"} else str(Path(str(given)).expanduser().absolute())
 
 
 def echo_json(value: Any) -> None:

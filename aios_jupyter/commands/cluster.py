@@ -11,7 +11,7 @@ import click
 
 from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
-from .base import as_json, echo_json
+from .base import accounts_option, as_json, echo_json
 from .host import Host
 from .nodes import asked, start_card
 from .views import Card, Column, Table, plural
@@ -44,6 +44,12 @@ DEVICE_COLUMNS = (
     metavar="ADDRESS",
     help="Listen at this address of the machine, for nodes and people elsewhere.",
 )
+@accounts_option
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Stay: mend it when a part dies, and stop it when this ends (systemd, containers).",
+)
 @click.option(
     "--on",
     default="",
@@ -58,6 +64,8 @@ def up(
     simulate_gpus: int | None,
     from_snapshot: bool,
     address: str | None,
+    accounts: str | None,
+    foreground: bool,
     on: str,
     **flags: Any,
 ) -> None:
@@ -70,12 +78,26 @@ def up(
     wish = {name: value for name, value in flags.items() if value}
     if wish and not on:
         raise UsageError("Say where the machines come from: --on slurm, or --on ssh:HOST,HOST.")
-    if simulate_gpus is not None or from_snapshot or address is not None or on:
+    start: dict[str, Any] = {
+        "simulate_gpus": simulate_gpus,
+        "host": address,
+        "accounts": accounts,
+    }
+    if foreground:
+        if not host.shell_leases:
+            raise UsageError("--foreground is for terminals and services; here it would never end.")
+        if on:
+            raise UsageError(
+                "Leave out --on, and ask with 'aios node start' once the cluster is up."
+            )
+        from ..cluster.keeping import keep
+
+        keep(host.say, from_snapshot=from_snapshot, **start)
+        return
+    if from_snapshot or on or any(value is not None for value in start.values()):
         from ..session import up as start_cluster
 
-        row = start_cluster(
-            on, host=address, simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, **wish
-        )
+        row = start_cluster(on, from_snapshot=from_snapshot, **start, **wish)
         if row:
             host.show(start_card(row))
             return

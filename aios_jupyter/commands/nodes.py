@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..units import format_duration, format_size
-from .base import DURATION, SIZE, VerbGroup, as_json, echo_json
+from .base import DURATION, SIZE, VerbGroup, accounts_option, as_json, echo_json
 from .host import Host
 from .views import Card, Column, Table, plural
 
@@ -99,8 +99,9 @@ def add(host: Host, name: str, output: Path | None, data: bool, days: float) -> 
 @click.option(
     "--simulate-gpus", type=click.IntRange(min=0), default=0, metavar="N", help="Offer N of them."
 )
+@accounts_option
 @click.pass_obj
-def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
+def join(host: Host, bundle: Path, address: str, simulate_gpus: int, accounts: str | None) -> Any:
     """Make this machine a node of the cluster of BUNDLE.
 
     Its agent stays until 'node leave', or until the cluster is stopped. With - as BUNDLE it comes as
@@ -108,10 +109,15 @@ def join(host: Host, bundle: Path, address: str, simulate_gpus: int) -> Any:
     """
     from ..session import join_node, join_node_by
 
+    rest: dict[str, Any] = {
+        "host": address,
+        "simulate_gpus": simulate_gpus,
+        "accounts": accounts or "",
+    }
     if str(bundle) == "-":
-        facts = join_node_by(sys.stdin.read(), host=address, simulate_gpus=simulate_gpus)
+        facts = join_node_by(sys.stdin.read(), **rest)
     else:
-        facts = join_node(bundle, host=address, simulate_gpus=simulate_gpus)
+        facts = join_node(bundle, **rest)
     fields = (("address", facts["address"]),)
     return host.show(Card(f"node {facts['node']}", badge="joined", fields=fields), facts)
 

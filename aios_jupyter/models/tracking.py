@@ -1,5 +1,8 @@
 """Runs in MLflow: `python -m aios_jupyter.models.tracking SPOOL`, started by a node's agent.
 
+With `-` in place of SPOOL it is started in the account of a run's owner, when that is over, and reads
+from its input: a line of JSON (`run`, `end`), then the events.
+
 The agent leaves an entry for each run in the folder SPOOL (`node/tracking.py`), and another when the
 run has ended; here they become runs of the tracking server that the run's user has chosen, with the
 metrics that rank 0 has reported. A server that does not answer is tried again for a while.
@@ -12,14 +15,15 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..config import IS_LINUX
 from ..errors import AiosError, ClusterError
 from ..process import end_with_parent
-from ..runs.events import EventReader
+from ..runs.events import EVENTS_FILE, EventReader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -249,10 +253,28 @@ def serve(spool: Path) -> None:
         time.sleep(LOOK_INTERVAL)
 
 
+def tell_once(told: IO[bytes]) -> None:
+    """Tell of one run that is over."""
+    facts = json.loads(told.readline())
+    with tempfile.TemporaryDirectory(prefix="aios-") as directory:
+        (Path(directory) / EVENTS_FILE).write_bytes(told.read())
+        entry = Path(directory) / "run.json"
+        entry.write_text(json.dumps({**facts["run"], "directory": directory}))
+        entry.with_suffix(".end").write_text(json.dumps(facts["end"]))
+        run = TrackedRun(entry)
+        while not run.step(time.monotonic()):
+            time.sleep(LOOK_INTERVAL)
+        run.forget()
+
+
 def main() -> None:
-    """Entry point: beside ranks that need the cores, and no longer than the agent."""
+    """Entry point: beside ranks that need the cores, and for a spool no longer than the agent."""
     if IS_LINUX:
         os.nice(19)
+    if sys.argv[1] == "-":
+        tell_once(sys.stdin.buffer)
+        return
+    if IS_LINUX:
         end_with_parent()
     serve(Path(sys.argv[1]))
 

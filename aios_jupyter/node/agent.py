@@ -27,12 +27,20 @@ from ..broker.protocol import Connection, connect
 from ..config import settings
 from ..devices import cpu, probe
 from ..devices.given import given
-from ..errors import AccessError, AiosError, ClusterError, ConflictError, ProtocolError
+from ..errors import (
+    AccessError,
+    AiosError,
+    ClusterError,
+    ConflictError,
+    ProtocolError,
+    UsageError,
+)
 from ..process import process_start
 from ..runs.messages import StartRun
 from ..schema import Node, Process, Usage
 from ..tls import Bundle, Revoked
 from . import guests, kernels, memory, reaper
+from .accounts import Accounts, own_name
 from .copies import fetch
 from .door import GRANT_TIMEOUT, Door
 from .restarts import HostedRuns
@@ -63,6 +71,8 @@ class Agent:
     name
         The node's, by its certificate; "" on the machine that the cluster was started on, whose
         name it then has.
+    accounts
+        The rule by which people's code runs in accounts of their own (`Accounts`).
     until
         When it is leased no more, as the machine is only lent.
     bare
@@ -76,8 +86,9 @@ class Agent:
         host: str,
         simulate_gpus: int,
         name: str = "",
-        until: float | None = None,
+        accounts: str = "",
         *,
+        until: float | None = None,
         bare: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -99,7 +110,9 @@ class Agent:
         self._zygotes = Zygotes(
             state / "zygotes", settings().zygote_idle, settings().zygote_memory * 1e9
         )
-        self.runs = HostedRuns(state / "runs", self.name, host, self._report, self._zygotes)
+        # On another machine the name of whoever started the cluster says nothing.
+        whose = Accounts(accounts, "" if name else own_name())
+        self.runs = HostedRuns(state / "runs", self.name, host, self._report, self._zygotes, whose)
         self._tracker = Tracker(state / "tracking")
         self.runs.fetch = self._fetch
         self.runs.begun = self._tracker.begin
@@ -374,7 +387,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         arguments.host,
         arguments.simulate_gpus,
         arguments.name,
-        arguments.until,
+        arguments.accounts,
+        until=arguments.until,
         bare=arguments.bare,
     )
     loop = asyncio.get_running_loop()
@@ -396,10 +410,14 @@ def main() -> None:
     parser.add_argument("--name", default="", help="the node's, when it is not the first one")
     parser.add_argument("--until", type=float, help="when it is leased no more (epoch seconds)")
     parser.add_argument("--bare", action="store_true", help="offer no devices")
+    parser.add_argument("--accounts", default="", help="whose account people's code runs in")
     # It is for this process's log. Ranks would write each word by itself.
     os.environ.pop("PYTHONUNBUFFERED", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(_serve(parser.parse_args()))
+    try:
+        asyncio.run(_serve(parser.parse_args()))
+    except UsageError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

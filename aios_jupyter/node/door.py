@@ -21,6 +21,7 @@ from ..errors import AccessError, ConflictError, NotFoundError
 from ..runs import messages as msg
 from ..runs import tunnel
 from ..runs.packed import Shared
+from ..runs.rank import PULLED_FILE
 from ..runs.spec import RankSpec, Rendezvous
 from ..schema import Slot
 from ..tls import Revoked
@@ -222,10 +223,13 @@ class Door:
 
     async def _read(self, connection: Connection, body: msg.ReadFile) -> msg.FilePart:
         self._only_owner(connection, self._runs.owner(body.run), body.run)
-        path = self._runs.file(body.run, body.name)
-        return await asyncio.to_thread(
-            _part, path, max(0, body.offset), max(0, min(body.size, MAX_READ))
-        )
+        offset, size = max(0, body.offset), max(0, min(body.size, MAX_READ))
+        values = self._runs.values(body.run)
+        if body.name == PULLED_FILE and values is not None:
+            part = await asyncio.to_thread(values.pulled_part, offset, size)
+            if part is not None:
+                return part
+        return await asyncio.to_thread(self._runs.part, body.run, body.name, offset, size)
 
     async def _copy(self, connection: Connection, body: msg.CopyRun) -> msg.StartRun:
         return (await self._of_this_lease(connection, body)).order
@@ -261,7 +265,9 @@ class Door:
         ranks = self._runs.at_work(body.run)
         if ranks:
             return await stacks.look([r for r in ranks if body.rank in (-1, r.number)])
-        found = await asyncio.to_thread(stacks.failures, self._runs.directory / body.run)
+        account = self._runs.account(body.run)
+        directory = self._runs.directory / body.run
+        found = await asyncio.to_thread(stacks.failures, directory, account)
         return tuple(rank for rank in found if body.rank in (-1, rank.rank))
 
     def _only_owner(self, connection: Connection, owner: str, run: str) -> None:
@@ -296,10 +302,3 @@ def _device(slot: Slot) -> tuple[str, str, int]:
 def _append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
-
-
-def _part(path: Path, offset: int, size: int) -> msg.FilePart:
-    with path.open("rb") as file:
-        total = file.seek(0, 2)
-        file.seek(min(offset, total))
-        return msg.FilePart(data=file.read(size), total=total)

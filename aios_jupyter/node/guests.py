@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ from ..runs.messages import StartRun
 from ..runs.spec import Entry
 from ..schema import DeviceKind
 from ..tls import Bundle, peer
+from .accounts import Account
 from .hosted import Hosted
 from .hosting import Hosting
 
@@ -45,14 +47,18 @@ BIND_TIMEOUT = 60.0
 BIND_INTERVAL = 0.05
 # In the run's directory: where its sockets are.
 PLACE = "sockets"
+# In there: what the kernel itself makes.
+OWN = "k"
 PLACEHOLDER = "{connection_file}"
 ON_GPU = (DeviceKind.GPU, DeviceKind.MIG)
 
 
-def place(order: StartRun, directory: Path, keys: Path | None = None) -> StartRun:
+def place(
+    order: StartRun, directory: Path, keys: Path | None = None, account: Account | None = None
+) -> StartRun:
     """The order with all that this node says: connection file, program, folder and devices.
 
-    `keys` is the folder of the node's certificates.
+    `keys` is the folder of the node's certificates, `account` whose the kernel is to be.
 
     Raises
     ------
@@ -67,13 +73,19 @@ def place(order: StartRun, directory: Path, keys: Path | None = None) -> StartRu
     # Names of sockets are short, and the run's directory need not be.
     sockets = Path(tempfile.mkdtemp(prefix="aios-"))
     (directory / PLACE).write_text(str(sockets))
+    # What the kernel makes is in a folder of its own, so that it can replace nothing of ours.
+    (sockets / OWN).mkdir(mode=0o700)
     ports = {f"{name}_port": number for number, name in enumerate(tunnel.CHANNELS, 1)}
-    connection = about | ports | {"transport": "ipc", "ip": str(sockets / "k")}
+    connection = about | ports | {"transport": "ipc", "ip": str(sockets / OWN / "k")}
     # Not in the run's directory, which admins may read.
     file = sockets / "kernel.json"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as opened:
         json.dump(connection, opened)
+    if account is not None:
+        os.chown(file, account.uid, account.gid)
+        os.chown(sockets / OWN, account.uid, account.gid)
+        sockets.chmod(0o711)
     gpus = rank.devices if rank.kind in ON_GPU else ()
     program, *arguments = [part.replace(PLACEHOLDER, str(file)) for part in spec.argv]
     environment = {
@@ -82,16 +94,22 @@ def place(order: StartRun, directory: Path, keys: Path | None = None) -> StartRu
         "AIOS_DEVICE": "cuda:0" if gpus else "cpu",
         "AIOS_LEASE": spec.lease,
         tunnel.VARIABLE: str(sockets / tunnel.LENT),
-        tunnel.KEYS: str(keys) if keys and Bundle.dask(keys).key.exists() else "",
+        tunnel.KEYS: "" if account else str(_dask_keys(keys)),
     }
+    cwd, home = spec.cwd, account.home if account else str(Path.home())
     spec = msgspec.structs.replace(
         spec,
         source="",
         argv=(_program(program), *arguments),
-        cwd=spec.cwd if Path(spec.cwd).is_dir() else str(Path.home()),
+        # Whether another account may enter it turns out there.
+        cwd=cwd if account or Path(cwd).is_dir() else home,
         env=environment,
     )
     return msgspec.structs.replace(order, spec=spec)
+
+
+def _dask_keys(keys: Path | None) -> Path | str:
+    return keys if keys and Bundle.dask(keys).key.exists() else ""
 
 
 def _program(name: str) -> str:
@@ -207,12 +225,12 @@ class Guests:
         """The kernel's own end of a channel, which is there a moment after its start."""
         if channel not in tunnel.CHANNELS:
             raise UsageError(f"{channel!r} is not a channel of a kernel.")
-        path = f"{_sockets(hosted) / 'k'}-{tunnel.CHANNELS.index(channel) + 1}"
+        path = _sockets(hosted) / OWN / f"k-{tunnel.CHANNELS.index(channel) + 1}"
         deadline = asyncio.get_running_loop().time() + BIND_TIMEOUT
         while not hosted.ended.is_set():
             # Bound first, then listening.
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                return await asyncio.open_unix_connection(path)
+                return await _connect(path, hosted.account)
             if asyncio.get_running_loop().time() > deadline:
                 raise ConflictError(f"Kernel {hosted.run.id} does not listen.")
             await asyncio.sleep(BIND_INTERVAL)
@@ -247,7 +265,7 @@ class Guests:
             return order
         # What is placed is removed when it has ended, also when it never starts.
         self._spawn(self._lend(hosted))
-        return place(order, hosted.directory, self._keys)
+        return place(order, hosted.directory, self._keys, hosted.account)
 
     async def _lend(self, hosted: Hosted) -> None:
         """Lead a kernel's calls to the streams that are lent to it, as long as it lives."""
@@ -262,7 +280,10 @@ class Guests:
             await tunnel.join((reader, writer), stream)
 
         try:
-            server = await asyncio.start_unix_server(called, _sockets(hosted) / tunnel.LENT)
+            lent_at = _sockets(hosted) / tunnel.LENT
+            server = await asyncio.start_unix_server(called, lent_at)
+            if hosted.account is not None:
+                os.chown(lent_at, hosted.account.uid, hosted.account.gid)
             await hosted.ended.wait()
             server.close()
         except NotFoundError:
@@ -315,6 +336,20 @@ class Guests:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _connect(path: Path, account: Account | None) -> tunnel.Stream:
+    """A stream to a socket; one that another account has made may be no link to anybody else's."""
+    if account is None:
+        return await asyncio.open_unix_connection(path)
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(held)
+        if not stat.S_ISSOCK(facts.st_mode) or facts.st_uid != account.uid:
+            raise ConflictError(f"{path.name} is no socket of {account.name}.")
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{held}")
+    finally:
+        os.close(held)
 
 
 def _sockets(hosted: Hosted) -> Path:

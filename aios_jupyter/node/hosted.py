@@ -10,6 +10,7 @@ from typing import Any
 from ..broker import messages as msg
 from ..runs.messages import StartRun
 from ..schema import RankExit, Run
+from .accounts import Account
 from .memory import Values
 from .ranks import LocalGang
 
@@ -38,6 +39,7 @@ class Hosted:
         self.ended = asyncio.Event()
         self.changed = asyncio.Condition()
         self.devices: dict[int, str] = {}
+        self.account: Account | None = None
         self.summary: dict[str, Any] = {}
         self.reporting = False
         self.sampled = 0.0

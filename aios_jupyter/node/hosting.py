@@ -17,10 +17,11 @@ from typing import Any
 
 from ..broker import messages as msg
 from ..config import settings
-from ..errors import ClusterError, ConflictError, NotFoundError
+from ..errors import AccessError, ClusterError, ConflictError, NotFoundError
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous
 from ..schema import Origin, Progress, RankExit, Run, RunState, Usage
+from .accounts import Accounts
 from .hosted import Hosted
 from .kept import ID, KeptRuns
 from .member import Before, RankProcess
@@ -55,6 +56,8 @@ class Hosting(KeptRuns):
         `report(topic, body, durable)` tells the broker.
     zygotes
         Where ranks can be forked from.
+    accounts
+        Whose account ranks run in.
 
     Attributes
     ----------
@@ -72,8 +75,9 @@ class Hosting(KeptRuns):
         host: str,
         report: Report,
         zygotes: Zygotes | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
-        super().__init__(directory, node)
+        super().__init__(directory, node, accounts or Accounts())
         self.host = host
         self._report = report
         self._zygotes = zygotes
@@ -149,8 +153,14 @@ class Hosting(KeptRuns):
             self._announcement.notify_all()
 
     def _facts(self, run: Run) -> dict[str, str]:
-        """What says whose a run is, once it is over."""
-        return {"user": run.user, "lease": run.lease, "name": run.name, "kind": run.kind.value}
+        """What says whose a run is, once it is over, and in whose account it ran."""
+        return {
+            "user": run.user,
+            "lease": run.lease,
+            "name": run.name,
+            "kind": run.kind.value,
+            **self.accounts.facts_of(run.user),
+        }
 
     async def expect(self, run: str) -> Hosted:
         """The run, once the broker has announced it.
@@ -216,15 +226,21 @@ class Hosting(KeptRuns):
         ------
         ConflictError
             They were started already, or the run has been stopped.
+        AccessError
+            Its owner has no account here.
         """
         if hosted.gang is not None or hosted.ended.is_set():
             raise ConflictError(f"Run {hosted.run.id} was started or stopped before.")
         hosted.devices = {rank.rank: rank.device for rank in order.ranks}
         hosted.order = order
         try:
+            hosted.account = self.accounts.of(hosted.run.user)
             hosted.order = order = self.prepare(hosted, order) if self.prepare else order
             hosted.values.take(order)
             await self._begin(hosted, order)
+        except AccessError as error:
+            self._never_started(hosted, str(error).rstrip("."))
+            raise
         except OSError as error:
             self._never_started(hosted, f"its ranks could not be started: {error}")
             raise ConflictError(f"The ranks could not be started: {error}.") from error
@@ -243,8 +259,10 @@ class Hosting(KeptRuns):
             listen_fd=hosted.listener.fileno() if hosted.listener else None,
             zygotes=self._zygotes,
             before=before,
-            pulled=hosted.values.expect_pulled(order),
+            # Where ranks write nobody else reads.
+            pulled=hosted.values.expect_pulled(order, always=hosted.account is not None),
             host=self.host,
+            account=hosted.account,
         )
         try:
             await hosted.gang.start()

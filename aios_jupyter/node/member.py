@@ -15,6 +15,7 @@ from ..runs.events import ErrorRaised
 from ..runs.spec import RankSpec, RunSpec
 from ..schema import DeviceKind, RankExit
 from . import reaper
+from .accounts import Account
 from .output import Output
 from .verdict import Sign
 
@@ -66,8 +67,16 @@ class Before(NamedTuple):
 class RankProcess:
     """A rank's process, and how it ended once it has."""
 
-    def __init__(self, spec: RankSpec, process: Process, mark: str, run: RunSpec) -> None:
+    def __init__(
+        self,
+        spec: RankSpec,
+        process: Process,
+        mark: str,
+        run: RunSpec,
+        account: Account | None = None,
+    ) -> None:
         self.spec = spec
+        self.account = account
         self.number = spec.rank
         self.process = process
         self.started = reaper.Started(

@@ -63,11 +63,11 @@ class Values:
         total = os.fstat(self.pushed).st_size
         return FilePart(data=os.pread(self.pushed, size, offset), total=total)
 
-    def expect_pulled(self, order: StartRun) -> int:
-        """A place for what the next attempt gives back."""
+    def expect_pulled(self, order: StartRun, *, always: bool = False) -> int:
+        """A place for what the next attempt gives back; `always` also for kernels that cannot see it."""
         self._drop_pulled()
         rank0 = any(rank.rank == 0 for rank in order.ranks)
-        if order.shared and order.spec.pull and rank0:
+        if (order.shared or always) and order.spec.pull and rank0:
             self.pulled = new_memory()
         return self.pulled
 
@@ -76,6 +76,12 @@ class Values:
         if self.pulled < 0 or os.fstat(self.pulled).st_size == 0:
             return Shared()
         return offer(self.pulled, empty=False)
+
+    def pulled_part(self, offset: int, size: int) -> FilePart | None:
+        """A part of what was pulled; None where it is not in memory."""
+        if self.pulled < 0 or not (total := os.fstat(self.pulled).st_size):
+            return None
+        return FilePart(data=os.pread(self.pulled, size, offset), total=total)
 
     def drop_pushed(self) -> None:
         """Nobody will be started with it any more."""

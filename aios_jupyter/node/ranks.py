@@ -26,6 +26,7 @@ from ..runs.rank import Orders
 from ..runs.spec import Entry, RankSpec, Rendezvous, RunSpec
 from ..schema import Origin, RankExit
 from . import reaper, starting
+from .accounts import Account
 from .member import KEEP_MEMORY, Before, RankProcess, read_fault, threads_for
 from .network import bind_port, interface_of
 from .output import Outputs
@@ -41,20 +42,6 @@ log = logging.getLogger("aios.node")
 SETTLE = 0.1
 # How long the others have once a rank has failed.
 FAILED_GRACE = 1.0
-
-
-async def _from_zygote(
-    zygote: Warm, what: tuple[Orders, dict[str, str], str, str]
-) -> starting.Started:
-    spare = await zygote.spare()
-    try:
-        return starting.start(*what, spare=spare)
-    except ZygoteError:
-        spare.end()
-        raise
-    except BaseException:
-        zygote.spares.append(spare)
-        raise
 
 
 class LocalGang:
@@ -86,6 +73,8 @@ class LocalGang:
         A file in memory for what rank 0 gives back, -1: it goes to the disk. It is the caller's.
     host
         This node's address for ranks on others.
+    account
+        In whose account the ranks run; None: in this one.
 
     Attributes
     ----------
@@ -107,8 +96,10 @@ class LocalGang:
         before: Before | None = None,
         pulled: int = -1,
         host: str = "127.0.0.1",
+        account: Account | None = None,
     ) -> None:
         self.told = "stopped"
+        self._account = account
         self._host = host
         self._before = before
         self._spec = spec
@@ -119,7 +110,9 @@ class LocalGang:
         self._pulled = pulled
         self._on_events = on_events
         self._listen_fd = listen_fd
-        self._env = {**KEEP_MEMORY, **(os.environ if env is None else env), **spec.env}
+        inherited = os.environ if env is None else env
+        own = account.environment(inherited, spec.env) if account else {**inherited, **spec.env}
+        self._env = {**KEEP_MEMORY, **own}
         self._zygotes = zygotes
         self._starting = asyncio.Lock()
         self._ranks: list[RankProcess] = []
@@ -190,7 +183,7 @@ class LocalGang:
 
     async def _launch_all(self) -> None:
         zygotes = self._zygotes
-        key = zygotes.key(self._spec, self._env) if zygotes else None
+        key = zygotes.key(self._spec, self._env, self._account) if zygotes else None
         try:
             self._file = self._write_cell()
             for spec in self._specs:
@@ -213,9 +206,16 @@ class LocalGang:
         if self._spec.entry is not Entry.CELL:
             return ""
         name = Path(self._spec.filename).name or "cell.py"
-        path = self._directory / (name if name.endswith(".py") else f"{name}.py")
-        path.write_text(self._spec.source, encoding="utf-8")
+        path = self._place / (name if name.endswith(".py") else f"{name}.py")
+        if self._account is None:
+            path.write_text(self._spec.source, encoding="utf-8")
         return str(path)
+
+    @property
+    def _place(self) -> Path:
+        """The directory that ranks write in. In another account they make it themselves."""
+        account = self._account
+        return Path(account.place(self._spec.id)) if account else self._directory
 
     async def _launch(self, spec: RankSpec, zygote: Warm | None) -> None:
         run = self._spec
@@ -224,8 +224,9 @@ class LocalGang:
             spec=run,
             rank=spec,
             rendezvous=self._rendezvous,
-            directory=str(self._directory),
+            directory=str(self._place),
             file=self._file,
+            cwd="" if self._account is None else run.cwd or str(self._place),
             parent=os.getpid(),
             event_fd=-1,
             lifeline_fd=-1,
@@ -237,16 +238,17 @@ class LocalGang:
             threads=threads_for(spec),
             interface=interface_of(self._host),
         )
-        what = (orders, self._env, run.cwd or str(self._directory), run.python)
+        cwd = "/" if self._account else run.cwd or str(self._directory)
+        what = (orders, self._env, cwd, run.python, self._account)
         started = None
         if zygote is not None and self._zygotes is not None:
             try:
-                started = await _from_zygote(zygote, what)
+                started = await starting.from_zygote(zygote, what)
             except ZygoteError as error:
                 log.warning("zygote %d is given up: %s", zygote.process.pid, error)
                 self._zygotes.drop(zygote)
         started = started or starting.start(*what)
-        rank = RankProcess(spec, started.process, started.mark, run)
+        rank = RankProcess(spec, started.process, started.mark, run, self._account)
         rank.lifeline, rank.fault = started.lifeline, started.fault
         self._ranks.append(rank)
         rank.output = self._outputs.add(

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..broker import messages as msg
 from ..config import settings
-from ..errors import AiosError
+from ..errors import AccessError, AiosError
 from ..runs.events import EventLog, last_number
 from ..runs.messages import StartRun
 from ..runs.spec import Rendezvous, ranks_on
@@ -105,10 +105,11 @@ class HostedRuns(Hosting):
         last = max(hosted.gang.last_event if hosted.gang else 0, last_number(hosted.directory))
         restarts = 0 if again.moved else again.run.attempt - again.run.uncounted
         try:
+            hosted.account = self.accounts.of(hosted.run.user)
             await self._begin(
                 hosted, order, Before(last, again.reason, before.spec.world_size, restarts)
             )
-        except OSError as error:
+        except (OSError, AccessError) as error:
             self._never_started(hosted, f"its ranks could not be started again: {error}")
 
     def over(self, run: str) -> None:

@@ -18,8 +18,9 @@ from typing import Protocol
 
 import msgspec
 
-from ..process import process_start
+from ..process import process_start, users_of
 from . import reaper, zygote
+from .accounts import Account, popen
 from .member import Process
 from .output import anonymous_file
 from .zygote import LABEL, ONE_THREAD, PACKET, Birth, Fork, Forked, Handed, Ready, encode
@@ -43,6 +44,7 @@ class Key:
     python: str
     framework: str
     variables: frozenset[tuple[str, str]]
+    account: Account | None = None
 
 
 class Waiting(Protocol):
@@ -158,6 +160,7 @@ class Zygote:
                 env={**environment, **ONE_THREAD, zygote.MARK: mark},
                 start_new_session=True,
                 pass_fds=[theirs.fileno()],
+                **popen(key.account),
             )
         except BaseException:
             self._control.close()
@@ -248,6 +251,8 @@ class Zygote:
             raise
         if not answer.pid:
             raise ZygoteError(answer.error)
+        if not _is_own(answer.pid, self.process.pid):
+            raise ZygoteError(f"it names process {answer.pid}, which is none of its own")
         return answer
 
     async def _hear(self, timeout: float) -> bytes:
@@ -312,6 +317,15 @@ class Zygote:
             self._control.close()
         reaper.forget(self._directory)
         self._directory.rmdir()
+
+
+def _is_own(pid: int, zygote: int) -> bool:
+    """Whether a process is a child of this one, in the zygote's account: its word is not enough."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return users_of(pid) == users_of(zygote)
+    except (ChildProcessError, FileNotFoundError, ProcessLookupError):
+        return False
 
 
 _adoptions = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import linecache
 import os
@@ -16,15 +17,17 @@ import re
 import shutil
 import signal
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from ..errors import NotFoundError
 from ..process import alive
 from ..runs import postmortem
 from ..runs.lifeline import DUMP_SIGNAL
 from ..runs.messages import Frame, RankStacks, Stack
+from .accounts import Account
 from .member import RankProcess
 
 TIMEOUT = 10.0
@@ -47,8 +50,10 @@ async def look(ranks: Sequence[RankProcess]) -> tuple[RankStacks, ...]:
     return tuple(await asyncio.gather(*(_look(rank) for rank in ranks)))
 
 
-def failures(directory: Path) -> tuple[RankStacks, ...]:
-    """What ranks that raised have left in their run's directory."""
+def failures(directory: Path, account: Account | None = None) -> tuple[RankStacks, ...]:
+    """What ranks that raised have left in their run's directory, or in that of their account."""
+    if account is not None:
+        return tuple(_failures_of(account, directory))
     found = []
     for path in directory.glob(postmortem.file_of("*")):
         number = path.stem.rpartition("-")[2]
@@ -58,12 +63,22 @@ def failures(directory: Path) -> tuple[RankStacks, ...]:
     return tuple(sorted(found, key=lambda rank: rank.rank))
 
 
+def _failures_of(account: Account, directory: Path) -> Iterator[RankStacks]:
+    # Whoever may write there says nothing of how many there are: the agent's own logs do.
+    numbers = [path.stem.rpartition("-")[2] for path in directory.glob("rank-*.log")]
+    for number in sorted(map(int, filter(str.isdecimal, numbers))):
+        path = f"{account.place(directory.name)}/{postmortem.file_of(number)}"
+        with contextlib.suppress(NotFoundError):
+            data, _ = account.read(path, 0, postmortem.LONGEST * 4)
+            yield RankStacks(rank=number, failure=data.decode("utf-8", errors="replace"))
+
+
 async def _look(rank: RankProcess) -> RankStacks:
     spied, note = await _spy(rank.process.pid)
     if note:
         spied, other = await _fault(rank)
         note = f"{note} {other}"
-    threads = await asyncio.to_thread(_readable, spied)
+    threads = await asyncio.to_thread(_readable, spied, rank.account)
     if not threads and not note:
         note = "It runs no code of yours now: it is starting, or ending."
     return RankStacks(
@@ -186,11 +201,12 @@ def parse_fault(text: str) -> list[Stack]:
 # --- for people
 
 
-def _readable(threads: list[Stack]) -> tuple[Stack, ...]:
+def _readable(threads: list[Stack], account: Account | None = None) -> tuple[Stack, ...]:
     """Without what is ours, the user's code marked, threads that run it first."""
+    read = _source if account is None else functools.partial(_source_of, account, {})
     shown = []
     for thread in threads:
-        frames = tuple(_told(frame) for frame in thread.frames if not _ours(frame))
+        frames = tuple(_told(frame, read) for frame in thread.frames if not _ours(frame))
         helper = len(frames) < len(thread.frames) and not any(frame.users for frame in frames)
         if frames and (thread.name == "MainThread" or not helper):
             shown.append(msgspec.structs.replace(thread, frames=frames))
@@ -210,11 +226,11 @@ def _ours(frame: Frame) -> bool:
     return frame.file.startswith(_OURS) or "runpy" in Path(frame.file).name
 
 
-def _told(frame: Frame) -> Frame:
+def _told(frame: Frame, read: Callable[[Frame], str]) -> Frame:
     users = not frame.file.startswith((*_LIBRARIES, _PACKAGE)) and not re.search(
         r"/(site|dist)-packages/|/lib/python3\.\d+/", frame.file
     )
-    return msgspec.structs.replace(frame, users=users, source=_source(frame) if users else "")
+    return msgspec.structs.replace(frame, users=users, source=read(frame) if users else "")
 
 
 def _source(frame: Frame) -> str:
@@ -225,3 +241,14 @@ def _source(frame: Frame) -> str:
             linecache.checkcache(frame.file)
             return linecache.getline(frame.file, frame.line).strip()[:200]
     return ""
+
+
+def _source_of(account: Account, known: dict[str, list[str]], frame: Frame) -> str:
+    """The line itself, of a file that the rank's account can read."""
+    if frame.file not in known:
+        known[frame.file] = []
+        with contextlib.suppress(NotFoundError):
+            data, _ = account.read(frame.file, 0, LONGEST_SOURCE)
+            known[frame.file] = data.decode("utf-8", errors="replace").splitlines()
+    lines = known[frame.file]
+    return lines[frame.line - 1].strip()[:200] if 0 < frame.line <= len(lines) else ""

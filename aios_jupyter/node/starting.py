@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,10 +19,12 @@ from ..process import end_with_parent
 from ..runs.rank import Orders
 from ..runs.spec import Entry
 from . import reaper
+from .accounts import Account, enter, popen
 from .member import Process
 from .output import anonymous_file
-from .spares import Waiting
+from .spares import Waiting, ZygoteError
 from .zygote import Birth
+from .zygotes import Warm
 
 
 @dataclass
@@ -41,7 +43,12 @@ class Started:
 
 
 def start(
-    orders: Orders, environment: dict[str, str], cwd: str, python: str, spare: Waiting | None = None
+    orders: Orders,
+    environment: dict[str, str],
+    cwd: str,
+    python: str,
+    account: Account | None = None,
+    spare: Waiting | None = None,
 ) -> Started:
     """Start a rank.
 
@@ -51,8 +58,10 @@ def start(
         Without the descriptors that are made here. Those that it has are the caller's.
     environment
         All that the rank inherits.
+    account
+        Its account; None: this one's.
     spare
-        The process to use; without one it is `python`, started anew.
+        The process to use, of the same account; without one it is `python`, started anew.
 
     Raises
     ------
@@ -73,9 +82,9 @@ def start(
     )
     try:
         if orders.spec.entry is Entry.KERNEL:
-            process: Process = _kernel(orders.spec.argv, environment, cwd, own)
+            process: Process = _kernel(orders, environment, cwd, account, own)
         elif spare is None:
-            process = _anew(orders, environment, cwd, python, own)
+            process = _anew(orders, environment, cwd, python, account, own)
         else:
             process = _forked(orders, environment, cwd, spare, own)
     except BaseException:
@@ -89,8 +98,28 @@ def start(
     return Started(process, mark, reading, held, fault)
 
 
+async def from_zygote(
+    zygote: Warm, what: tuple[Orders, dict[str, str], str, str, Account | None]
+) -> Started:
+    """Start a rank from a zygote's spare; raises what `start` does."""
+    spare = await zygote.spare()
+    try:
+        return start(*what, spare=spare)
+    except ZygoteError:
+        spare.end()
+        raise
+    except BaseException:
+        zygote.spares.append(spare)
+        raise
+
+
 def _anew(
-    orders: Orders, environment: dict[str, str], cwd: str, python: str, own: dict[str, int]
+    orders: Orders,
+    environment: dict[str, str],
+    cwd: str,
+    python: str,
+    account: Account | None,
+    own: dict[str, int],
 ) -> subprocess.Popen[bytes]:
     told = anonymous_file(msgspec.msgpack.encode(orders))
     passed = (told, *_descriptors(orders).values())
@@ -107,34 +136,43 @@ def _anew(
             env=environment,
             start_new_session=True,
             pass_fds=passed,
+            **popen(account),
         )
     finally:
         os.close(told)
 
 
 def _kernel(
-    command: Sequence[str], environment: dict[str, str], cwd: str, own: dict[str, int]
+    orders: Orders,
+    environment: dict[str, str],
+    cwd: str,
+    account: Account | None,
+    own: dict[str, int],
 ) -> subprocess.Popen[bytes]:
     """A kernel is a program of its own: nothing of ours is in its process, which ends with ours."""
+    tie = partial(end_with_parent, signal.SIGKILL) if IS_LINUX else None
     return subprocess.Popen(
-        command,
+        orders.spec.argv,
         stdin=subprocess.DEVNULL,
         stdout=own["stdout"],
         stderr=own["stderr"],
         cwd=cwd,
         env=environment,
         start_new_session=True,
-        preexec_fn=partial(end_with_parent, signal.SIGKILL) if IS_LINUX else None,  # noqa: PLW1509
+        preexec_fn=tie if account is None else enter(orders.cwd, account, tie),  # noqa: PLW1509
+        **popen(account),
     )
 
 
 def _forked(
     orders: Orders, environment: dict[str, str], cwd: str, spare: Waiting, own: dict[str, int]
 ) -> Process:
+    birth = Birth(orders=orders, environment=environment)
+    handed = _descriptors(orders) | {name: own[name] for name in ("stdout", "stderr")}
+    if orders.cwd:
+        return spare.bear(birth, handed)
     with _folder(cwd) as folder:
-        handed = {**_descriptors(orders), "cwd": folder}
-        handed |= {name: own[name] for name in ("stdout", "stderr")}
-        return spare.bear(Birth(orders=orders, environment=environment), handed)
+        return spare.bear(birth, {**handed, "cwd": folder})
 
 
 def _descriptors(orders: Orders) -> dict[str, int]:

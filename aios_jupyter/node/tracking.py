@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.messages import RunOver
+from ..runs.events import EVENTS_FILE
 from ..runs.messages import StartRun
 from ..schema import RunState
+from .accounts import Account, popen
 from .hosted import Hosted
+from .output import anonymous_file
 
 log = logging.getLogger("aios.node")
 
@@ -40,6 +43,8 @@ class Tracker:
     def __init__(self, spool: Path) -> None:
         self._spool = spool
         self._begun: set[str] = set()
+        self._others: dict[str, tuple[Account, dict[str, Any]]] = {}
+        self._telling: list[subprocess.Popen[bytes]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -57,9 +62,9 @@ class Tracker:
     def begin(self, hosted: Hosted, order: StartRun) -> None:
         """A run's ranks have been started here."""
         run, spec = hosted.run, order.spec
-        if spec.tracking is None or run.id in self._begun or 0 not in hosted.ranks:
+        known = run.id in self._begun or run.id in self._others
+        if spec.tracking is None or known or 0 not in hosted.ranks:
             return
-        self._begun.add(run.id)
         facts = {
             "run": run.id,
             "name": spec.name,
@@ -83,12 +88,19 @@ class Tracker:
                 **spec.tracking.tags,
             },
         }
+        if hosted.account is not None:
+            # The folder that the person names is for the person alone to write in.
+            self._others[run.id] = hosted.account, facts
+            return
+        self._begun.add(run.id)
         self._write(f"{run.id}.json", facts)
         loop = asyncio.get_running_loop()
         self._timers[run.id] = loop.call_later(LIVE_AFTER, self._wake)
 
     def over(self, over: RunOver) -> None:
         """The broker says how a run has ended."""
+        if over.id in self._others:
+            self._tell_as(over.id, over.state, over.reason, over.ended)
         if over.id not in self._begun:
             return
         self._begun.discard(over.id)
@@ -100,6 +112,8 @@ class Tracker:
         """The agent ends; what is not told yet is when the next one starts."""
         for timer in self._timers.values():
             timer.cancel()
+        for run in list(self._others):
+            self._tell_as(run, RunState.STOPPED, "its node was stopped", None)
         for run in self._begun:
             self._end(run, RunState.STOPPED, "its node was stopped", None)
         if self._process is not None and self._process.poll() is None:
@@ -108,6 +122,34 @@ class Tracker:
 
     def _end(self, run: str, state: RunState, reason: str, ended: float | None) -> None:
         self._write(f"{run}{END}", {"state": state.value, "reason": reason, "ended": ended})
+
+    def _tell_as(self, run: str, state: RunState, reason: str, ended: float | None) -> None:
+        """Have a run told in the account that it ran in, by a process that ends when it is done."""
+        account, facts = self._others.pop(run)
+        told = {"run": facts, "end": {"state": state.value, "reason": reason, "ended": ended}}
+        try:
+            events = (Path(facts["directory"]) / EVENTS_FILE).read_bytes()
+            given = anonymous_file(json.dumps(told).encode() + b"\n" + events)
+            try:
+                self._spool.mkdir(mode=0o700, exist_ok=True)
+                with (self._spool / "tracking.log").open("ab") as output:
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "aios_jupyter.models.tracking", "-"],
+                        stdin=given,
+                        stdout=output,
+                        stderr=output,
+                        cwd="/",
+                        env=account.environment(os.environ),
+                        start_new_session=True,
+                        **popen(account),
+                    )
+            finally:
+                os.close(given)
+        except OSError as error:
+            log.error("a run is not told to the tracking server: %s", error)
+            return
+        self._telling = [one for one in self._telling if one.poll() is None]
+        self._telling.append(process)
 
     def _wake(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -284,9 +284,10 @@ def _be_born(control: socket.socket) -> Orders | None:
         fd = handed.pop(name)
         os.dup2(fd, number)
         os.close(fd)
-    cwd = handed.pop("cwd")
-    os.fchdir(cwd)
-    os.close(cwd)
+    # In another account than the agent's a rank goes to its folder itself.
+    if (cwd := handed.pop("cwd", -1)) >= 0:
+        os.fchdir(cwd)
+        os.close(cwd)
     with os.fdopen(handed.pop("birth"), "rb") as file:
         birth = msgspec.msgpack.decode(file.read(), type=Birth)
     orders = msgspec.structs.replace(birth.orders, **handed)

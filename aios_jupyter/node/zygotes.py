@@ -22,6 +22,7 @@ from ..process import own_memory
 from ..runs.spec import Entry, RunSpec
 from ..schema import RunKind, WarmUse
 from . import reaper
+from .accounts import Account
 from .member import KEEP_MEMORY
 from .spares import Key, Zygote, ZygoteError
 from .standby import Standby
@@ -81,7 +82,9 @@ class Zygotes:
         """End what an earlier agent has left; returns how many processes that were."""
         return await reaper.sweep(self._directory)
 
-    def key(self, spec: RunSpec, environment: Mapping[str, str]) -> Key | None:
+    def key(
+        self, spec: RunSpec, environment: Mapping[str, str], account: Account | None = None
+    ) -> Key | None:
         """What a run's zygote has to agree in; None when it is not to have one."""
         if not (IS_LINUX and self._idle > 0) or self._closed:
             return None
@@ -97,7 +100,7 @@ class Zygotes:
             if (name.startswith(_READ_EARLY) and name not in _READ_LATE)
             or name in _READ_EARLY_NAMES
         )
-        key = Key(spec.python or sys.executable, spec.framework, variables)
+        key = Key(spec.python or sys.executable, spec.framework, variables, account)
         return None if self._unfit.get(key, 0.0) > time.monotonic() else key
 
     def find(self, key: Key | None) -> Warm | None:

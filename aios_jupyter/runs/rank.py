@@ -48,6 +48,9 @@ class Orders(Struct):
         A file in memory for large pulled values; without it they go into the run's directory.
     file
         Where a cell's source was written; "" for other entries.
+    cwd
+        Where the code runs, for a rank in another account than the agent's: it goes there itself, and
+        makes `directory` and `file`. "" for the others, which are started there.
     parent
         Pid of the agent.
     agent_store
@@ -73,6 +76,7 @@ class Orders(Struct):
     agent_store: bool = False
     threads: int = 1
     interface: str = ""
+    cwd: str = ""
 
 
 def environment(orders: Orders, inherited: dict[str, str]) -> dict[str, str]:
@@ -178,6 +182,8 @@ def run(orders: Orders) -> int:
 
 def _attempt(orders: Orders, channel: Channel) -> int:
     try:
+        if orders.cwd:
+            _settle(orders)
         frameworks.prepare(orders)
         values = _execute(orders)
         if orders.rank.rank == 0 and orders.spec.pull:
@@ -191,12 +197,38 @@ def _attempt(orders: Orders, channel: Channel) -> int:
         channel.send(said)
         return 1
     except BaseException as error:  # noqa: BLE001  # reported, and the process ends
+        # Whoever hears of the failure may end the lease, and with it this process: not before the end.
+        if lifelines.watch is not None:
+            lifelines.watch.defer()
         channel.send(_error(error, orders))
         if not isinstance(error, AiosError):
             trace = _users_part(error.__traceback__)
             postmortem.write(error, trace, orders.rank.rank, Path(orders.directory), orders.file)
         return 1
     return 0
+
+
+def _settle(orders: Orders) -> None:
+    """In another account than the agent's: make what the agent has made for the others."""
+    place, file = Path(orders.directory), Path(orders.file)
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if orders.file:
+            # Each rank of this node writes the same.
+            aside = file.with_name(f".{file.name}.{os.getpid()}")
+            aside.write_text(orders.spec.source, encoding="utf-8")
+            aside.replace(file)
+    except OSError as error:
+        raise UsageError(
+            f"{place} cannot be made on this node ({error.strerror}); runs write there in your home."
+        ) from error
+    try:
+        os.chdir(orders.cwd)
+    except OSError as error:
+        raise UsageError(
+            f"Your account cannot enter the folder {orders.cwd} on this node ({error.strerror}); "
+            "start the run in another folder."
+        ) from error
 
 
 def _error(error: BaseException, orders: Orders) -> ErrorRaised:
@@ -298,7 +330,7 @@ def _pull(orders: Orders, values: dict[str, Any], channel: Channel) -> None:
         )
     packed = cells.pack_pulled({name: values[name] for name in orders.spec.pull})
     path = Path(orders.directory) / PULLED_FILE
-    if orders.pulled_fd >= 0 and packed.size >= SHARE_FROM:
+    if orders.pulled_fd >= 0 and (packed.size >= SHARE_FROM or orders.cwd):
         packed.write(orders.pulled_fd)
     else:
         aside = path.with_suffix(".part")

@@ -83,6 +83,7 @@ def up(
     *,
     host: str | None = None,
     simulate_gpus: int | None = None,
+    accounts: str | None = None,
     from_snapshot: bool = False,
     **wish: Any,
 ) -> dict[str, Any] | None:
@@ -97,6 +98,9 @@ def up(
         Listen at this address of the machine, for nodes and people elsewhere.
     simulate_gpus
         Offer so many simulated GPUs, on this machine or with `on` on each of those that join.
+    accounts
+        Where root calls: the rule by which people's code runs in their own accounts on this machine,
+        `names` or a JSON file.
     from_snapshot
         Go on from the last snapshot of a journal that is refused as damaged.
 
@@ -112,11 +116,13 @@ def up(
     """
     _own("start")
     if not on:
-        embedded.ensure(simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=host)
+        embedded.ensure(
+            simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=host, accounts=accounts
+        )
         return None
     if from_snapshot:
-        embedded.ensure(from_snapshot=True, host=host)
-    listen(on, wish.get("partition", ""), host)
+        embedded.ensure(from_snapshot=True, host=host, accounts=accounts)
+    listen(on, wish.get("partition", ""), host, accounts)
     with connect() as session:
         return session.node_start(on, simulate_gpus=simulate_gpus or 0, **wish)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..config import settings
+from ..config import private, settings
 from ..errors import AccessError
 
 
 def token_path(name: str) -> Path:
     """Where an endpoint's token is; its other files lie beside it."""
-    return settings().runtime_dir / settings().cluster / f"endpoint-{quote(name, safe='')}.token"
+    # Whoever uses somebody else's cluster need not have one here.
+    folder = private(settings().runtime_dir / settings().cluster)
+    return folder / f"endpoint-{quote(name, safe='')}.token"
 
 
 def token_of(row: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..broker.messages import UserChange
 from ..cluster import bundle, embedded, jobs, joined, nodes, remote, slurm, users
-from ..errors import NotFoundError, UsageError
+from ..cluster.processes import read
+from ..errors import ClusterError, NotFoundError, UsageError
 from ..units import parse_duration, parse_size
 from .link import Link
 
@@ -118,6 +119,11 @@ class NodeVerbs(Link):
             account=account,
             options=tuple(options),
         )
+        if (read(embedded.Paths.current().connection) or {}).get("accounts"):
+            raise ClusterError(
+                "This cluster runs people's code in their own accounts, and nodes that are started so "
+                "would not; have them join with 'aios node join BUNDLE --accounts RULE'."
+            )
         if check_place(on) == "slurm":
             if python:
                 raise UsageError("Slurm's machines use the Python of this one; leave out --python.")
@@ -220,25 +226,32 @@ def check_place(on: str) -> str:
     raise UsageError(f"Nodes cannot be started on {on!r}; give 'slurm' or 'ssh:HOST,HOST'.")
 
 
-def listen(on: str, partition: str = "", host: str | None = None) -> None:
+def listen(
+    on: str, partition: str = "", host: str | None = None, accounts: str | None = None
+) -> None:
     """Have a cluster that such machines reach: find the one that runs, or start one.
 
     The machine on which Slurm's jobs are handed in then offers no devices: it is shared by many.
     """
-    if embedded.running(embedded.Paths.current().broker) and host is None:
+    if embedded.running(embedded.Paths.current().broker) and host is accounts is None:
         return
     if check_place(on) == "slurm":
-        embedded.ensure(host=host or jobs.own_address(partition), bare=True)
+        host = host or jobs.own_address(partition)
+        embedded.ensure(host=host, accounts=accounts, bare=True)
     else:
-        embedded.ensure(host=host or remote.own_address(remote.hosts_of(on)))
+        embedded.ensure(host=host or remote.own_address(remote.hosts_of(on)), accounts=accounts)
 
 
-def join_node_by(text: str, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join_node_by(
+    text: str, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """The same as `join_node` with a bundle that came over ssh as one text."""
-    return joined.join_by(text, host=host, simulate_gpus=simulate_gpus)
+    return joined.join_by(text, host=host, simulate_gpus=simulate_gpus, accounts=accounts)
 
 
-def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) -> dict[str, Any]:
+def join_node(
+    directory: str | Path, *, host: str = "", simulate_gpus: int = 0, accounts: str = ""
+) -> dict[str, Any]:
     """Make this machine a node of the cluster that has made the bundle in `directory`.
 
     Parameters
@@ -247,6 +260,8 @@ def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) 
         Its address for other nodes and people; by default that from which the broker is reached.
     simulate_gpus
         Offer so many simulated GPUs.
+    accounts
+        Where root calls: `names` or a JSON file, so that people's code runs in their own accounts.
 
     Returns
     -------
@@ -263,7 +278,10 @@ def join_node(directory: str | Path, *, host: str = "", simulate_gpus: int = 0) 
     if bundle.current() == Path(directory).expanduser():
         raise UsageError("AIOS_BUNDLE names a person's bundle; a node has one of its own.")
     return joined.join(
-        Path(directory).expanduser().absolute(), host=host, simulate_gpus=simulate_gpus
+        Path(directory).expanduser().absolute(),
+        host=host,
+        simulate_gpus=simulate_gpus,
+        accounts=accounts,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import aios_jupyter
 from aios_jupyter.cluster import embedded, nodes, remote
+from aios_jupyter.commands import Host, invoke
 from aios_jupyter.config import settings
 from aios_jupyter.errors import AccessError, ClusterError, UsageError
 from aios_jupyter.process import alive
@@ -116,6 +117,18 @@ def test_only_the_clusters_owner_starts_and_stops_nodes(stand_in: Path) -> None:
             aios_jupyter.up("ssh:gpu1")
     settings.cache_clear()
     assert not (stand_in / "asked").exists()
+
+
+def test_nobodys_code_comes_to_run_as_root_by_it(stand_in: Path) -> None:
+    embedded.ensure()
+    connection = embedded.Paths.current().connection
+    connection.write_text(json.dumps({**json.loads(connection.read_text()), "accounts": "names"}))
+    with connect() as session:
+        for place in ("ssh:gpu1", "slurm"):
+            with pytest.raises(ClusterError, match="in their own accounts"):
+                session.node_start(place)
+    with pytest.raises(UsageError, match="once the cluster is up"):
+        invoke(["up", "--foreground", "--on", "slurm"], Host())
 
 
 def test_without_ssh_it_is_said(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:

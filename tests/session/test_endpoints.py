@@ -9,7 +9,7 @@ import pytest
 from clusters import until
 
 from aios_jupyter.errors import ConflictError, NotFoundError, UsageError
-from aios_jupyter.session import Session
+from aios_jupyter.session import Session, endpoint_files
 
 X = np.ones((1, 2), np.float32)
 
@@ -132,3 +132,13 @@ def test_what_cannot_be_served_takes_no_device(session: Session, slopes: Path) -
     with pytest.raises(UsageError, match="both"):
         session.serve("lonely", certificate=slopes / "1.onnx")
     assert len(session.status()["leases"]) == held
+
+
+def test_a_token_needs_no_cluster_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    path = endpoint_files.new_token("digits")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert len(path.read_text()) > 30

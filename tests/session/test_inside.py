@@ -81,6 +81,28 @@ def test_stacks_show_a_rank_that_is_stuck_in_native_code(session: Session) -> No
     until(lambda: len(free(session)) == 4, "the devices are free")
 
 
+SLOWLY = """
+import time
+class Slow:
+    def __repr__(self):
+        time.sleep(0.3)
+        return "slow"
+slow, quick = Slow(), 7
+raise ValueError("no")
+"""
+
+
+def test_where_it_failed_is_kept_also_when_its_lease_ends_with_it(session: Session) -> None:
+    # The session gives the lease back as soon as it hears of the failure, and ranks are then ended.
+    with pytest.raises(RunError) as failed:
+        session.train(SLOWLY, cell=True, gpus=1)
+    run = failed.value.run
+    until(lambda: len(free(session)) == 4, "the devices are free")
+    (rank,) = session.stacks(run)
+    assert "slow = slow" in rank.failure
+    assert "ValueError: no" in rank.failure
+
+
 def test_a_detached_run_is_seen_from_another_session(session: Session) -> None:
     with connect() as other:
         handle = started(other, STUCK, detach=True)
