@@ -15,7 +15,8 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Asked:
         Names of the nodes that it is.
     gpus, cpus
         What each of them will have; `simulated` says of which kind the GPUs are.
+    setting
+        Variables by which Slurm's commands are found where it was asked, for whoever looks after it.
     state
         `waiting`, `running` or `over`.
     note
@@ -58,6 +61,7 @@ class Asked:
     cpus: int
     simulated: bool
     submitted: float
+    setting: dict[str, str] = field(default_factory=dict)
     state: str = "waiting"
     note: str = ""
     start: float | None = None
@@ -106,6 +110,7 @@ def start(
         cpus=wish.cpus,
         simulated=simulate_gpus > 0,
         submitted=time.time(),
+        setting=slurm.setting(),
         note=f"Slurm job {id} was handed in.",
     )
     try:
@@ -162,8 +167,11 @@ def look() -> list[Asked]:
         Slurm does not answer.
     """
     known = list(rows())
-    going = [asked.id for asked in known if not asked.over]
-    told = slurm.queue(going)
+    told: dict[str, slurm.Job] = {}
+    going = [asked for asked in known if not asked.over]
+    for _, alike in groupby(going, key=lambda asked: asked.setting):
+        first, *others = alike
+        told |= slurm.queue([asked.id for asked in (first, *others)], first.setting)
     found = []
     for asked in known:
         job = told.get(asked.id)
@@ -198,10 +206,10 @@ def put_away(asked: Asked) -> None:
 
 def stop(asked: Asked) -> Asked:
     """End a job: its nodes have Slurm's grace, and are put away when Slurm says that it is over."""
-    slurm.cancel(asked.id, asked.name)
+    slurm.cancel(asked.id, asked.name, asked.setting)
     stopping = replace(asked, note=f"Slurm job {asked.id} is being stopped.")
     _write(stopping)
-    return seen(stopping, slurm.queue([asked.id]).get(asked.id))
+    return seen(stopping, slurm.queue([asked.id], asked.setting).get(asked.id))
 
 
 def stop_all() -> list[str]:
@@ -214,7 +222,7 @@ def stop_all() -> list[str]:
     for asked in rows():
         try:
             if not asked.over:
-                slurm.cancel(asked.id, asked.name)
+                slurm.cancel(asked.id, asked.name, asked.setting)
         except ClusterError as error:
             failed.append(f"{error} Job {asked.id} may go on; end it with 'scancel {asked.id}'.")
         note = f"Slurm job {asked.id} was ended with the cluster."
@@ -239,8 +247,11 @@ def rows() -> Iterator[Asked]:
 
 def changed() -> float:
     """When somebody has last asked for a job, or has stopped one; 0 when there is none."""
-    files = directory().glob("*/job.json")
-    return max((path.stat().st_mtime for path in files), default=0.0)
+    latest = 0.0
+    for path in directory().glob("*/job.json"):
+        with contextlib.suppress(FileNotFoundError):
+            latest = max(latest, path.stat().st_mtime)
+    return latest
 
 
 def directory() -> Path:

@@ -13,9 +13,10 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import AllocationError, ClusterError, UsageError
 
@@ -29,6 +30,7 @@ SETTLING = 20.0
 _OTHERS = re.compile(
     "SLURM_(?!CONF$|CLUSTERS$|JWT$)|SQUEUE_|SINFO_|SCANCEL_|JPY_PARENT_PID$|JPY_SESSION_NAME$|MPLBACKEND$"
 )
+_HERE: Mapping[str, str] = MappingProxyType({})
 # The answer of Slurm's controller to one command (s).
 _PATIENCE = 60.0
 _FORMAT = "%i|%j|%T|%r|%S|%e"
@@ -166,7 +168,7 @@ def script(python: str, jobs: Path, simulate_gpus: int) -> str:
     """The job: a task on each machine, whose end ends no other."""
     task = [python, "-m", "aios_jupyter.cluster.task", str(jobs), str(simulate_gpus)]
     log = f"{str(jobs).replace('%', '%%')}/%j-%t.log"
-    step = ["srun", "--ntasks-per-node=1", "--cpu-bind=none", "--kill-on-bad-exit=0"]
+    step = ["srun", "--ntasks-per-node=1", "--cpu-bind=none", "--kill-on-bad-exit=0", "--mpi=none"]
     return f"#!/bin/sh\nexec {shlex.join([*step, f'--output={log}', *task])}\n"
 
 
@@ -192,8 +194,19 @@ def submit(wish: Wish, name: str, jobs: Path, simulate_gpus: int = 0) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def queue(ids: Sequence[str]) -> dict[str, Job]:
+def setting() -> dict[str, str]:
+    """What another process needs to find the Slurm that this one finds."""
+    names = ("PATH", "SLURM_CONF", "SLURM_CLUSTERS")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def queue(ids: Sequence[str], where: Mapping[str, str] = _HERE) -> dict[str, Job]:
     """What Slurm knows of jobs; those that it has forgotten are left out.
+
+    Parameters
+    ----------
+    where
+        The `setting` in which they were handed in.
 
     Raises
     ------
@@ -203,7 +216,7 @@ def queue(ids: Sequence[str]) -> dict[str, Job]:
     if not ids:
         return {}
     command = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}"]
-    done = _call([*command, f"--format={_FORMAT}"])
+    done = _call([*command, f"--format={_FORMAT}"], where=where)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise ClusterError(f"Slurm does not say how its jobs are: {_said(done.stderr)}")
     return {job.id: job for job in parse_queue(done.stdout)}
@@ -220,7 +233,7 @@ def parse_queue(text: str) -> list[Job]:
     return found
 
 
-def cancel(id: str, name: str) -> None:
+def cancel(id: str, name: str, where: Mapping[str, str] = _HERE) -> None:
     """End a job, where it has that name: a number may come again, a name does not.
 
     Raises
@@ -228,7 +241,7 @@ def cancel(id: str, name: str) -> None:
     ClusterError
         Slurm does not answer.
     """
-    done = _call(["scancel", f"--name={name}", id])
+    done = _call(["scancel", f"--name={name}", id], where=where)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise ClusterError(f"Slurm does not cancel job {id}: {_said(done.stderr)}")
 
@@ -264,8 +277,11 @@ def machines(partition: str = "") -> list[str]:
     return done.stdout.split() or _call(command).stdout.split()
 
 
-def _call(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+def _call(
+    command: list[str], text: str = "", where: Mapping[str, str] = _HERE
+) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not _OTHERS.match(name)}
+    environment |= where
     try:
         return subprocess.run(
             command,

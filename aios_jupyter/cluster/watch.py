@@ -73,7 +73,7 @@ class Watch(SchedulerPlugin):
             self._restless, self._due = now + RESTLESS, now
         if now < self._due:
             return
-        self._due = now + (SOON if now < self._restless else LATER)
+        self._seen, self._due = seen, now + (SOON if now < self._restless else LATER)
         self._take(await asyncio.to_thread(jobs.look))
         self._seen = await asyncio.to_thread(jobs.changed), self._lost()
 

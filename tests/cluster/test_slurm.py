@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import aios_jupyter
-from aios_jupyter.cluster import slurm, task
+from aios_jupyter.cluster import reach, slurm, task
 from aios_jupyter.cluster.slurm import Job, Wish
 from aios_jupyter.commands import Host, invoke
 from aios_jupyter.errors import ClusterError, UsageError
@@ -53,6 +53,40 @@ def test_a_wish_becomes_the_options_of_sbatch_and_its_own_come_last() -> None:
 def test_a_wish_that_makes_no_sense_is_refused_with_one_that_does(wish: Wish, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         wish.check()
+
+
+def test_a_cluster_that_slurms_machines_do_not_reach_says_how_to_start_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def toward(host: str, port: int = 9) -> str:
+        if host == "nowhere":
+            raise OSError
+        return "10.0.0.5"
+
+    monkeypatch.setattr(reach, "toward", toward)
+    with pytest.raises(ClusterError, match=r"do not reach it; .* 'aios up --host 10.0.0.5'"):
+        reach.check("127.0.0.1:4711", ["nowhere", "n1"], "Slurm's machines")
+    reach.check("10.0.0.5:4711", ["n1"], "Slurm's machines")
+    with pytest.raises(ClusterError, match="None of Slurm's machines can be found"):
+        reach.own_address(["nowhere"], "Slurm's machines")
+
+
+def test_of_its_own_job_slurm_is_told_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text('#!/bin/sh\nenv >&2\necho "7;cluster"\n')
+    sbatch.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in ("SLURM_CPUS_PER_TASK", "SQUEUE_STATES", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "x")
+    done = slurm._call(["sbatch"], where={"SLURM_CONF": "y"})
+    kept = {line.partition("=")[0]: line.partition("=")[2] for line in done.stderr.splitlines()}
+    # What a user sets for all of their jobs counts.
+    assert (kept["SBATCH_ACCOUNT"], kept["SLURM_CONF"]) == ("x", "y")
+    assert not kept.keys() & {"SLURM_CPUS_PER_TASK", "SQUEUE_STATES"}
+    assert slurm.submit(Wish(), "aios", tmp_path) == "7"
+    assert slurm.setting()["SLURM_CONF"] == "x"
 
 
 def test_the_script_quotes_what_is_odd() -> None:

@@ -233,6 +233,8 @@ def test_an_agent_that_is_killed_fails_its_job_and_is_named(home: Path) -> None:
     up(host="127.0.0.1")
     with connect() as session:
         job = start(session, simulate_gpus=2)
+        heard: list[str] = []
+        session.on_notice = heard.append
         handle = session.start(WAITS, cell=True, gpus=2)
         next(event for event in handle.events() if event["type"] == "log")
         (node,) = job["nodes"]
@@ -241,6 +243,7 @@ def test_an_agent_that_is_killed_fails_its_job_and_is_named(home: Path) -> None:
             handle.wait()
         until(lambda: free(session) == [], "its devices are gone")
         assert note(session, job).startswith(f"Slurm job {job['id']} failed")
+        until(lambda: f"Slurm job {job['id']} failed" in " ".join(heard), "and said")
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(home: Path) -> None:
