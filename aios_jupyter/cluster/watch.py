@@ -97,7 +97,7 @@ class Watch(SchedulerPlugin):
                     self._over(asked)
             else:
                 # One that has come and gone is not told of again.
-                for node in set(asked.nodes) - self._told:
+                for node in [node for node in asked.nodes if node not in self._told]:
                     hub.handle(ev.NodeExpected(node=_node(asked, node)))
                 self._told.update(asked.nodes)
         self._known = {asked.id: asked for asked in found}
