@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -23,6 +24,8 @@ from typing import Any
 
 from ..config import IS_LINUX
 from ..errors import AccessError, NotFoundError, UsageError
+
+log = logging.getLogger("aios.node")
 
 # People's accounts begin here (login.defs(5): UID_MIN); 65534 is nobody's.
 LEAST_ID, NOBODY = 1000, 65534
@@ -151,6 +154,7 @@ class Accounts:
         self._rule = rule
         self._own = own
         self._known: dict[str, dict[str, str]] = {}
+        self._seen = 0
         if not rule:
             return
         if not IS_LINUX or os.geteuid() != 0:
@@ -159,7 +163,7 @@ class Accounts:
                 "start it as root, or without --accounts."
             )
         if rule != NAMES:
-            self._known = _read(Path(rule))
+            self._look()
 
     def of(self, person: str) -> Account | None:
         """The account of a person's code; None: the agent's own.
@@ -171,6 +175,12 @@ class Accounts:
         """
         if not self._rule or person == self._own:
             return None
+        if self._rule != NAMES:
+            try:
+                self._look()
+            except UsageError as error:
+                # Nobody new is let in by it, and nobody is put out.
+                log.error("%s What it said before still holds.", error)
         known = self._known.get(person, {}) if self._rule != NAMES else {"account": person}
         account = None
         with contextlib.suppress(KeyError, ValueError):
@@ -185,6 +195,16 @@ class Accounts:
                 f"{person} has no account on this node to run in; its admin can {mend}."
             )
         return account
+
+    def _look(self) -> None:
+        """Read the file if it has changed."""
+        path = Path(self._rule)
+        with contextlib.suppress(OSError):
+            changed = path.stat().st_mtime_ns
+            if changed == self._seen:
+                return
+            self._seen = changed
+        self._known = _read(path)
 
     def facts_of(self, person: str) -> dict[str, str]:
         """What `Account.named` takes for a person; {} for the agent's own, and where there is none."""

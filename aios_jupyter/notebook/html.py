@@ -58,7 +58,7 @@ background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,in
 .aios-scroll>pre.aios-log{max-height:none;overflow:visible}
 .aios summary{cursor:pointer;color:var(--jp-ui-font-color2,#666);font-size:12px}
 .aios-card .aios-try{display:none;width:auto}
-.aios img{max-width:100%;margin-top:6px;image-rendering:pixelated}
+.aios img{display:block;max-width:100%;margin-top:6px;image-rendering:pixelated}
 </style>"""
 
 # Of a curve's picture, in pixels: its size, and what the numbers beside and below it take.

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from clusters import free, pid_of, until
 
 from aios_jupyter.cluster import embedded
+from aios_jupyter.cluster.processes import read
 from aios_jupyter.commands import Host, invoke
 from aios_jupyter.errors import NoClusterError, UsageError
 from aios_jupyter.process import alive
@@ -55,11 +57,21 @@ def nothing_runs() -> bool:
 
 def replaced(which: str, pid: int) -> bool:
     facts = embedded.running(getattr(embedded.Paths.current(), which))
-    return facts is not None and facts["pid"] != pid
+    return facts is not None and facts["pid"] != pid and has_worker()
+
+
+def has_worker() -> bool:
+    """The node's Dask worker is there, and on record: then the next agent ends it."""
+    paths = embedded.Paths.current()
+    node = embedded.running(paths.node)
+    found = (read(paths.children) or {}).get("processes", [])
+    live = [row["pid"] for row in found if alive(row["pid"], row["start"])]
+    return node is not None and any(psutil.Process(pid).ppid() == node["pid"] for pid in live)
 
 
 def test_what_dies_is_started_again_and_all_ends_with_the_keeper(keeper: Keeper) -> None:
     assert "is kept until this ends" in keeper.first
+    until(has_worker, "it has a Dask worker")
     for which in ("broker", "node"):
         pid = pid_of(which)
         os.kill(pid, signal.SIGKILL)

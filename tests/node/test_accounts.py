@@ -348,6 +348,16 @@ def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
     assert Accounts(str(path)).of("ana") == Account.named("games")
     with pytest.raises(AccessError):
         Accounts(str(path)).of("rita")
+    accounts = Accounts(str(path))
+    path.write_text('{"bob": "daemon"}')
+    os.utime(path, (1, 1))
+    assert accounts.of("bob") == Account.named("daemon"), "it is read again"
+    with pytest.raises(AccessError, match="add it to"):
+        accounts.of("ana")
+    path.write_text("{")
+    os.utime(path, (2, 2))
+    assert accounts.of("bob") == Account.named("daemon"), "a mistake puts nobody out"
+    path.write_text("{}")
     path.chmod(0o666)
     with pytest.raises(UsageError, match=r"Others than root can write .*chmod 644"):
         Accounts(str(path))
