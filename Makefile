@@ -4,7 +4,7 @@
 #   make test    all tests, those in a real browser included
 #   make lab     JupyterLab with the extension
 #   make test-tensorflow  the tests that need TensorFlow, in an environment beside .venv
-#   make test-systems  the tests against real Ceph, HDFS, PostgreSQL and Redis, which it installs
+#   make test-systems  the tests against real Ceph, HDFS, PostgreSQL, Redis, Slurm and sshd, which it installs
 #   make test-containers  a model's image, built and run with podman; its Kubernetes manifests
 #   make test-kubernetes  its manifests applied to an API server, which it builds from Debian's source
 #   make test-gallery  every application of `aios gallery`, run for real

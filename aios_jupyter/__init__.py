@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .session import Session as Session
     from .session import connect as connect
     from .session import down as down
+    from .session import up as up
 
     kv: KV
 
@@ -43,6 +44,7 @@ _WHERE = {
     "down": ".session",
     "loader": ".data.feed",
     "record": ".recording",
+    "up": ".session",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "loader",
     "record",
     "train",
+    "up",
 ]
 
 

@@ -88,7 +88,10 @@ class WarmUse(Struct, frozen=True, kw_only=True):
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """One machine: who it is and what it offers. `address` is its agent's `host:port`."""
+    """One machine: who it is and what it offers. `address` is its agent's `host:port`.
+
+    `until` is when it is leased no more, as it is only lent; None: it stays.
+    """
 
     id: str
     host: str
@@ -98,6 +101,7 @@ class Node(Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory: int = 0
     version: str = ""
+    until: float | None = None
 
 
 class Keep(StrEnum):

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Installs the storage systems that `make test-systems` starts: Ceph, PostgreSQL and Redis from the
-# distribution, HDFS from the jars that a Python package of Spark carries.
+# Installs the systems that `make test-systems` starts: Ceph, PostgreSQL, Redis, Slurm and sshd from
+# the distribution, HDFS from the jars that a Python package of Spark carries.
 set -euo pipefail
 here=.systems
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
 if ! command -v apt-get >/dev/null; then
-  echo "These tests install Debian's packages of Ceph, Java, PostgreSQL and Redis; run them on Debian or Ubuntu." >&2
+  echo "These tests install Debian's packages of Ceph, Java, PostgreSQL, Redis, Slurm and OpenSSH; run them on Debian or Ubuntu." >&2
   exit 1
 fi
 
 packages=(ceph-mon ceph-osd radosgw ceph-common curl default-jre-headless libasm-java
   libjersey1-core-java libjersey1-server-java libjersey1-servlet-java libjersey1-json-java
-  libjsr311-api-java postgresql redis-server)
+  libjsr311-api-java postgresql redis-server slurmctld slurmd slurm-client munge
+  slurm-wlm-basic-plugins openssh-server openssh-client)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||

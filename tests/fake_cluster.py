@@ -196,12 +196,16 @@ def node(
     cpus: int = 64,
     memory: int = 512 * GB,
     warm: View | None = None,
+    note: str = "",
 ) -> View:
+    there = state in ("up", "lost")
     return {
         "id": name,
-        "host": name,
-        "address": f"{name}:8786",
+        "host": name if there else "",
+        "address": f"{name}:8786" if there else "",
         "state": state,
+        "note": note,
+        "until": None,
         "cpus": cpus,
         "memory": memory,
         "warm": warm or {"frameworks": [], "processes": 0, "memory": 0},
@@ -391,6 +395,8 @@ def busy() -> View:
     kept = {"frameworks": ["torch"], "processes": 3, "memory": 410_000_000}
     nodes = [node("ada-01", warm=kept), node("grace-02", cpus=16, memory=128 * GB)]
     nodes.append(node("hopper-03", "lost", 8, 32 * GB))
+    why = "Slurm job 4711 waits (Priority); Slurm expects it to start at 16:40."
+    nodes.append(node("slurm-4711-0", "waiting", 0, 0, note=why))
     sweep = batch("5e", bobs, 12, done=5, failed=1, running=1)
     # Where the browser tests have notebooks of theirs.
     results = os.environ.get("FAKE_RESULTS", "/nowhere/grid-batch")

@@ -187,7 +187,7 @@ SNAPSHOT: dict[str, Any] = {
     "cluster": {"name": "default", "version": "1", "started": 0.0, "broker_pid": 1, "user": "me",
                 "role": "admin", "simulated": True},
     "nodes": {"box": {"id": "box", "host": "box", "address": "box:1", "state": "up", "cpus": 2,
-                      "memory": 0}},
+                      "memory": 0, "note": "", "until": None}},
     "devices": {
         "d0": {**DEVICE, "id": "d0", "index": 0,
                "holder": {"lease": "lease-1", "user": "me", "label": "a.ipynb", "run": "r-1"}},

@@ -14,6 +14,7 @@ from ..errors import AccessError, AllocationError, ConflictError, NotFoundError,
 from ..schema import Booking, Lease, LeaseState, Request, Scope, Slot
 from ..units import format_duration
 from . import events as ev
+from .calendar import LENT
 from .checks import check_active, check_owner
 from .demand import Demand, demand_of
 from .events import replace
@@ -348,6 +349,13 @@ class Bookings(Leasing):
         taken = {slot.device for slot in lease.slots}
         for slot in lease.slots:
             for id in self._calendar.clashes(slot.device, self._now, until):
+                if id.startswith(LENT):
+                    end = self._calendar.lent_until(slot.device) or self._now
+                    left = max(0.0, end - self._now)
+                    raise ConflictError(
+                        f"Lease {lease.id} can last {format_duration(left)} more at most, as node "
+                        f"{slot.node} is only lent until then; extend it by less."
+                    )
                 booking = moved.get(id, self.bookings[id])
                 others = {d for b in moved.values() for d in b.devices}
                 other = self._instead(booking, {*taken, *booking.devices, *others})

@@ -113,6 +113,19 @@ class NodeLost(Struct):
     node: str
 
 
+class NodeExpected(Struct):
+    """A node will join when whoever lends its machine has one, and have about that."""
+
+    node: Node
+
+
+class NodeGone(Struct):
+    """A node is gone for good, with every process on it, as whoever lent its machine knows."""
+
+    node: str
+    reason: str
+
+
 class OutsideReported(Struct):
     """All processes outside any lease on a node now, by device; a device left out has none."""
 
@@ -280,6 +293,8 @@ Event: TypeAlias = (
     | Extended
     | NodeJoined
     | NodeLost
+    | NodeExpected
+    | NodeGone
     | OutsideReported
     | RunCreated
     | RunReported

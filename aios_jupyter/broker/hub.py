@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hmac
 import os
 import secrets
@@ -66,6 +67,10 @@ class Hub:
         What each node keeps ready for the next runs.
     batches
         How far each batch of notebooks is.
+    expected
+        Of nodes that somebody else starts and ends, as Slurm does: `state` and `note`, how they are.
+    owner
+        Whose cluster it is.
     activity
         When something was computed last under each lease.
     changed
@@ -101,6 +106,8 @@ class Hub:
         self.usage: dict[str, Usage] = {}
         self.warm: dict[str, WarmUse] = {}
         self.batches: dict[str, dict[str, Any]] = {}
+        self.expected: dict[str, dict[str, Any]] = {}
+        self.owner = getpass.getuser()
         self.changed = False
         self.used = time.monotonic()
         self.ending = False
@@ -208,6 +215,11 @@ class Hub:
             if count > NOTED_REFUSALS:
                 self.audit("refused", who, more=count - NOTED_REFUSALS)
         self._refusals.clear()
+
+    def notify(self, user: str, about: str, text: str) -> None:
+        """A word to all of a user's sessions."""
+        own = [owner.id for owner in self.state.sessions.values() if owner.user == user]
+        self.enact(ev.Notice(session=session, about=about, text=text) for session in own)
 
     def token(self, lease: Lease) -> str:
         """What admits the lease's owner to its agents: nobody else can make it."""

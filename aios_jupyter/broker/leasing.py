@@ -85,7 +85,8 @@ class Leasing(Allotting):
             request = replace(request, queue=self._quotas.queues_of(request.user)[0])
         self._queue.remove(request.id)
         fence = self._next_fence()
-        expires = None if request.time is None else self._now + request.time
+        lent = self._lent_until(slots)
+        expires = lent if request.time is None else self._now + request.time
         self._just_granted.add(f"L{fence}")
         lease = Lease(
             id=f"L{fence}",
@@ -360,7 +361,11 @@ class Leasing(Allotting):
             if lease.state is LeaseState.ENDING:
                 self._confirm(lease, node)
             elif not self._survives(lease, node):
-                self._end(lease, f"node {node} was lost", lost_node=node)
+                self._end(lease, self._why_lost(node), lost_node=node)
+
+    def _why_lost(self, node: str) -> str:
+        """What became of a node, for its leases."""
+        return f"node {node} was lost"
 
     def _survives(self, lease: Lease, node: str) -> bool:
         """Whether a lease goes on without a node that is lost for good."""

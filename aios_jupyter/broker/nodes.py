@@ -124,6 +124,8 @@ class Nodes:
             self._hub.usage[usage.device] = usage
         self._hub.activity.sampled(self._hub.state, report.usage, time.time())
         node = connection.context.node
+        if node not in self._hub.state.nodes:
+            return  # it is gone, as whoever lent its machine knows
         self._hub.warm[node] = report.warm
         if report.outside != {
             device.id: self._hub.state.outside[device.id]

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import AccessError
 from ..schema import DEFAULT_QUEUE, Lease, Request, RequestState, Slot
 from . import events as ev
+from .calendar import LENT
 from .demand import Demand, demand_of
 from .events import replace
 from .fleet import Fleet
@@ -170,12 +171,17 @@ class Planning(Reserving):
             return True
         demand = self._queue.shape(head.id).demand
         if reservation.then is None or reservation.when == -math.inf:
-            kept = self._kept_from(head)
+            kept = self._kept_from(head).keys() | self._too_short_for(head, reservation.at)
             slots = tuple(slot for slot in slots if slot.device not in kept)
             return self.fleet.suiting(slots, demand.each) <= reservation.spare
         then = reservation.then.branch()
         then.take(slots)
         return then.fits(pool, demand)
+
+    def _too_short_for(self, head: Request, at: float) -> set[str]:
+        """Devices that are lent for too short a time for a request that starts at `at`."""
+        kept = self._calendar.kept(max(at, self._now), head.time)
+        return {device for device, by in kept if by.startswith(LENT)}
 
     # --- the ends of leases
 

@@ -37,6 +37,13 @@ def why(state: State, request: Request, reason: str, place: int) -> str:
                 f"The quota of queue {request.queue} is used; it goes on when a lease there ends. "
                 "'aios quota' shows who may use how much."
             )
+        case "NodeEnds":
+            return (
+                f"It would fit, but node {about} is lent for less time than it asks for; ask with a "
+                "shorter --time to go first."
+            )
+        case "NodeExpected":
+            return f"It waits for node {about}, which is yet to come; 'aios node ls' says why."
         case "NodeDown":
             return "A node with devices that it needs is down; 'aios status' shows which."
     demand = demand_of(request)

@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ..schema import Lease, LeaseState, Placement, Request
+from ..schema import Lease, LeaseState, Placement, Request, Slot
 from . import history
 from .accounts import Accounts
 from .calendar import Calendar
@@ -41,12 +41,16 @@ class Reservation(NamedTuple):
         How many devices that would suit it are left over then.
     then
         What can be granted then, where to count devices is not enough.
+    at
+        When it could start were nothing promised to others and no machine only lent, where there is
+        no other time.
     """
 
     request: str
     when: float
     spare: int
     then: Stock | None = None
+    at: float = -math.inf
 
 
 class Reserving(Accounts):
@@ -138,19 +142,20 @@ class Reserving(Accounts):
         After `AROUND` times at which they would do but for that, it is as if none were known.
         """
         length = math.inf if head.time is None else head.time
-        then, tries = self.fleet.branch(), 0
+        then, tries, at = self.fleet.branch(), 0, -math.inf
         for when, leases in self._openings(head.id):
             for lease in leases:
                 then.give(self.leases[lease].slots)
             if not then.fits(pool, demand):
                 continue
+            at = max(at, when) if tries == 0 else at
             beside = then.branch()
             self._set_aside(beside, self._calendar.within(when, when + length))
             if beside.fits(pool, demand):
                 return Reservation(head.id, when, 0, beside)
             if (tries := tries + 1) == AROUND:
                 break
-        return Reservation(head.id, -math.inf, 0)
+        return Reservation(head.id, -math.inf, 0, at=at)
 
     def _openings(self, head: str) -> Iterator[tuple[float, list[str]]]:
         """When devices come free, by leases that end then or reservations that do (`[]`)."""
@@ -172,6 +177,11 @@ class Reserving(Accounts):
             # The core of a CPU slot that is held is with its lease, and not to be taken again.
             if slot and (not slot.cpus or stock.has(slot)):
                 stock.take((slot,))
+
+    def _lent_until(self, slots: Iterable[Slot]) -> float | None:
+        """When the first of the machines of devices goes; None: all stay."""
+        ends = (self._calendar.lent_until(slot.device) for slot in slots)
+        return min((end for end in ends if end is not None), default=None)
 
     # --- the ends of leases
 

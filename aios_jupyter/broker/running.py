@@ -11,6 +11,7 @@ under another lease). A lease that several runs are on keeps its devices, as ran
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..errors import AccessError, ConflictError, NotFoundError, UsageError
@@ -223,7 +224,8 @@ class Running(Preempting):
         if not lost or not self._can_do_without(run, lost):
             return None
         since = [self.fleet.down[node] for node in lost if node in self.fleet.down]
-        return max(since, default=self._now) + self.rejoin_grace
+        # One that is known no more does not come back.
+        return max(since, default=-math.inf) + self.rejoin_grace
 
     def _without(self, lease: Lease, lost: set[str]) -> Lease:
         """Take devices of lost nodes from a lease.

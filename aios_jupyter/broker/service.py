@@ -151,7 +151,16 @@ class Broker:
         if change.what == "revoked":
             if change.role != "node":
                 self._people.revoked(change.name)
-            self._nodes.tell_revoked()
+            self.tell_revoked()
+        elif change.what == "left" and change.role == "node":
+            if agent := self.hub.agents.get(change.name):
+                # Should it be there all the same, it joins again.
+                agent.abort("it has left")
+            self.hub.handle(ev.NodeGone(node=change.name, reason="it was stopped"))
+
+    def tell_revoked(self) -> None:
+        """Certificates were revoked by whoever has the authority's key."""
+        self._nodes.tell_revoked()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -225,7 +234,8 @@ class Broker:
     def _end_when_idle(self) -> None:
         state = self.hub.state
         live = any(run.state in LIVE for run in state.runs.values())
-        if live or state.leases or state.bookings or state.queue():
+        waited_for = any(told["state"] == "waiting" for told in self.hub.expected.values())
+        if live or waited_for or state.leases or state.bookings or state.queue():
             self.hub.used = time.monotonic()
         elif time.monotonic() - self.hub.used > self.hub.settings.idle_timeout:
             log.info("idle for %.0f s: stopping", self.hub.settings.idle_timeout)

@@ -27,13 +27,13 @@ from .checks import check_owner, check_priority, check_time
 from .demand import demand_of
 from .events import replace
 from .ledger import nodes_of
+from .lent import Lent
 from .measures import Measuring
 from .policy import Pool
 from .refusal import refusal
-from .suspending import Suspending
 
 
-class State(Measuring, Suspending):
+class State(Measuring, Lent):
     """All that the broker knows and decides.
 
     Parameters
@@ -102,6 +102,8 @@ class State(Measuring, Suspending):
             ev.Extended: self._extended,
             ev.NodeJoined: self._node_joined,
             ev.NodeLost: self._node_lost,
+            ev.NodeExpected: self._node_expected,
+            ev.NodeGone: self._node_gone,
             ev.OutsideReported: self._outside_reported,
             ev.RunCreated: self._run_created,
             ev.RunReported: self._run_reported,
@@ -310,6 +312,7 @@ class State(Measuring, Suspending):
         self.fleet.set_outside(node.id, event.outside)
         for record in changed:
             self._put("node", record.id, record)
+            self._lend(record)
         for lease in list(self.leases.values()):
             if node.id in nodes_of(lease):
                 self._meet(lease, node, lease.id in held)

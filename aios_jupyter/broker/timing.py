@@ -133,7 +133,8 @@ class Timing(Bookings):
         lease = self._lease_for(event)
         check_active(lease)
         check_time(event.time)
-        expires = None if event.time is None else self._now + event.time
+        lent = self._lent_until(lease.slots)
+        expires = lent if event.time is None else self._now + event.time
         self._check_extension(lease, expires, event.admin)
         self._put("lease", lease.id, replace(lease, expires=expires, warned=False))
         self._deadlines.arm("expiry", lease.id)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Request, Run, Usage, WarmUse
+from ..schema import LIVE, Device, DeviceKind, Lease, LeaseState, Node, Request, Run, Usage, WarmUse
 from .measures import accuracy
 from .policy import POLICIES, Pool
 from .reasons import why
@@ -29,6 +29,7 @@ def snapshot(
     etas: Mapping[str, float],
     warm: Mapping[str, WarmUse] = MappingProxyType({}),
     batches: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    expected: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> Snapshot:
     """Every row.
 
@@ -44,6 +45,8 @@ def snapshot(
         What each node keeps ready for the next runs.
     batches
         Rows of batches, to which the rows of queue, leases and runs name theirs.
+    expected
+        How nodes are that somebody else starts and ends.
     """
     runs_of = {run.lease: run.id for run in state.runs.values() if run.state in LIVE}
     nodes = state.nodes.values()
@@ -51,16 +54,8 @@ def snapshot(
     return {
         "cluster": {**cluster, "simulated": simulated},
         "nodes": {
-            node.id: {
-                "id": node.id,
-                "host": node.host,
-                "address": node.address,
-                "state": "up" if state.node_up(node.id) else "lost",
-                "cpus": node.cpus,
-                "memory": node.memory,
-                "warm": msgspec.to_builtins(warm.get(node.id, WarmUse())),
-            }
-            for node in nodes
+            **{node.id: _node(state, node, warm, expected.get(node.id)) for node in nodes},
+            **{id: _past(id, told) for id, told in expected.items() if id not in state.nodes},
         },
         "devices": {
             device.id: {
@@ -72,6 +67,7 @@ def snapshot(
                 "outside": msgspec.to_builtins(state.outside.get(device.id, ())),
             }
             for node in nodes
+            if not state.is_expected(node.id)
             for device in node.devices
         },
         "queue": {
@@ -201,6 +197,44 @@ def difference(old: Snapshot, new: Snapshot) -> Snapshot:
     if old["cluster"] != new["cluster"]:
         delta["cluster"] = new["cluster"]
     return delta
+
+
+def _node(
+    state: State,
+    node: Node,
+    warm: Mapping[str, WarmUse],
+    told: dict[str, Any] | None,
+) -> dict[str, Any]:
+    expected, up = state.is_expected(node.id), state.node_up(node.id)
+    note = told["note"] if told else ""
+    if not expected:
+        note = f"It does not answer. {note}" if note and not up else ""
+    return {
+        "id": node.id,
+        "host": node.host,
+        "address": node.address,
+        "state": "up" if up else "waiting" if expected else "lost",
+        "note": note,
+        "until": node.until,
+        "cpus": 0 if expected else node.cpus,
+        "memory": 0 if expected else node.memory,
+        "warm": msgspec.to_builtins(warm.get(node.id, WarmUse())),
+    }
+
+
+def _past(id: str, told: dict[str, Any]) -> dict[str, Any]:
+    """A node of which the job is over, or has yet to be taken note of."""
+    return {
+        "id": id,
+        "host": "",
+        "address": "",
+        "state": "ended" if told["state"] == "over" else "waiting",
+        "note": told["note"],
+        "until": None,
+        "cpus": 0,
+        "memory": 0,
+        "warm": msgspec.to_builtins(WarmUse()),
+    }
 
 
 def _device(device: Device, usage: Usage | None) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Watchers:
         }
         etas = self._hub.outlook.etas(time.time())
         hub = self._hub
-        return snapshot(hub.state, hub.usage, cluster, etas, hub.warm, hub.batches)
+        return snapshot(hub.state, hub.usage, cluster, etas, hub.warm, hub.batches, hub.expected)
 
 
 def _as_seen_by(connection: Connection, view: Snapshot) -> Snapshot:

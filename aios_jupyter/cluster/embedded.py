@@ -87,6 +87,7 @@ def ensure(
     simulate_gpus: int | None = None,
     from_snapshot: bool = False,
     host: str | None = None,
+    bare: bool | None = None,
     accounts: str | None = None,
 ) -> dict[str, Any]:
     """Make sure that broker and node run; returns what the broker wrote (`address`, `dask`).
@@ -103,6 +104,8 @@ def ensure(
     host
         For a new cluster: the address of this machine at which it listens, so that nodes and people
         elsewhere reach it (default: `Settings.host`, which is loopback).
+    bare
+        For a new cluster: this machine offers no devices, as others are to join for that.
     accounts
         For a new cluster that root starts: the rule by which people's code runs in their own accounts,
         `names` or a JSON file (`node.accounts.Accounts`). "": all of it runs in the starter's.
@@ -126,7 +129,7 @@ def ensure(
             "you go back to a snapshot."
         )
     asked = {"simulate_gpus": simulate_gpus, "host": host, "accounts": accounts}
-    plain = all(value is None for value in asked.values())
+    plain = all(value is None for value in (*asked.values(), bare))
     if broker and node and paths.connection.exists() and plain:
         return broker
     if not start:
@@ -138,7 +141,7 @@ def ensure(
             from ..broker import snapshots
 
             snapshots.go_on_from(paths.state / "journal.sqlite")
-        return _repair(paths, asked)
+        return _repair(paths, asked, bare=bare)
 
 
 def _require(paths: Paths) -> None:
@@ -149,7 +152,7 @@ def _require(paths: Paths) -> None:
         raise NoClusterError(GONE)
 
 
-def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
+def _repair(paths: Paths, asked: dict[str, Any], *, bare: bool | None) -> dict[str, Any]:
     create(paths.tls)
     broker, node = running(paths.broker), running(paths.node)
     defaults = {
@@ -176,7 +179,7 @@ def _repair(paths: Paths, asked: dict[str, Any]) -> dict[str, Any]:
                 "'aios down' first."
             )
     else:
-        known = {**defaults, **given}
+        known = {**defaults, **given, "bare": bool(bare)}
         write(paths.connection, known)
     if not broker:
         earlier = read(paths.broker) if node else None
@@ -250,6 +253,7 @@ def _start_broker(
     command = [
         *(sys.executable, "-m", "dask", "scheduler"),
         *("--preload", "aios_jupyter.broker.plugin"),
+        *("--preload", "aios_jupyter.cluster.watch"),
         *("--host", host, "--port", "0", "--protocol", "tls", "--no-dashboard", "--no-show"),
         # Its HTTP server is there also without a dashboard, and would listen to everybody.
         *("--dashboard-address", "127.0.0.1:0"),
@@ -280,5 +284,6 @@ def _start_node(paths: Paths, known: dict[str, Any]) -> subprocess.Popen[bytes]:
         *("--runtime", str(paths.runtime), "--state", str(paths.state)),
         *("--simulate-gpus", str(known["simulate_gpus"]), "--host", known["host"]),
         *("--accounts", known["accounts"]),
+        *(["--bare"] if known.get("bare") else []),
     ]
     return detach(command, {}, paths.state / "node.log")

@@ -10,6 +10,7 @@ directory says who has had a bundle.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -88,8 +89,8 @@ def rows() -> list[dict[str, Any]]:
     return _rows(tls_directory())
 
 
-def revoke(name: str) -> dict[str, Any]:
-    """Take a node's access away; the broker notices by itself.
+def revoke(*names: str) -> dict[str, Any]:
+    """Take nodes' access away; the broker notices by itself. Returns the last one's row.
 
     Raises
     ------
@@ -98,9 +99,9 @@ def revoke(name: str) -> dict[str, Any]:
     """
     tls = tls_directory()
     with lock(tls / "lock"):
-        found = [row for row in _rows(tls) if row["name"] == name and row["state"] != "revoked"]
+        found = [row for row in _rows(tls) if row["name"] in names and row["state"] != "revoked"]
         if not found:
-            raise NotFoundError(f"No node {name!r} has a bundle; 'aios node ls' lists them.")
+            raise NotFoundError(f"No node {names[0]!r} has a bundle; 'aios node ls' lists them.")
         serials = [row["serial"] for row in found]
         write(tls / Revoked.FILE, [*read_list(tls / Revoked.FILE), *serials])
     return {**found[-1], "state": "revoked"}
@@ -137,6 +138,29 @@ def load(directory: Path) -> dict[str, Any]:
         day = time.strftime("%Y-%m-%d", time.localtime(ends))
         raise ClusterError(f"The certificate in {directory} ended on {day}; {ANEW}.")
     return {"name": name, "address": address}
+
+
+def pack(directory: Path) -> str:
+    """A bundle as one text, for the way to another machine."""
+    return json.dumps({file: (directory / file).read_text() for file in FILES})
+
+
+def unpack(text: str, to: Path) -> None:
+    """A bundle from what `pack` has made, private.
+
+    Raises
+    ------
+    ClusterError
+        It is none.
+    """
+    try:
+        files = {file: str(json.loads(text)[file]) for file in FILES}
+    except (ValueError, KeyError, TypeError):
+        raise ClusterError(f"What came as standard input is no bundle of a node; {ANEW}.") from None
+    to.mkdir(parents=True, mode=0o700)
+    for file, content in files.items():
+        (to / file).touch(mode=0o600)
+        (to / file).write_text(content)
 
 
 def take(directory: Path, to: Path) -> None:

@@ -13,6 +13,7 @@ from ..errors import ClusterError, UsageError
 from ..units import format_duration, format_size
 from .base import accounts_option, as_json, echo_json
 from .host import Host
+from .nodes import asked, start_card
 from .views import Card, Column, Table, plural
 
 DEVICE_COLUMNS = (
@@ -49,20 +50,35 @@ DEVICE_COLUMNS = (
     is_flag=True,
     help="Stay: mend it when a part dies, and stop it when this ends (systemd, containers).",
 )
+@click.option(
+    "--on",
+    default="",
+    metavar="slurm|ssh:HOSTS",
+    help="Where more machines come from; the flags below say what is asked for.",
+)
+@asked
 @click.pass_obj
 def up(
     host: Host,
+    /,
     simulate_gpus: int | None,
     from_snapshot: bool,
     address: str | None,
     accounts: str | None,
     foreground: bool,
+    on: str,
+    **flags: Any,
 ) -> None:
     """Start your cluster, or find the one that runs.
 
-    It runs on this machine, belongs to you alone, and ends after half an hour of disuse.
+    It runs on this machine, belongs to you alone, and ends after half an hour of disuse. With --on
+    machines of Slurm, or that ssh reaches, join it as by 'aios node start'; --simulate-gpus then means
+    each of them. A cluster that --on slurm starts has none of this machine's devices, which many share.
     """
-    asked: dict[str, Any] = {
+    wish = {name: value for name, value in flags.items() if value}
+    if wish and not on:
+        raise UsageError("Say where the machines come from: --on slurm, or --on ssh:HOST,HOST.")
+    start: dict[str, Any] = {
         "simulate_gpus": simulate_gpus,
         "host": address,
         "accounts": accounts,
@@ -70,14 +86,21 @@ def up(
     if foreground:
         if not host.shell_leases:
             raise UsageError("--foreground is for terminals and services; here it would never end.")
+        if on:
+            raise UsageError(
+                "Leave out --on, and ask with 'aios node start' once the cluster is up."
+            )
         from ..cluster.keeping import keep
 
-        keep(host.say, from_snapshot=from_snapshot, **asked)
+        keep(host.say, from_snapshot=from_snapshot, **start)
         return
-    if from_snapshot or any(value is not None for value in asked.values()):
-        from ..cluster.embedded import ensure
+    if from_snapshot or on or any(value is not None for value in start.values()):
+        from ..session import up as start_cluster
 
-        ensure(start=True, from_snapshot=from_snapshot, **asked)
+        row = start_cluster(on, from_snapshot=from_snapshot, **start, **wish)
+        if row:
+            host.show(start_card(row))
+            return
     snapshot = host.session(start=True).status()
     host.show(cluster_card(snapshot, time.time()))
 
@@ -120,14 +143,19 @@ def cluster_card(snapshot: dict[str, Any], now: float) -> Card:
     kinds: dict[str, int] = {}
     for device in devices:
         kinds[device["kind"]] = kinds.get(device["kind"], 0) + 1
-    lost = sum(1 for node in nodes if node["state"] != "up")
+    states = [node["state"] for node in nodes]
+    other = [
+        f"{states.count(state)} {word}"
+        for state, word in (("lost", "lost"), ("waiting", "yet to come"), ("ended", "ended"))
+        if state in states
+    ]
     counted = ", ".join(plural(count, kind_name(kind)) for kind, count in kinds.items())
     warm = [node["warm"] for node in nodes if node.get("warm", {}).get("processes")]
     return Card(
         f"cluster {cluster['name']}",
         badge="simulated devices" if cluster.get("simulated") else "up",
         fields=(
-            ("nodes", str(len(nodes)) + (f" ({lost} lost)" if lost else "")),
+            ("nodes", str(len(nodes)) + (f" ({', '.join(other)})" if other else "")),
             ("devices", f"{counted}; {free} free" if counted else "none"),
             ("queue", plural(len(snapshot["queue"]), "request")),
             *((("kept warm", _warm_text(warm)),) if warm else ()),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..schema import Device, DeviceKind
+from .given import given
 
 LEAST_SLOTS = 2
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -17,9 +18,10 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 def devices(node: str) -> tuple[Device, ...]:
     """One slot for each usable core, at least two so that a gang can be tried anywhere.
 
-    A slot's memory is its share of the usable memory; it is not enforced.
+    In a job of a batch system as many as it has cores. A slot's memory is its share of the usable
+    memory; it is not enforced.
     """
-    count = max(LEAST_SLOTS, usable_cores())
+    count = usable_cores() if given() else max(LEAST_SLOTS, usable_cores())
     share = usable_memory() // count
     return tuple(
         Device(
@@ -34,7 +36,7 @@ def devices(node: str) -> tuple[Device, ...]:
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
-    """Cores by affinity and by the cgroup's quota (rounded up), whichever is less."""
+    """Cores by affinity, by the cgroup's quota (rounded up) and by the job's, whichever is least."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -44,11 +46,13 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
         for version, directory in _cgroup_directories("cpu", cgroups, own)
         if (quota := _cpu_quota(version, directory)) is not None
     ]
-    return max(1, min([cores, *(math.ceil(quota) for quota in quotas)]))
+    part = given()
+    job = [part.cores] if part else []
+    return max(1, min([cores, *job, *(math.ceil(quota) for quota in quotas)]))
 
 
 def usable_memory(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
-    """Memory of the machine or the cgroup's limit, whichever is less; bytes, 0 if unknown."""
+    """Memory of the machine, the cgroup's limit or the job's, whichever is least; bytes, 0 if unknown."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return 0
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
@@ -56,7 +60,8 @@ def usable_memory(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
         text = _read(directory / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
         if text.isdigit():
             limits.append(int(text))
-    return min(limits)
+    part = given()
+    return min([*limits, *([part.memory] if part and part.memory else [])])
 
 
 def _cpu_quota(version: int, directory: Path) -> float | None:

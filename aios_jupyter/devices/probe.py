@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ..schema import Device
 from . import cpu, nvml, simulated
+from .given import given
 
 ENTRY_POINTS = "aios_jupyter.devices"
 
@@ -18,7 +19,7 @@ def devices(node: str, simulate_gpus: int = 0) -> tuple[Device, ...]:
     """What this machine offers, accelerators first and always some CPU slots.
 
     NVIDIA GPUs (or their MIG slices) where NVML finds any; otherwise `simulate_gpus` simulated
-    ones. Other kinds come from the entry points `aios_jupyter.devices`, each a callable that takes
+    ones. In a job of a batch system only those that the job was given. Other kinds come from the entry points `aios_jupyter.devices`, each a callable that takes
     the node's name and gives an iterable of `Device`. No hardware is a state and not an error: this
     never raises, and a part that fails is left out with a warning in the log.
 
@@ -29,8 +30,10 @@ def devices(node: str, simulate_gpus: int = 0) -> tuple[Device, ...]:
     simulate_gpus
         Number of simulated GPUs on a machine without real ones.
     """
+    part = given()
+    gpus = tuple(gpu for gpu in nvml.devices() if part is None or part.has(gpu))
     found = (
-        *(nvml.devices() or simulated.devices(node, simulate_gpus)),
+        *(gpus or simulated.devices(node, simulate_gpus)),
         *_registered(node),
         *cpu.devices(node),
     )

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,7 +25,8 @@ from ..broker import messages as msg
 from ..broker.messages import VERSION
 from ..broker.protocol import Connection, connect
 from ..config import settings
-from ..devices import probe
+from ..devices import cpu, probe
+from ..devices.given import given
 from ..errors import (
     AccessError,
     AiosError,
@@ -50,6 +52,9 @@ from .zygotes import Zygotes
 log = logging.getLogger("aios.node")
 
 SAMPLE_INTERVAL = 1.0
+# Between SIGTERM and SIGKILL for ranks when Slurm ends their job, seconds; by default it kills what is
+# left after thirty.
+JOB_GRACE = 20.0
 
 
 class Agent:
@@ -68,6 +73,10 @@ class Agent:
         name it then has.
     accounts
         The rule by which people's code runs in accounts of their own (`Accounts`).
+    until
+        When it is leased no more, as the machine is only lent.
+    bare
+        Offer no devices: this machine is not for computing.
     """
 
     def __init__(
@@ -78,15 +87,21 @@ class Agent:
         simulate_gpus: int,
         name: str = "",
         accounts: str = "",
+        *,
+        until: float | None = None,
+        bare: bool = False,
     ) -> None:
         self.runtime = runtime
         self.host = host
         self.machine = socket.gethostname()
         self.name = name or self.machine
+        self.until = until
         self.refused: AiosError | None = None
         self._joined = bool(name)
-        self.devices = probe.devices(self.name, simulate_gpus)
+        self._cores = cpu.usable_cores() if given() else max(1, os.cpu_count() or 1)
+        self.devices = () if bare else probe.devices(self.name, simulate_gpus)
         self.stopping = asyncio.Event()
+        self._grace: float | None = None
         self._bundle = Bundle.of(runtime / "tls", "node")
         self._broker: Connection | None = None
         self._unsent: list[tuple[str, Any]] = []
@@ -113,7 +128,7 @@ class Agent:
         self._worker = DaskWorker(
             self.name,
             host,
-            max(1, os.cpu_count() or 1),
+            1 if bare else self._cores,
             Bundle.dask(runtime / "tls"),
             state / "dask",
             runtime / "children.json",
@@ -136,9 +151,10 @@ class Agent:
             address=address,
             pid=os.getpid(),
             devices=self.devices,
-            cpus=os.cpu_count() or 1,
-            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            cpus=self._cores,
+            memory=cpu.usable_memory() if given() else _machine_memory(),
             version=__version__,
+            until=self.until,
         )
         await self._look()
         self._tracker.start()
@@ -154,13 +170,22 @@ class Agent:
             task.cancel()
         await self._door.close()
         await asyncio.gather(
-            self.runs.stop_all(f"node {self.name} was stopped"),
+            self.runs.stop_all(f"node {self.name} was stopped", self._grace),
             self._zygotes.close(),
             self._worker.stop(),
         )
         self._sampler.close()
         self._tracker.close()
         (self.runtime / "node.json").unlink(missing_ok=True)
+        if self._joined:
+            # Copies of a bundle's, which are needed no more.
+            shutil.rmtree(self.runtime / "tls", ignore_errors=True)
+
+    def taken_away(self) -> None:
+        """Whoever runs this process wants it to end; in a job ranks then have time for a checkpoint."""
+        if given():
+            self._grace = min(settings().end_grace, JOB_GRACE)
+        self.stopping.set()
 
     # --- the broker
 
@@ -216,12 +241,14 @@ class Agent:
             runs=self.runs.live(),
             outside=self._outside,
         )
+        before = set(self._grants)
         welcome = await connection.call("node.hello", hello, msg.NodeWelcome, timeout=10)
         self._broker = connection
         self._revoked.keep(welcome.revoked)
         active = {grant.lease.id for grant in welcome.grants}
-        for lease in [lease for lease in self._grants if lease not in active]:
-            del self._grants[lease]
+        # What was granted since it was written may have come before this goes on.
+        for lease in before - active:
+            self._grants.pop(lease, None)
         for grant in welcome.grants:
             self._granted(grant)
         for topic, body in self._unsent:
@@ -343,6 +370,10 @@ class Agent:
                 await self._end_lease(end)
 
 
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _now() -> float:
     import time
 
@@ -357,10 +388,12 @@ async def _serve(arguments: argparse.Namespace) -> None:
         arguments.simulate_gpus,
         arguments.name,
         arguments.accounts,
+        until=arguments.until,
+        bare=arguments.bare,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stopping.set)
+        loop.add_signal_handler(number, agent.taken_away)
     await agent.run()
     if agent.refused:
         # The last line of the log: whoever waits for this process shows it.
@@ -375,6 +408,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--simulate-gpus", type=int, default=0)
     parser.add_argument("--name", default="", help="the node's, when it is not the first one")
+    parser.add_argument("--until", type=float, help="when it is leased no more (epoch seconds)")
+    parser.add_argument("--bare", action="store_true", help="offer no devices")
     parser.add_argument("--accounts", default="", help="whose account people's code runs in")
     # It is for this process's log. Ranks would write each word by itself.
     os.environ.pop("PYTHONUNBUFFERED", None)

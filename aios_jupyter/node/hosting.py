@@ -203,12 +203,12 @@ class Hosting(KeptRuns):
         if hosted and hosted.gang and hosted.attempt == attempt and hosted.live:
             await hosted.gang.stop(settings().stop_grace if grace is None else grace)
 
-    async def stop_all(self, reason: str) -> None:
-        """End every run, which says this of its ranks."""
+    async def stop_all(self, reason: str, grace: float | None = None) -> None:
+        """End every run, which says this of its ranks; `grace` as for `stop`."""
         for hosted in self._runs.values():
             if hosted.live and hosted.gang:
                 hosted.gang.told = reason
-        await asyncio.gather(*(self.stop(run, reason) for run in list(self._runs)))
+        await asyncio.gather(*(self.stop(run, reason, grace=grace) for run in list(self._runs)))
         await asyncio.gather(*(hosted.values.settled() for hosted in self._runs.values()))
 
     # --- what a kernel asks, through the door

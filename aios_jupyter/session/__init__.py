@@ -21,8 +21,10 @@ nodes     which machines belong to it
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..cluster import bundle, embedded
-from ..errors import AccessError
+from ..errors import AccessError, ClusterError
 from ..runs.handle import RunHandle, RunResult
 from ..runs.tunnel import forwarded
 from ..schema import Lease
@@ -30,7 +32,7 @@ from .batch import BatchResult, BatchVerbs
 from .endpoints import Endpoint
 from .forecasts import ForecastVerbs
 from .link import observe
-from .nodes import NodeVerbs, join_node, leave_node
+from .nodes import NodeVerbs, end_started, join_node, join_node_by, leave_node, listen
 from .queues import QueueVerbs
 from .tables import TableVerbs
 from .trying import TryingVerbs
@@ -76,6 +78,55 @@ def connect(
     )
 
 
+def up(
+    on: str = "",
+    *,
+    host: str | None = None,
+    simulate_gpus: int | None = None,
+    accounts: str | None = None,
+    from_snapshot: bool = False,
+    **wish: Any,
+) -> dict[str, Any] | None:
+    """Start this user's cluster, or find the one that runs.
+
+    Parameters
+    ----------
+    on
+        Where more nodes come from: `slurm`, or `ssh:HOST,HOST`. `wish` is then what
+        `Session.node_start` takes, and a new cluster listens where they reach it.
+    host
+        Listen at this address of the machine, for nodes and people elsewhere.
+    simulate_gpus
+        Offer so many simulated GPUs, on this machine or with `on` on each of those that join.
+    accounts
+        Where root calls: the rule by which people's code runs in their own accounts on this machine,
+        `names` or a JSON file.
+    from_snapshot
+        Go on from the last snapshot of a journal that is refused as damaged.
+
+    Returns
+    -------
+    dict
+        With `on` what `Session.node_start` returns.
+
+    Raises
+    ------
+    ClusterError
+        It does not start, or another one runs.
+    """
+    _own("start")
+    if not on:
+        embedded.ensure(
+            simulate_gpus=simulate_gpus, from_snapshot=from_snapshot, host=host, accounts=accounts
+        )
+        return None
+    if from_snapshot:
+        embedded.ensure(from_snapshot=True, host=host, accounts=accounts)
+    listen(on, wish.get("partition", ""), host, accounts)
+    with connect() as session:
+        return session.node_start(on, simulate_gpus=simulate_gpus or 0, **wish)
+
+
 def down() -> list[int]:
     """Stop this user's cluster with every process it started; returns pids that were ended."""
     if forwarded():
@@ -83,12 +134,20 @@ def down() -> list[int]:
             "This kernel runs on another node; stop the cluster from a notebook or shell of your own "
             "machine."
         )
+    _own("stop")
+    try:
+        return embedded.down()
+    finally:
+        if left := end_started():
+            raise ClusterError(" ".join(left))
+
+
+def _own(what: str) -> None:
     if bundle.current():
         raise AccessError(
-            "AIOS_BUNDLE is set, and the cluster that it names has another owner; unset it to stop "
-            "your own."
+            "AIOS_BUNDLE is set, and the cluster that it names has another owner; unset it to "
+            f"{what} your own."
         )
-    return embedded.down()
 
 
 __all__ = [
@@ -101,6 +160,8 @@ __all__ = [
     "connect",
     "down",
     "join_node",
+    "join_node_by",
     "leave_node",
     "observe",
+    "up",
 ]

@@ -26,7 +26,8 @@ export function grouped(snapshot: ISnapshot, by: Grouping, filter: string): IGro
   const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
   if (by === 'node' && words.length === 0) {
     for (const node of Object.values(snapshot.nodes)) {
-      groups.set(node.id, { key: node.id, name: node.host, node, devices: [], free: 0 });
+      const name = node.host || node.id;
+      groups.set(node.id, { key: node.id, name, node, devices: [], free: 0 });
     }
   }
   for (const device of Object.values(snapshot.devices)) {

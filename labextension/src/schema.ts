@@ -23,7 +23,12 @@ export interface INode {
   id: string;
   host: string;
   address: string;
-  state: 'up' | 'lost';
+  /** `waiting` and `ended`: its machine is yet to come, as Slurm has it, or was taken back. */
+  state: 'up' | 'lost' | 'waiting' | 'ended';
+  /** How that is, in a sentence; '' where there is nothing to say. */
+  note: string;
+  /** When it is leased no more, as its machine is only lent (epoch seconds). */
+  until: number | null;
   cpus: number;
   memory: number;
   /** Processes that are kept ready for the next runs. */

@@ -1,11 +1,12 @@
 import * as React from 'react';
 
+import { ClusterSection } from '../src/components/cluster';
 import { DeviceRow } from '../src/components/device';
 import { LeasesSection } from '../src/components/leases';
 import { QueueSection } from '../src/components/queue';
 import { RunsSection } from '../src/components/runs';
 import { LeaseDetails } from '../src/details/lease';
-import { IBatch } from '../src/schema';
+import { IBatch, INode } from '../src/schema';
 import { drawn } from './drawn';
 import { batch, device, lease, request, run, snapshot } from './rows';
 
@@ -36,6 +37,32 @@ describe('a device', () => {
 
   it('says that it is simulated', () => {
     expect(drawn(row({ kind: 'simulated' }))).toContain('simulated');
+  });
+});
+
+describe('a node that Slurm lends', () => {
+  const html = (rest: Partial<INode>) => {
+    const nodes = snapshot().nodes;
+    const node = { ...nodes.n1!, id: 'slurm-12-0', ...rest };
+    const cluster = snapshot({ nodes: { [node.id]: node }, devices: {} });
+    return drawn(<ClusterSection folds={FOLDS} />, cluster);
+  };
+
+  it('says why it is yet to come, and what became of it', () => {
+    const note = 'Slurm job 12 waits (Priority).';
+    const waiting = html({ state: 'waiting', host: '', note });
+    expect(waiting).toContain('slurm-12-0');
+    expect(waiting).toContain('yet to come');
+    expect(waiting).toMatch(/aios-Ellipsis">Slurm job 12 waits \(Priority\)/);
+    const ended = html({ state: 'ended', host: '', note: 'It was cancelled.' });
+    expect(ended).toContain('gone');
+    expect(ended).not.toContain('aios-mod-error');
+    expect(html({ state: 'lost' })).toContain('aios-mod-error');
+  });
+
+  it('says until when it is leased', () => {
+    expect(html({ until: Date.now() / 1000 + 60 })).toMatch(/0 of 0 free · until /);
+    expect(html({})).not.toContain('until');
   });
 });
 

@@ -12,6 +12,8 @@ function cluster() {
         host: 'bohr',
         address: '',
         state: 'up',
+        note: '',
+        until: null,
         cpus: 8,
         memory: 0,
         warm: NO_WARM
@@ -21,6 +23,8 @@ function cluster() {
         host: 'ada-01',
         address: '',
         state: 'up',
+        note: '',
+        until: null,
         cpus: 8,
         memory: 0,
         warm: NO_WARM
@@ -30,6 +34,8 @@ function cluster() {
         host: 'empty',
         address: '',
         state: 'up',
+        note: '',
+        until: null,
         cpus: 8,
         memory: 0,
         warm: NO_WARM

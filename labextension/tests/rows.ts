@@ -130,6 +130,8 @@ export function snapshot(rest: Partial<ISnapshot> = {}): ISnapshot {
         host: 'n1',
         address: '',
         state: 'up',
+        note: '',
+        until: null,
         cpus: 8,
         memory: 0,
         warm: { frameworks: [], processes: 0, memory: 0 }

@@ -1,4 +1,4 @@
-"""Real storage systems on loopback, each started once for the tests of its module."""
+"""Real systems on loopback, each started once for the tests of its module."""
 
 from __future__ import annotations
 
@@ -25,12 +25,19 @@ ASKED_FOR = Path(os.environ.get("HADOOP_JARS", "-")).is_dir()
 @contextmanager
 def system(script: str) -> Iterator[int]:
     """A system that its script starts in a directory of its own; the port it was given."""
+    with started(script) as (_, port):
+        yield port
+
+
+@contextmanager
+def started(script: str) -> Iterator[tuple[Path, int]]:
+    """The same, with its directory."""
     # The name of a socket within may be a hundred characters long, and no more.
     directory = Path(tempfile.mkdtemp(prefix="aios-"))
     port = free_ports()
     try:
         subprocess.run([str(HERE / script), directory, str(port)], check=True, timeout=240)
-        yield port
+        yield directory, port
     finally:
         subprocess.run([str(HERE / script), directory, "stop"], check=True, timeout=120)
         shutil.rmtree(directory, ignore_errors=True)

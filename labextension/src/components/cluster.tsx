@@ -1,9 +1,10 @@
 import * as React from 'react';
 
-import { bytes } from '../format';
+import { bytes, clock } from '../format';
 import { Grouping, GROUPINGS, grouped, IGroup, Line, lines } from '../grouping';
 import { counted, deviceState, load } from '../overview';
 import { DeviceState } from '../overview';
+import { INode } from '../schema';
 import { DeviceRow } from './device';
 import { Icon } from './icon';
 import { Rows } from './rows';
@@ -157,7 +158,6 @@ function GroupHead(props: {
   const { trans } = useServices();
   const { group, folded, key } = props.line;
   const { node } = group;
-  const lost = node && node.state !== 'up';
   const size = [
     node && node.cpus > 0 && trans._n('%1 CPU', '%1 CPUs', node.cpus),
     node && node.memory > 0 && bytes(node.memory)
@@ -166,6 +166,7 @@ function GroupHead(props: {
     node &&
     node.warm?.processes > 0 &&
     trans.__('%1 warm (%2)', node.warm.frameworks.join(', '), bytes(node.warm.memory));
+  const until = node?.until ? trans.__('until %1', clock(node.until)) : '';
   const states: Record<DeviceState, string> = {
     free: trans.__('free'),
     mine: trans.__('yours'),
@@ -173,6 +174,13 @@ function GroupHead(props: {
     outside: trans.__('in use outside any lease'),
     lost: trans.__('not reachable')
   };
+  const badges: Record<INode['state'], string> = {
+    up: '',
+    lost: trans.__('not reachable'),
+    waiting: trans.__('yet to come'),
+    ended: trans.__('gone')
+  };
+  const badge = node ? badges[node.state] : '';
   const name =
     props.by === 'state'
       ? states[group.key as DeviceState]
@@ -183,16 +191,25 @@ function GroupHead(props: {
       className="aios-Node-head"
       data-state={node?.state}
       onClick={() => props.toggle(key)}
-      title={[node?.address, ...size].filter(Boolean).join(' · ')}
+      title={[node?.address, ...size, node?.note].filter(Boolean).join(' · ')}
     >
       <Icon name="caret" className="aios-Caret" />
       {node && <Icon name="node" />}
       <span className="aios-Node-host">{name}</span>
-      {lost ? (
-        <span className="aios-Badge aios-mod-error">{trans.__('not reachable')}</span>
+      {badge ? (
+        <>
+          {node?.note && (
+            <span className="aios-Node-note aios-Muted aios-Ellipsis">{node.note}</span>
+          )}
+          <span
+            className={`aios-Badge${node?.state === 'lost' ? ' aios-mod-error' : ''}`}
+          >
+            {badge}
+          </span>
+        </>
       ) : (
         <span className="aios-Muted aios-Ellipsis">
-          {[trans.__('%1 of %2 free', group.free, group.devices.length), warm]
+          {[trans.__('%1 of %2 free', group.free, group.devices.length), until, warm]
             .filter(Boolean)
             .join(' · ')}
         </span>
