@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import NotFoundError, UsageError
+from ..errors import AiosError, NotFoundError, UsageError
 from ..units import format_duration, format_size
 from .base import VerbGroup, as_json, echo_json
 from .charts import Panel
@@ -42,6 +42,7 @@ FIELD_COLUMNS = (
 
 
 PREVIEW_TILES = 36
+SAMPLE_ROWS, SAMPLE_COLUMNS, LONGEST_VALUE = 5, 12, 40
 NO_DATASET = "No dataset; put one in the catalog with: data add NAME URL"
 
 
@@ -97,7 +98,8 @@ def data_show(host: Host, dataset: str, picture: Path | None, json_: bool) -> An
     if json_:
         return echo_json(entry)
     versions = catalog.versions(entry.name) if entry.name else []
-    return host.show(dataset_panel(entry, _preview(host, entry), versions), entry)
+    panel = dataset_panel(entry, _preview(host, entry), versions, sample_table(entry))
+    return host.show(panel, entry)
 
 
 @data.command("add")
@@ -175,9 +177,12 @@ def dataset_table(
 
 
 def dataset_panel(
-    entry: Entry, image: bytes | None = None, versions: Sequence[Entry] = ()
+    entry: Entry,
+    image: bytes | None = None,
+    versions: Sequence[Entry] = (),
+    sample: Table | None = None,
 ) -> Panel:
-    """A dataset, its columns, and its versions where it has several."""
+    """A dataset, its columns, some rows, and its versions where it has several."""
     parts: list[Card | Table] = [dataset_card(entry, image)]
     if entry.fields:
         rows = [
@@ -195,9 +200,44 @@ def dataset_panel(
             for field in entry.fields
         ]
         parts.append(Table(FIELD_COLUMNS, rows, empty=""))
+    if sample is not None:
+        parts.append(sample)
     if len(versions) > 1:
         parts.append(dataset_table(versions, time.time(), "versions, the oldest first"))
     return Panel(parts)
+
+
+def sample_table(entry: Entry) -> Table | None:
+    """The first rows of a table; None of what is none."""
+    from ..data.rows import is_table
+
+    if not is_table(entry):
+        return None
+    from ..data.tables import head
+
+    try:
+        found = head(entry.url, entry.format, SAMPLE_ROWS)
+    except AiosError as error:
+        return Table((), [], empty=f"Its rows cannot be shown: {error}")
+    names = found.column_names[:SAMPLE_COLUMNS]
+    rows = [{name: _shown(row[name]) for name in names} for row in found.to_pylist()]
+    right = {
+        name for name in names if all(isinstance(r[name], int | float) for r in found.to_pylist())
+    }
+    columns = tuple(Column(name, name, right=name in right) for name in names)
+    more = (
+        f" ({len(names)} of {found.num_columns} columns)" if found.num_columns > len(names) else ""
+    )
+    return Table(columns, rows, empty="", title=f"the first rows{more}")
+
+
+def _shown(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, float):
+        return number(value)
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def dataset_card(entry: Entry, image: bytes | None = None) -> Card:

@@ -537,3 +537,28 @@ def test_images_without_classes_are_a_dataset_too(catalog, tmp_path):
     labeled = catalog.add("photos", folder)
     assert (labeled.rows, labeled.classes) == (1, ("cat",))
     assert catalog.load("photos")[1].tolist() == [0]
+
+
+def test_show_has_the_first_rows_of_a_table(tmp_path, catalog, capsys):
+    rows = {"n": [1, None, 3, 4, 5, 6], "word": ["x" * 99, *"abcde"], "real": [0.5] * 6}
+    rows |= {f"more{number}": [0] * 6 for number in range(12)}
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet")
+    catalog.add("t", tmp_path / "t.parquet")
+
+    def shown():
+        with pytest.raises(SystemExit) as ended:
+            main(["data", "show", "t"])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    text = shown()
+    sample = text[text.index("the first rows") :].splitlines()
+    assert sample[0] == "the first rows (12 of 15 columns)"
+    assert sample[1].split()[:3] == ["N", "WORD", "REAL"]
+    assert sample[2].split()[:3] == ["1", "x" * 39 + "…", "0.5"]
+    assert sample[3].split()[:2] == ["-", "a"]
+    assert len(sample) == 7
+    (tmp_path / "t.parquet").unlink()
+    # What is known of it is shown all the same.
+    assert "Its rows cannot be shown: " in shown()
+    assert "word" in shown()
